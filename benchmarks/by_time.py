@@ -25,12 +25,12 @@ from experiments.ingredients import BLOCKS
 from experiments.pages import RESULTS, TRACES, kept_numbers, parser, table, write_page
 
 import exeunt as ex
-from exeunt.confidence_intervals import wilson_interval
-from exeunt.making.cascade_run import make_cascade
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import InputPreparation
-from exeunt.run.runner import load
-from exeunt.timed_run import TimedNetwork
+from exeunt.guarantees.confidence_intervals import wilson_interval
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.jobs.timed_run import TimedNetwork
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import InputPreparation
+from exeunt.runs.runner import load
 from exeunt.timing.bench import all_heads_policy, whole_network
 from exeunt.timing.measuring import Spread, describe_machine
 

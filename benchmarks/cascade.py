@@ -23,18 +23,18 @@ from experiments.pages import RESULTS, kept_numbers, parser, save_png, table, wr
 from matplotlib.figure import Figure
 
 import exeunt as ex
-from exeunt._text import counted
-from exeunt.confidence_intervals import wilson_interval
+from exeunt._support.text import counted
 from exeunt.engine.inputs import raw_rows
-from exeunt.making.cascade_run import make_cascade
-from exeunt.making.precision_run import make_precision
+from exeunt.evaluation.figures.style import COLOURS, percent_ticks, styled
+from exeunt.guarantees.confidence_intervals import wilson_interval
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.jobs.precision_run import make_precision
+from exeunt.jobs.timed_run import choose_by_time
 from exeunt.onnx.executor import open_onnx
 from exeunt.onnx.one_file import RunInOneFile
-from exeunt.plots.style import COLOURS, percent_ticks, styled
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import InputPreparation, part_data
-from exeunt.run.runner import load
-from exeunt.timed_run import choose_by_time
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import InputPreparation, part_data
+from exeunt.runs.runner import load
 from exeunt.timing.bench import whole_network
 from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.trace.cascade_step import CascadeStep

@@ -20,7 +20,8 @@ from experiments.pages import RESULTS, parser, table, write_page
 from scipy.optimize import minimize
 
 import exeunt as ex
-from exeunt import allocation, baselines
+from exeunt.policy import allocation
+from exeunt.rules import baselines
 from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:

@@ -23,13 +23,13 @@ from benchmarks.runtime.one_file import session
 from experiments.pages import RESULTS, parser, table, write_page
 from onnx.parser import parse_model
 
-from exeunt.calibration import Thresholds, at_least
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER, CPU
 from exeunt.engine.inputs import input_keys
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, ModelStage, model_with_policy
-from exeunt.run.runner import Runner
+from exeunt.policy.calibration import Thresholds, at_least
+from exeunt.runs.runner import Runner
 from exeunt.score.confidence import NamedScore, margin, softmax
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.timing.bench import all_heads_policy

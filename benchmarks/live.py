@@ -25,7 +25,7 @@ import uvicorn
 from experiments.pages import RESULTS, parser, table, write_page
 
 import exeunt as ex
-from exeunt.calibration import ALWAYS, Thresholds
+from exeunt.policy.calibration import ALWAYS, Thresholds
 from exeunt.timing.measuring import describe_machine
 from exeunt.trace.cascade_step import CascadeStep
 

@@ -17,8 +17,7 @@ import numpy as np
 from experiments.pages import RESULTS, parser, table, write_page
 from scipy import integrate
 
-from exeunt.mean_cost import MeanCostDistribution
-from exeunt.mean_cost.distribution import list_totals, matched_probability, matched_quantile
+from exeunt.costs.mean_cost import MeanCostDistribution, list_totals, matched_probability, matched_quantile
 from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 
 import exeunt as ex
 import exeunt.torch as ext
-from exeunt.plots import rates_and_shares, save_figure
+from exeunt.evaluation.figures import rates_and_shares, save_figure
 from exeunt.zoo import digits
 
 

@@ -9,8 +9,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
 import exeunt as ex
-from exeunt.plots import save_figure
-from exeunt.plots.style import drawing, percent_ticks
+from exeunt.evaluation.figures import save_figure
+from exeunt.evaluation.figures.style import drawing, percent_ticks
 
 BUDGETS = ("15%", "20%", "30%", "40%", "60%", "80%")
 

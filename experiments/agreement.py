@@ -20,7 +20,7 @@ from experiments.pages import RESULTS, TRACES, Measurements, kept_numbers, parse
 from scipy.stats import binomtest
 
 import exeunt as ex
-from exeunt.policies.candidates import Candidates
+from exeunt.rules.candidates import Candidates
 from exeunt.trace.splitting import shaping_and_testing_rows
 
 PAGE = RESULTS / "agreement.md"
@@ -41,7 +41,7 @@ def record(runs: Path) -> None:
     from benchmarks.cascade import with_int8
     from experiments.runs import kept_trace
 
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
     for name in NAMES:
         kept_trace(with_int8(RunFolder.open(runs / name)), trace_file(name))

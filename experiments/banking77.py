@@ -20,7 +20,7 @@ from experiments.pages import RESULTS, TRACES, kept_numbers, parser, points, tab
 from experiments.replay import Gain, replay
 
 import exeunt as ex
-from exeunt import baselines
+from exeunt.rules import baselines
 from exeunt.score.confidence import entropy
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from experiments.pages import (
 )
 
 import exeunt as ex
-from exeunt.comparison.one_split import mixture_curve
+from exeunt.evaluation.one_split import mixture_curve
 
 PAGE = RESULTS / "cifar10-cascade.md"
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.7, 1.0)

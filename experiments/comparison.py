@@ -21,12 +21,12 @@ import numpy as np
 from experiments.pages import RESULTS, TRACES, Measurements, parser, points, rounded, table, write_page
 
 import exeunt as ex
-from exeunt._files import write_text
-from exeunt.answer.ensemble import can_be_ensembled
-from exeunt.comparison import Comparison, TraceResult
-from exeunt.comparison.compare import open_trace
-from exeunt.confidence_intervals import mean_interval
-from exeunt.policies.catalogue import preset
+from exeunt._support.files import write_text
+from exeunt.evaluation import Comparison, TraceResult
+from exeunt.evaluation.compare import open_trace
+from exeunt.guarantees.confidence_intervals import mean_interval
+from exeunt.policy.ensemble import can_be_ensembled
+from exeunt.rules.catalogue import preset
 
 FOLDER = RESULTS / "comparison"
 MEASURED = FOLDER / "results.json"

@@ -79,9 +79,9 @@ def train_all(given: Any) -> dict[str, Any]:
 
 def accuracy_of_tfidf(data: Path, folder: Path) -> float:
     """Return the accuracy of tf-idf on all test texts."""
-    from exeunt.making.estimator_run import train_tfidf
-    from exeunt.run.file_digests import TRACED
-    from exeunt.run.folder import RunFolder
+    from exeunt.jobs.estimator_run import train_tfidf
+    from exeunt.runs.file_digests import TRACED
+    from exeunt.runs.folder import RunFolder
     from exeunt.trace import concatenate
 
     run = RunFolder.open(folder) if RunFolder.exists(folder) else train_tfidf(str(data), folder, seen=True)

@@ -42,13 +42,13 @@ from experiments.gateway_traffic import (
 from experiments.pages import RESULTS, Measurements, kept_numbers, parser, table, write_page
 from experiments.router import asked
 
-from exeunt.comparison.one_split import mixture_curve
-from exeunt.confidence_intervals import wilson_interval
+from exeunt.evaluation.one_split import mixture_curve
 from exeunt.gateway.certifying import Plan, Tested
 from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import Evidence, evidence_of
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.proposing import LOSS
+from exeunt.guarantees.confidence_intervals import wilson_interval
 from exeunt.stream.drawing import Drawing
 from exeunt.stream.records import COMPARED, Record, Said
 from exeunt.stream.units import Arrival, Unit

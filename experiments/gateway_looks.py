@@ -11,7 +11,7 @@ from experiments.pages import table
 
 from exeunt.gateway.certifying import Certifier, Tested
 from exeunt.gateway.proposing import FEWEST, LOSS, values_of
-from exeunt.p_values import betting
+from exeunt.guarantees.p_values import betting
 from exeunt.stream import bets
 
 DELTA, MAX_LOSS = 0.05, 0.05

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from experiments.pages import RESULTS, Measurements, kept_numbers, parser, table, write_page
 
 import exeunt as ex
-from exeunt._text import counted
-from exeunt.calibration import ALWAYS, NEVER, Thresholds
-from exeunt.confidence_intervals import mean_interval
+from exeunt._support.text import counted
 from exeunt.errors import Infeasible
+from exeunt.guarantees.confidence_intervals import mean_interval
 from exeunt.policy import Policy
+from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds
 
 PAGE = RESULTS / "generation.md"
 EXITS = tuple(f"model.layers.{layer - 1}" for layer in (9, 15, 20, 24, 27))
@@ -143,7 +143,7 @@ def by_largest_probability(model: Any) -> list[float]:
     """
     import torch
 
-    from exeunt.run.run_inputs import part_data
+    from exeunt.runs.run_inputs import part_data
 
     network = model.network
     prompts = model.prompts.of_data(part_data(model.run, "test")).tokens
@@ -220,7 +220,7 @@ def timed(model: Any, found: dict[str, Policy]) -> dict[str, Any]:
     """Return seconds per prompt of everything, at batch 1 and all together, in turns; and of the first token alone."""
     import torch
 
-    from exeunt.run.run_inputs import part_data
+    from exeunt.runs.run_inputs import part_data
 
     data = part_data(model.run, "test")
     texts = [data.content(i) for i in range(TIMED)]

@@ -20,7 +20,7 @@ from experiments.pages import RESULTS, kept_numbers, parser, table, write_page
 from experiments.services import PARTS, service_models
 
 import exeunt as ex
-from exeunt.comparison.one_split import mixture_curve
+from exeunt.evaluation.one_split import mixture_curve
 
 PAGE = RESULTS / "graded.md"
 DOLLARS = (0.15, 0.3, 0.36, 0.43, 0.65, 0.9)

@@ -112,7 +112,7 @@ def train_all(given: Any) -> dict[str, Any]:
     import torch
     from experiments.runs import kept_trace, trained
 
-    from exeunt.run.file_digests import TRACED
+    from exeunt.runs.file_digests import TRACED
     from exeunt.torch.exits.placement import count_macs
     from exeunt.torch.training.job import TrainingJob
     from exeunt.trace import concatenate

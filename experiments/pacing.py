@@ -18,7 +18,7 @@ from experiments.pages import RESULTS, Measurements, kept_numbers, parser, point
 from experiments.services import service_models
 
 import exeunt as ex
-from exeunt.confidence_intervals import mean_interval
+from exeunt.guarantees.confidence_intervals import mean_interval
 
 PAGE = RESULTS / "pacing.md"
 PARTS = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}

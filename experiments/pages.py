@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from exeunt._files import atomic_path, write_json, write_text
-from exeunt.confidence_intervals import mean_interval
-from exeunt.plots.style import COLOURS, percent_ticks, styled
+from exeunt._support.files import atomic_path, write_json, write_text
+from exeunt.evaluation.figures.style import COLOURS, percent_ticks, styled
+from exeunt.guarantees.confidence_intervals import mean_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -24,7 +24,7 @@ import exeunt as ex
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 PAIRED = (2, 3, 4)
 JOINT = {"fit": 500, "calibrate": 500, "augment": "crop-flip"}

@@ -11,8 +11,8 @@ from experiments.replay import CERTIFIED, MARGINAL, PRESETS, SEQUENTIAL, Replay,
 from matplotlib.figure import Figure
 
 import exeunt as ex
-from exeunt.plots import rates_and_shares, risk_per_exit
-from exeunt.plots.style import styled
+from exeunt.evaluation.figures import rates_and_shares, risk_per_exit
+from exeunt.evaluation.figures.style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

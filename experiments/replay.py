@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import exeunt as ex
-from exeunt import baselines
+from exeunt.rules import baselines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

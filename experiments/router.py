@@ -37,10 +37,10 @@ from experiments.pages import (
 from experiments.services import PARTS, service_models
 
 import exeunt as ex
-from exeunt._arrays import places_of
-from exeunt.comparison.one_split import mixture_curve
-from exeunt.confidence_intervals import mean_interval
+from exeunt._support.arrays import places_of
 from exeunt.data import open_inputs
+from exeunt.evaluation.one_split import mixture_curve
+from exeunt.guarantees.confidence_intervals import mean_interval
 from exeunt.score.kernel_regression import KernelRegression
 from exeunt.trace import concatenate
 
@@ -215,9 +215,9 @@ def both(models: ex.CascadeTrace, shares: tuple[float, ...], seed: int) -> dict[
 
 def banking(data: Path, encoder: str) -> ex.CascadeTrace:
     """Return tf-idf, and a frozen encoder with exits; what its first layers tell of a text is known once they ran."""
-    from exeunt.making.estimator_run import train_tfidf
-    from exeunt.run.file_digests import TRACED
-    from exeunt.run.folder import RunFolder
+    from exeunt.jobs.estimator_run import train_tfidf
+    from exeunt.runs.file_digests import TRACED
+    from exeunt.runs.folder import RunFolder
 
     folder = Path("runs/banking77-tfidf")
     run = RunFolder.open(folder) if RunFolder.exists(folder) else train_tfidf(str(data), folder, seen=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 import exeunt as ex
 from exeunt.data.decode_all import default_cache
-from exeunt.run.file_digests import TRACED
-from exeunt.run.folder import RunFolder
+from exeunt.runs.file_digests import TRACED
+from exeunt.runs.folder import RunFolder
 from exeunt.torch.devices import is_first_process
 from exeunt.torch.training.run import run_training
 from exeunt.trace import concatenate

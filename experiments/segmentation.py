@@ -45,17 +45,17 @@ from experiments.segmentation_times import times
 from scipy.stats import binomtest
 
 import exeunt as ex
-from exeunt.baselines import eco_m2f, random_routing
 from exeunt.data import SplitPlan
 from exeunt.engine.inputs import input_keys
-from exeunt.policies.candidates import Candidates
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import load_preparation, part_data
-from exeunt.score.masks import MaskEvidence
+from exeunt.rules.baselines import eco_m2f, random_routing
+from exeunt.rules.candidates import Candidates
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import load_preparation, part_data
+from exeunt.score.mask_confidence import MaskEvidence
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.open_run import load_network
 from exeunt.trace import concatenate
-from exeunt.trace.masks import trace_of_evidence
+from exeunt.trace.mask_trace import trace_of_evidence
 from exeunt.trace.splitting import shaping_and_testing_rows
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.pages import RESULTS, Curve, Panel, draw_panels, table
 from scipy.stats import t
 
-from exeunt._text import counted
+from exeunt._support.text import counted
 
 PAGE, FIGURE = RESULTS / "segmentation.md", RESULTS / "segmentation.png"
 N_SCENES, N_FIT, N_CALIBRATE = 1500, 400, 300

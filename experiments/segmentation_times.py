@@ -15,9 +15,9 @@ from experiments.drawn_scenes import drawn
 from experiments.segmentation_page import BUDGETS
 
 from exeunt.policy import Policy
-from exeunt.run import Runner, load
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import load_preparation
+from exeunt.runs import Runner, load
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import load_preparation
 from exeunt.timing.bench import heads_policy
 from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.torch.to_onnx import export_run

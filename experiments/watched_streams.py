@@ -14,7 +14,7 @@ from experiments.services import service_models
 from experiments.watched_rivals import signals, thresholds
 
 import exeunt as ex
-from exeunt.calibration import exits_under
+from exeunt.policy.calibration import exits_under
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from cut_once import exported_once
-from exeunt._limits import usable_cores
+from exeunt._support.limits import usable_cores
 
 # Examples are drawn the same way on every run: a failing test fails for everybody.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)

@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 import exeunt as ex
 from cut_once import cut_once
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import exeunt as ex
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import provenance
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
-from exeunt._sealed import DIGEST, content_digest
+from exeunt._support.sealed_json import DIGEST, content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ def mutated_bytes(content: bytes, how: str, rng: Any) -> bytes:
 
 
 def resealed(document: Any) -> Any:
-    """Return a document of `exeunt._sealed`, or a manifest, with the digest that fits; any other as it is."""
+    """Return a sealed document, or a manifest, with the digest that fits; any other as it is."""
     if not isinstance(document, dict) or DIGEST not in document:
         return document
     body = {name: value for name, value in document.items() if name != DIGEST}

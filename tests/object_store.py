@@ -74,7 +74,7 @@ def object_store(patch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def put_folder(folder: Path, address: str) -> str:
     """Copy the files of a folder to the store, at any depth; returns the address."""
-    from exeunt._paths import place, write_bytes
+    from exeunt._support.paths import place, write_bytes
 
     for file in sorted(folder.rglob("*")):
         if file.is_file():

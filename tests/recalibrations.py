@@ -26,8 +26,8 @@ import numpy as np
 from scipy.stats import beta
 
 import exeunt as ex
-from exeunt._files import write_text
-from exeunt.calibration import exits_under
+from exeunt._support.files import write_text
+from exeunt.policy.calibration import exits_under
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix
 

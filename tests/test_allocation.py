@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 import exeunt as ex
-from exeunt import allocation
-from exeunt.allocation import _bracket as bracket
+from exeunt.policy import allocation
+from exeunt.policy.allocation import _bracket as bracket
 
 
 @st.composite

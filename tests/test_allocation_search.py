@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exeunt.allocation_search import (
+from exeunt.policy.allocation_search import (
     RatePath,
     ascend,
     common_threshold_path,

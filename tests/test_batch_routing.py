@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt import allocation
+from exeunt.policy import allocation
 
 
 @given(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.calibration import (
+from exeunt.policy.calibration import (
     RankedInMemory,
     Thresholds,
     at_least,
@@ -23,7 +23,7 @@ from exeunt.calibration import (
     release,
     sequential_thresholds,
 )
-from exeunt.calibration import _released_by_quantile as released_by_quantile
+from exeunt.policy.calibration import _released_by_quantile as released_by_quantile
 from exeunt.score.tie_breaking import tie_breaks
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.budget_text import budget_grid
+from exeunt.costs.budget_text import budget_grid
 from exeunt.errors import UnitError
 
 MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")

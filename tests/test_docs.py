@@ -129,7 +129,7 @@ def check_output(shown, printed):
 
 def check_calls(source):
     """What the snippet calls in the package exists and takes these keywords."""
-    import exeunt.run
+    import exeunt.runs
     import exeunt.torch as ext
 
     known = {"ex": exeunt, "ext": ext, "exeunt": exeunt}
@@ -239,7 +239,7 @@ def test_each_guarantee_names_tests_that_there_are():
 
 
 def test_the_table_of_policies_is_whole():
-    from exeunt.policies.catalogue import PRESETS
+    from exeunt.rules.catalogue import PRESETS
 
     text = (DOCS / "howto" / "policies.md").read_text(encoding="utf-8")
     table = text[text.index("| `--policy` |") :]

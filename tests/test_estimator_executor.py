@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.estimator_executor import EstimatorExecutor
-from exeunt.run.executors import EXECUTORS, chosen_executor, open_executor
-from exeunt.run.folder import RunFolder
+from exeunt.runs.estimator_executor import EstimatorExecutor
+from exeunt.runs.executors import EXECUTORS, chosen_executor, open_executor
+from exeunt.runs.folder import RunFolder
 from made_runs import ABOUT, made_trace
 
 NAMES = ["ant", "bee", "cow", "dog"]
@@ -125,7 +125,7 @@ def test_an_object_is_given_again(tmp_path):
         tmp_path, cost=traces["fit"].cost, traces=traces, about=about(model="mine"), network="object.json"
     )
     assert chosen_executor(run) == "object"
-    with pytest.raises(ex.InputError, match=r"exeunt.run.load\(cascade, models=\{'mine': \.\.\.\}\)"):
+    with pytest.raises(ex.InputError, match=r"exeunt.runs.load\(cascade, models=\{'mine': \.\.\.\}\)"):
         open_executor(run, "object")
     given = RunFolder(run.path, run.manifest, objects={"mine": ByLength()})
     assert open_executor(given, "object").n_exits == 1
@@ -138,7 +138,7 @@ def test_an_estimator_on_disk_holds_what_is_trusted(tmp_path):
     skops = pytest.importorskip("skops.io")
     from sklearn.linear_model import LogisticRegression
 
-    from exeunt.estimator_executor import check_estimator, load_estimator, save_estimator
+    from exeunt.runs.estimator_executor import check_estimator, load_estimator, save_estimator
 
     rows, labels = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 4
     fitted = LogisticRegression().fit(rows, labels)

@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import binom, binomtest
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt.confidence_intervals import wilson_interval
-from exeunt.evaluation import score_exits
+from exeunt.evaluation.replay import score_exits
+from exeunt.guarantees.confidence_intervals import wilson_interval
+from exeunt.rules import baselines
 
 
 def test_replay_is_a_loop(parts):

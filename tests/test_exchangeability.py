@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.exchangeability import NOTICED, difference
-from exeunt.policies.catalogue import PRESETS
+from exeunt.policy.exchangeability import NOTICED, difference
+from exeunt.rules.catalogue import PRESETS
 from exeunt.score.kinds import ConstantScore
 
 COST = ex.CostModel([1.0, 2.0, 4.0])

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt import external_calibration
-from exeunt.calibration import RankedInMemory, exits_under, sequential_thresholds
-from exeunt.external_calibration import ranked
-from exeunt.policies.by_name import policy_set
-from exeunt.policies.catalogue import PRESETS
+from exeunt.policy import external_calibration
+from exeunt.policy.calibration import RankedInMemory, exits_under, sequential_thresholds
+from exeunt.policy.external_calibration import ranked
+from exeunt.rules.by_name import policy_set
+from exeunt.rules.catalogue import PRESETS
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import StoredTrace, concatenate, stored_trace

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt.confidence_intervals import mean_interval
+from exeunt.guarantees.confidence_intervals import mean_interval
+from exeunt.rules import baselines
 
 PRESETS = {"eero": ex.eero, "msdnet": baselines.msdnet, "certified": partial(ex.eero, delta=0.1)}
 BUDGETS = ["40%", 5.0]

@@ -14,11 +14,11 @@ from scipy.optimize import linprog
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.allocation_search import RightWithin
-from exeunt.learned_quality import _logistic
-from exeunt.p_values import betting
-from exeunt.policies.catalogue import PRESETS
-from exeunt.policies.useful_exits import last_useful_exit
+from exeunt.guarantees.p_values import betting
+from exeunt.policy.allocation_search import RightWithin
+from exeunt.policy.learned_quality import _logistic
+from exeunt.rules.catalogue import PRESETS
+from exeunt.rules.useful_exits import last_useful_exit
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.trace.derived import inverted_exits, score_matrix
 from exeunt.trace.grades import Grades

@@ -11,9 +11,9 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 import exeunt as ex
-from exeunt.comparison.cache import _trace_digest
-from exeunt.exchangeability import NOTICED
-from exeunt.p_values import betting
+from exeunt.evaluation.cache import _trace_digest
+from exeunt.guarantees.p_values import betting
+from exeunt.policy.exchangeability import NOTICED
 from exeunt.trace.derived import alike_neighbours
 from exeunt.trace.groups import per_unit
 from exeunt.trace.splitting import random_order

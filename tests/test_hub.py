@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from exeunt._hub import check_download, hub_access, is_reachable
+from exeunt._support.hub import check_download, hub_access, is_reachable
 from exeunt.data import open_source
 from exeunt.data.tokens import load_tokenizer
 from exeunt.errors import InputError
@@ -57,7 +57,7 @@ def test_a_server_that_answers_is_reachable_whatever_it_says(server, nobody):
 
 
 def test_a_server_that_does_not_answer_is_given_up_soon(silent, monkeypatch):
-    monkeypatch.setattr("exeunt._hub._WAIT_S", 0.2)
+    monkeypatch.setattr("exeunt._support.hub._WAIT_S", 0.2)
     started = time.monotonic()
     assert not is_reachable(address(silent))
     assert time.monotonic() - started < 2
@@ -125,7 +125,7 @@ def test_a_hub_that_does_not_answer_is_called_once_whatever_comes_from_it(
     constants, silent, monkeypatch, kind
 ):
     monkeypatch.setattr(constants, "ENDPOINT", address(silent))
-    monkeypatch.setattr("exeunt._hub._WAIT_S", 0.2)
+    monkeypatch.setattr("exeunt._support.hub._WAIT_S", 0.2)
     with pytest.raises(InputError, match="does not answer, and this machine keeps no copy"):
         _opened(kind)
     assert _calls(silent) == 1

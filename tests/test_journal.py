@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-from exeunt._journal import Journal
+from exeunt._support.journal import Journal
 
 
 def test_it_goes_on_after_lines_that_are_half_written_or_damaged(tmp_path):

@@ -6,15 +6,15 @@ import os
 
 import pytest
 
-from exeunt import _limits
+from exeunt._support import limits
 
 
 @pytest.fixture
 def cores_with(tmp_path, monkeypatch):
     """Return the number of cores on a machine of 8, with these files below /sys/fs/cgroup and lines in /proc."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(_limits, "_CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(_limits, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(limits, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(limits, "_OWN", tmp_path / "own")
 
     def count(own, **files):
         if own is not None:
@@ -23,7 +23,7 @@ def cores_with(tmp_path, monkeypatch):
             file = tmp_path / "groups" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-        return _limits.usable_cores()
+        return limits.usable_cores()
 
     return count
 
@@ -81,12 +81,12 @@ def test_pytorch_keeps_within_the_limit(monkeypatch):
 def test_the_memory_of_a_container(cores_with, monkeypatch, limit, usable):
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2 << 20, "SC_PAGE_SIZE": 4096}.__getitem__)
     cores_with("0::/a\n", **{"a/memory.max": limit})
-    assert _limits.usable_memory() == usable
+    assert limits.usable_memory() == usable
 
 
 def test_memory_in_groups_of_version_1_and_where_nothing_is_known(cores_with, monkeypatch):
     cores_with("5:memory:/job\n", **{"memory/job/memory.limit_in_bytes": "4096\n"})
-    assert _limits.usable_memory() == 4096
+    assert limits.usable_memory() == 4096
     monkeypatch.setattr(os, "sysconf_names", {})
     cores_with("5:memory:/other\n")
-    assert _limits.usable_memory() >= 1 << 60
+    assert limits.usable_memory() >= 1 << 60

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exeunt import _outside
-from exeunt._outside import check_outside, nfkc, outside_json
-from exeunt._yaml import read_yaml
+from exeunt._support.outside_json import check_outside, nfkc, outside_json
+from exeunt._support.yaml_text import read_yaml
 from exeunt.errors import InputError
 
 JSON = st.recursive(
@@ -69,7 +68,7 @@ PARTS = (
 @given(text=st.lists(st.sampled_from(PARTS), max_size=30).map("".join))
 def test_texts_are_normalised_in_pieces_as_at_once(text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_outside, "_PIECE", 4)
+        patch.setattr("exeunt._support.outside_json._PIECE", 4)
         assert nfkc(text) == unicodedata.normalize("NFKC", text)
 
 

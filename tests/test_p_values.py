@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom, norm
 
 import exeunt as ex
-from exeunt.p_values import betting, hoeffding_bentkus
+from exeunt.guarantees.p_values import betting, hoeffding_bentkus
 from exeunt.policy import Certificate, LossCertificate
 
 PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]

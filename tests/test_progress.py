@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from exeunt._progress import Progress
+from exeunt._support.progress import Progress
 
 
 class Terminal(io.StringIO):

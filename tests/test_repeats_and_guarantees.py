@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt import allocation
-from exeunt.calibration import planned_counts
+from exeunt.policy import allocation
+from exeunt.policy.calibration import planned_counts
 
 COST = ex.CostModel([1.0, 2.0, 3.0, 4.0])
 

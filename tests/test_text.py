@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt._text import html_table, text_table
+from exeunt._support.text import html_table, text_table
+from exeunt.rules import baselines
 
 
 class Balanced(HTMLParser):

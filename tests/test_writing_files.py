@@ -12,7 +12,7 @@ import pytest
 
 import exeunt as ex
 from damaged_files import within
-from exeunt._files import (
+from exeunt._support.files import (
     atomic_folder,
     atomic_path,
     check_file,
@@ -22,8 +22,8 @@ from exeunt._files import (
     read_json,
     temporary_name,
 )
-from exeunt._paths import open_arrow
-from exeunt._sealed import read_sealed
+from exeunt._support.paths import open_arrow
+from exeunt._support.sealed_json import read_sealed
 from exeunt.errors import FileError
 
 
@@ -177,7 +177,7 @@ def test_json_that_is_nested_too_deeply_is_damaged(tmp_path):
 HOLDS = """
 import sys
 from pathlib import Path
-from exeunt._files import atomic_folder
+from exeunt._support.files import atomic_folder
 with atomic_folder(Path(sys.argv[1])) as folder:
     (folder / "stage").write_text("half")
     print("holds", flush=True)
@@ -213,7 +213,7 @@ def test_a_folder_is_replaced_by_one_process_at_a_time_and_killed_ones_leave_not
 FORKS = """
 import os, sys, time
 from pathlib import Path
-from exeunt._files import locked
+from exeunt._support.files import locked
 lock = Path(sys.argv[1])
 with locked(lock, "run"):
     if os.fork() == 0:
@@ -243,7 +243,7 @@ def test_a_folder_in_which_no_file_can_be_made_is_named(tmp_path, monkeypatch):
     def missing(path, _):
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr("exeunt._files.open_regular", missing)
+    monkeypatch.setattr("exeunt._support.files.open_regular", missing)
     with (
         pytest.raises(FileError, match="cannot write it: no file can be made in "),
         locked(tmp_path / "l", "it"),

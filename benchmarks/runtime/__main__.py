@@ -27,10 +27,10 @@ from benchmarks.runtime.report import page
 from benchmarks.runtime.ways import EXECUTORS, Limits, Network, profile
 from experiments.pages import RESULTS, ROOT, kept_numbers, parser, write_page
 
-from exeunt._files import read_json, write_json
-from exeunt._limits import usable_cores
+from exeunt._support.files import read_json, write_json
+from exeunt._support.limits import usable_cores
 from exeunt.data.decode_all import default_cache
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from exeunt.timing.measuring import describe_machine
 from exeunt.torch.to_onnx import export_run
 

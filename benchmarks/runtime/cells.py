@@ -11,8 +11,8 @@ from benchmarks.runtime import networks
 from benchmarks.runtime.ways import SHARES
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt.run.streaming import Batch
+from exeunt.rules import baselines
+from exeunt.runs.streaming import Batch
 from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.timing.millisecond_costs import self_consistent_cost
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from benchmarks.runtime.ways import Limits, Network
 
-    from exeunt.run.runner import Runner
+    from exeunt.runs.runner import Runner
 
 
 FRESH = 512  # images on which budgets in milliseconds are measured: their mix of exits strays, by chance, by some 3 %

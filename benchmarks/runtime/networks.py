@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn import functional
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt._files import write_json
-from exeunt.calibration import Thresholds
+from exeunt._support.files import write_json
 from exeunt.data import Preprocess
-from exeunt.run.file_digests import TRACED
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import provenance
+from exeunt.policy.calibration import Thresholds
+from exeunt.rules import baselines
+from exeunt.runs.file_digests import TRACED
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import provenance
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model
 from exeunt.torch.models.preparation import save_preparation, to_channels_last

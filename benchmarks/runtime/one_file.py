@@ -24,11 +24,11 @@ from experiments.pages import RESULTS, parser, table, write_page
 from safetensors.numpy import load_file
 
 import exeunt as ex
-from exeunt._files import read_json
-from exeunt.calibration import Thresholds
+from exeunt._support.files import read_json
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, model_with_policy
 from exeunt.onnx.one_file import read_stages
+from exeunt.policy.calibration import Thresholds
 from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.torch.timed_exits import AUTO
 from exeunt.torch.to_onnx import export_run
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 CELLS: dict[str, tuple[str, int | str, dict[str, Any]]] = {
     "resnet18-7": ("resnet18", 7, {}),

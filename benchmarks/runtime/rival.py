@@ -13,10 +13,10 @@ from benchmarks.runtime.ways import EXECUTORS, original
 
 import exeunt as ex
 from exeunt.data import Preprocess, open_source
-from exeunt.run.executors import open_executor
-from exeunt.run.file_digests import TRACED
-from exeunt.run.folder import RunFolder
-from exeunt.run.runner import Runner
+from exeunt.runs.executors import open_executor
+from exeunt.runs.file_digests import TRACED
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import Runner
 from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.torch import attach, record, train
 from exeunt.torch.loaders import make_loader

@@ -10,10 +10,10 @@ import torch
 from benchmarks.runtime import networks
 from torch.fx.experimental.optimization import fuse
 
-from exeunt._files import read_json
+from exeunt._support.files import read_json
 from exeunt.engine.plan import Plan
-from exeunt.run.executors import open_executor
-from exeunt.run.runner import Runner
+from exeunt.runs.executors import open_executor
+from exeunt.runs.runner import Runner
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.planner import profile_and_plan
 from exeunt.torch.open_run import load_network
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exeunt.engine.answers import Answers
     from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 EXECUTORS = ("eager", "onnx")
 SHARES = (0.8, 0.6, 0.4)

@@ -29,7 +29,7 @@ from benchmarks.serving import loads, overhead, report, single, single_report, t
 from benchmarks.serving.prepared import check_runs, prepare
 from experiments.pages import RESULTS, kept_numbers, parser
 
-from exeunt._limits import usable_cores
+from exeunt._support.limits import usable_cores
 from exeunt.timing.measuring import describe_machine
 
 PARTS = ("loads", "trouble", "overhead")

@@ -23,7 +23,7 @@ import uvicorn
 from PIL import Image
 from python_multipart import create_form_parser
 
-from exeunt.run.run_inputs import load_preparation
+from exeunt.runs.run_inputs import load_preparation
 from exeunt.serve.loaded_run import load_run
 from exeunt.serve.settings import Settings
 

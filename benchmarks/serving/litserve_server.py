@@ -14,9 +14,9 @@ import litserve
 import numpy as np
 from PIL import Image
 
-from exeunt.run.executors import open_executor
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import InputPreparation
+from exeunt.runs.executors import open_executor
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import InputPreparation
 from exeunt.timing.bench import whole_network
 
 

@@ -11,7 +11,7 @@ from benchmarks.serving import wire
 from benchmarks.serving.client import Answers, Asked, answers
 from benchmarks.serving.servers import Running, exeunt_server, litserve_server, running
 
-from exeunt._limits import usable_cores
+from exeunt._support.limits import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -16,8 +16,8 @@ from benchmarks.serving.loads import READY, SIZES
 from benchmarks.serving.servers import exeunt_server, running
 from PIL import Image
 
-from exeunt.run.folder import RunFolder
-from exeunt.run.runner import load
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import load
 
 if TYPE_CHECKING:
     from benchmarks.serving.prepared import Prepared

@@ -12,11 +12,11 @@ from benchmarks.cascade import with_int8
 from benchmarks.serving import wire
 
 import exeunt as ex
-from exeunt.making.cascade_run import make_cascade
-from exeunt.policies.by_name import policy_set
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import InputPreparation, part_data
-from exeunt.timed_run import choose_by_time
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.jobs.timed_run import choose_by_time
+from exeunt.rules.by_name import policy_set
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import InputPreparation, part_data
 from exeunt.timing.bench import last_head_policy
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from benchmarks.serving.virtual_time import answered
 from experiments.pages import parser, table
 
 from exeunt.engine.engine import Engine
-from exeunt.evaluation import evaluate
-from exeunt.run.folder import RunFolder
-from exeunt.run.saved_policies import named_by_budget
+from exeunt.evaluation.replay import evaluate
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.saved_policies import named_by_budget
 from exeunt.serve import latency_controller
 from exeunt.serve.latency_controller import Controller, OperatingPoint
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.serving.loads import CONTROLLED, EACH_CORE, POINTS, goodput
 from experiments.pages import Curve, Panel, draw_panels, table, write_page
 
-from exeunt.confidence_intervals import wilson_interval
+from exeunt.guarantees.confidence_intervals import wilson_interval
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@
 
 A policy is a score (which inputs leave first), an allocation (what share leaves where) and a calibration (which
 thresholds release those shares). Start with `eero`, `evaluate` and `compare`. The rules of the literature to compare
-with are in `exeunt.baselines`.
+with are in `exeunt.rules.baselines`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from typing import TYPE_CHECKING
 from exeunt._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from exeunt.calibration import route_batch as route_batch
-    from exeunt.comparison.compare import compare as compare
-    from exeunt.comparison.comparison import Comparison as Comparison
-    from exeunt.costs import CostModel as CostModel
+    from exeunt.costs.cost_model import CostModel as CostModel
     from exeunt.errors import ArtefactError as ArtefactError
     from exeunt.errors import ExeuntError as ExeuntError
     from exeunt.errors import Infeasible as Infeasible
     from exeunt.errors import InfeasibleBudget as InfeasibleBudget
     from exeunt.errors import InputError as InputError
     from exeunt.errors import OverBudget as OverBudget
-    from exeunt.evaluation import Result as Result
-    from exeunt.evaluation import evaluate as evaluate
-    from exeunt.evaluation import oracle as oracle
-    from exeunt.frontiers import Frontier as Frontier
-    from exeunt.frontiers import frontier as frontier
+    from exeunt.evaluation.compare import compare as compare
+    from exeunt.evaluation.comparison import Comparison as Comparison
+    from exeunt.evaluation.frontiers import Frontier as Frontier
+    from exeunt.evaluation.frontiers import frontier as frontier
+    from exeunt.evaluation.replay import Result as Result
+    from exeunt.evaluation.replay import evaluate as evaluate
+    from exeunt.evaluation.replay import oracle as oracle
     from exeunt.ledger.ledger import Ledger as Ledger
     from exeunt.live import FeatureModel as FeatureModel
     from exeunt.live import FunctionModel as FunctionModel
@@ -41,23 +40,24 @@ if TYPE_CHECKING:
     from exeunt.live import LiveCascade as LiveCascade
     from exeunt.live import OpenAICompatible as OpenAICompatible
     from exeunt.live import TextEncoder as TextEncoder
-    from exeunt.policies.auto import auto as auto
-    from exeunt.policies.cascade import cascade as cascade
-    from exeunt.policies.cascade import cascades as cascades
-    from exeunt.policies.catalogue import eero as eero
-    from exeunt.policies.catalogue import optimised as optimised
-    from exeunt.policies.cheapest import cheapest as cheapest
-    from exeunt.policies.common_threshold import common_threshold as common_threshold
-    from exeunt.policies.common_threshold import risk_controlled as risk_controlled
-    from exeunt.policies.learned_correctness import learned_correctness as learned_correctness
-    from exeunt.policies.router import cascade_router as cascade_router
-    from exeunt.policies.router import router as router
-    from exeunt.policies.stopping import stopping as stopping
     from exeunt.policy import Pace as Pace
     from exeunt.policy import Policy as Policy
     from exeunt.policy import PolicySet as PolicySet
+    from exeunt.policy.calibration import route_batch as route_batch
     from exeunt.policy.compose import compose as compose
     from exeunt.policy.recalibration import recalibrate as recalibrate
+    from exeunt.rules.auto import auto as auto
+    from exeunt.rules.cascade import cascade as cascade
+    from exeunt.rules.cascade import cascades as cascades
+    from exeunt.rules.catalogue import eero as eero
+    from exeunt.rules.catalogue import optimised as optimised
+    from exeunt.rules.cheapest import cheapest as cheapest
+    from exeunt.rules.common_threshold import common_threshold as common_threshold
+    from exeunt.rules.common_threshold import risk_controlled as risk_controlled
+    from exeunt.rules.learned_correctness import learned_correctness as learned_correctness
+    from exeunt.rules.router import cascade_router as cascade_router
+    from exeunt.rules.router import router as router
+    from exeunt.rules.stopping import stopping as stopping
     from exeunt.trace import CascadeTrace as CascadeTrace
     from exeunt.trace import ExitTrace as ExitTrace
     from exeunt.trace import Groups as Groups
@@ -66,26 +66,26 @@ if TYPE_CHECKING:
 
 # Each name is imported when it is first used, so that a program pays for what it uses: all of them take a second.
 _HOMES = {
-    "calibration": "route_batch",
-    "comparison.compare": "compare",
-    "comparison.comparison": "Comparison",
-    "costs": "CostModel",
+    "costs.cost_model": "CostModel",
     "errors": "ArtefactError ExeuntError Infeasible InfeasibleBudget InputError OverBudget",
-    "evaluation": "Result evaluate oracle",
-    "frontiers": "Frontier frontier",
+    "evaluation.compare": "compare",
+    "evaluation.comparison": "Comparison",
+    "evaluation.frontiers": "Frontier frontier",
+    "evaluation.replay": "Result evaluate oracle",
     "ledger.ledger": "Ledger",
     "live": "FeatureModel FunctionModel HTTPModel LiveCascade OpenAICompatible TextEncoder",
-    "policies.auto": "auto",
-    "policies.cascade": "cascade cascades",
-    "policies.catalogue": "eero optimised",
-    "policies.cheapest": "cheapest",
-    "policies.common_threshold": "common_threshold risk_controlled",
-    "policies.router": "cascade_router router",
-    "policies.learned_correctness": "learned_correctness",
-    "policies.stopping": "stopping",
     "policy": "Pace Policy PolicySet",
+    "policy.calibration": "route_batch",
     "policy.compose": "compose",
     "policy.recalibration": "recalibrate",
+    "rules.auto": "auto",
+    "rules.cascade": "cascade cascades",
+    "rules.catalogue": "eero optimised",
+    "rules.cheapest": "cheapest",
+    "rules.common_threshold": "common_threshold risk_controlled",
+    "rules.learned_correctness": "learned_correctness",
+    "rules.router": "cascade_router router",
+    "rules.stopping": "stopping",
     "trace": "CascadeTrace ExitTrace Groups StoredTrace",
     "watch": "Watch",
 }
@@ -103,4 +103,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

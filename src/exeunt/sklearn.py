@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.errors import InputError, require
-from exeunt.policies.catalogue import preset
-from exeunt.run.runner import Runner
+from exeunt.rules.catalogue import preset
+from exeunt.runs.runner import Runner
 
 require("torch", extra="sklearn")
 require("sklearn", extra="sklearn")
@@ -24,7 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
-from exeunt._arrays import Floats, Integers  # noqa: E402
+from exeunt._support.arrays import Floats, Integers  # noqa: E402
 from exeunt.engine.answers import Answers  # noqa: E402
 from exeunt.torch.devices import seeded  # noqa: E402
 from exeunt.torch.executor import make_executor  # noqa: E402

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.answer import EnsembleAnswer, answer_from_dict
-from exeunt.answer.ensemble import EnsembleFit, fit_ensemble
-from exeunt.answer.kinds import LogTerm, Stage, TableTerm
+from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage, TableTerm, answer_from_dict
+from exeunt.policy.ensemble import EnsembleFit, fit_ensemble
 from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, log_softmax, of_top_classes
 
 

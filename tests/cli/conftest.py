@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import provenance
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import provenance
 
 ABOUT = {
     "model": {"spec": "mine:net", "weights": None, "n_classes": 5},

@@ -16,7 +16,7 @@ import exeunt as ex
 from damaged_files import damage
 from exeunt.data import Preprocess
 from exeunt.engine.plan import Plan
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model, save_model_config
 from exeunt.torch.models.preparation import save_preparation, synthetic_inputs

@@ -39,10 +39,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # w
 from damaged_runs import WORDS, image_run, text_run  # noqa: E402
 
 from damaged_files import DEEP, Hangs, within  # noqa: E402 - after the path
-from exeunt._files import file_digest  # noqa: E402
-from exeunt._sealed import DIGEST  # noqa: E402
+from exeunt._support.files import file_digest  # noqa: E402
+from exeunt._support.sealed_json import DIGEST  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
-from exeunt.run.file_digests import FOLDERS  # noqa: E402
+from exeunt.runs.file_digests import FOLDERS  # noqa: E402
 from mutated_json import is_another_value, mutated, resealed  # noqa: E402
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ def made_network(path: Path, kind: str) -> None:
 
 def made_cascade(root: Path, seed: int) -> None:
     """Make the run of a cascade of two classifiers of texts."""
-    from exeunt.making.cascade_run import make_cascade
-    from exeunt.making.estimator_run import train_tfidf
+    from exeunt.jobs.cascade_run import make_cascade
+    from exeunt.jobs.estimator_run import train_tfidf
 
     rng, source = np.random.default_rng(seed), root / "source"
     source.mkdir()

@@ -13,9 +13,9 @@ from made_runs import made_run
 
 pytest.importorskip("typer")
 
-from exeunt._files import read_json
+from exeunt._support.files import read_json
 from exeunt.cli.calibrate import _check_budget, _coinciding
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 from .command import called
 

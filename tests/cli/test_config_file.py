@@ -13,7 +13,7 @@ typer = pytest.importorskip("typer")
 
 from exeunt.cli.app import app  # noqa: E402 - after the skips
 from exeunt.errors import InputError  # noqa: E402
-from exeunt.run.file_digests import CONFIG  # noqa: E402
+from exeunt.runs.file_digests import CONFIG  # noqa: E402
 
 from .command import called  # noqa: E402
 

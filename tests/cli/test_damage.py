@@ -18,9 +18,9 @@ Image = pytest.importorskip("PIL.Image")
 
 import pyarrow.parquet as pq  # noqa: E402 - after the skips
 
-import exeunt.run  # noqa: E402
+import exeunt.runs  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
-from exeunt.run.folder import RunFolder  # noqa: E402
+from exeunt.runs.folder import RunFolder  # noqa: E402
 
 from .damaged_runs import DAMAGE, command, damaged, image_run, text_run  # noqa: E402
 
@@ -121,7 +121,7 @@ class Case:
     def _load(self) -> tuple[int, Any, str]:
         inputs = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
         try:
-            answers = exeunt.run.load(self.path)(inputs)
+            answers = exeunt.runs.load(self.path)(inputs)
         except ExeuntError as error:
             return 2, None, f"exeunt: {error}\n"
         return 0, (answers.label.tolist(), answers.exit.tolist()), ""

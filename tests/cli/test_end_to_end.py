@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt._sealed import content_digest
+from exeunt._support.sealed_json import content_digest
 from exeunt.trace.derived import score_matrix
 
 from .command import environment, exeunt

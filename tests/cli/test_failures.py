@@ -11,7 +11,7 @@ import pytest
 
 from exeunt.cli import described, interruptible
 from exeunt.errors import InputError, MissingExtra
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 from .command import called, environment
 

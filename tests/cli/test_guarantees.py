@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt._files import read_json
-from exeunt.run.folder import RunFolder
+from exeunt._support.files import read_json
+from exeunt.runs.folder import RunFolder
 
 pytest.importorskip("typer")
 

@@ -7,9 +7,9 @@ import re
 import pytest
 import typer
 
-from exeunt._text import echo
+from exeunt._support.text import echo
 from exeunt.cli.app import app
-from exeunt.policies.catalogue import PRESETS
+from exeunt.rules.catalogue import PRESETS
 
 from .command import called
 

@@ -12,9 +12,9 @@ import pytest
 
 import exeunt as ex
 from exeunt.cli.bench import _alone
-from exeunt.run.file_digests import TRACED
-from exeunt.run.folder import RunFolder
-from exeunt.timed_run import TimedNetwork
+from exeunt.jobs.timed_run import TimedNetwork
+from exeunt.runs.file_digests import TRACED
+from exeunt.runs.folder import RunFolder
 from exeunt.trace.cascade_step import CascadeStep
 
 from .command import exeunt
@@ -133,7 +133,7 @@ def test_bench_opens_models_as_those_whose_code_is_trusted(folder, monkeypatch):
         given.append(options)
         return SimpleNamespace(n_exits=run.cost.n_exits)
 
-    monkeypatch.setattr("exeunt.timed_run.open_executor", open_executor)
+    monkeypatch.setattr("exeunt.jobs.timed_run.open_executor", open_executor)
     list(_alone(TimedNetwork.of(RunFolder.open(folder / "both"), None, "mine:network"), [1], 1.0))
     assert given == [{"trusted": "mine:network"}] * 2
 
@@ -172,7 +172,7 @@ def test_a_budget_that_was_not_asked_for_is_told_of(folder, monkeypatch):
     def choose(*_, **__):
         raise ex.InfeasibleBudget("it is below the cheapest exit", smallest_budget=2.0)
 
-    monkeypatch.setattr("exeunt.timed_run.choose_by_time", choose)
+    monkeypatch.setattr("exeunt.jobs.timed_run.choose_by_time", choose)
     for asked, budget in (((), "70%"), (("--budget", "60%"), "60%")):
         options = ("--max-loss", "30%", "--of", "time", *asked)
         said = exeunt("calibrate", "run", *options, cwd=folder, ok=False).stderr
@@ -186,7 +186,7 @@ def test_exits_are_timed_for_all_budgets(folder, monkeypatch):
         given.append(list(budgets))
         raise ex.InfeasibleBudget("that is all", smallest_budget=2.0)
 
-    monkeypatch.setattr("exeunt.timed_run.choose_by_time", choose)
+    monkeypatch.setattr("exeunt.jobs.timed_run.choose_by_time", choose)
     exeunt("calibrate", "run", "--budgets", "20%,90%,60%", "--of", "time", cwd=folder, ok=False)
     assert given == [["20%", "90%", "60%"]]
 

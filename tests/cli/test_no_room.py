@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
 from exeunt.errors import FileError  # noqa: E402 - after the skips
-from exeunt.run.folder import RunFolder  # noqa: E402
+from exeunt.runs.folder import RunFolder  # noqa: E402
 
 from .damaged_runs import command, image_run  # noqa: E402
 

@@ -13,8 +13,8 @@ pytest.importorskip("typer")
 
 from exeunt.cli.app import app
 from exeunt.errors import InputError
-from exeunt.run.file_digests import WEIGHTS
-from exeunt.timed_run import TimedNetwork
+from exeunt.jobs.timed_run import TimedNetwork
+from exeunt.runs.file_digests import WEIGHTS
 from exeunt.torch import attach
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.training.recipe import Recipe
@@ -91,10 +91,10 @@ def test_options_given_are_passed_on(job):
 def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     seen = {}
     run = SimpleNamespace(cascade=(), manifest={"data": {}}, network_file=WEIGHTS)
-    monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: run)
+    monkeypatch.setattr("exeunt.runs.folder.RunFolder.open", lambda _: run)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda *_, **__: None)
     monkeypatch.setattr(
-        "exeunt.predicting.predict_inputs",
+        "exeunt.jobs.predict_inputs",
         lambda *_, **options: seen.update(options) or SimpleNamespace(n_answered=1),
     )
     arguments = ["predict", "run", "--data", "x", "--out", str(tmp_path / "o.parquet"), "--workers", "3"]

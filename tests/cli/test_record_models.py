@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from postgresql_server import server
 
 from .command import exeunt

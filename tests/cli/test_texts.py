@@ -16,7 +16,7 @@ import pytest
 import exeunt as ex
 from cut_once import cut_once
 from exeunt.data import SplitPlan
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 from .command import exeunt
 
@@ -384,7 +384,7 @@ def test_a_model_without_tokeniser_is_refused(folder, tmp_path):
 def test_texts_of_any_length_are_served(run):
     """Tokenisers are not made for threads: the server's share one."""
     pytest.importorskip("fastapi")
-    from exeunt.run.runner import load
+    from exeunt.runs.runner import load
     from exeunt.serve.loaded_run import load_run
     from exeunt.serve.settings import Settings
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.making import estimator_run
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import part_data
-from exeunt.run.runner import load
+from exeunt.jobs import estimator_run
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import part_data
+from exeunt.runs.runner import load
 
 from .command import exeunt
 
@@ -119,7 +119,7 @@ def test_what_another_process_wrote_meanwhile_is_not_replaced(folder, monkeypatc
 
 def test_it_imports_no_torch(folder):
     code = (
-        "import sys, exeunt.run; r = exeunt.run.load('run', policy=None); "
+        "import sys, exeunt.runs; r = exeunt.runs.load('run', policy=None); "
         "print(r(r.prepare(['where is my card'])).label, 'torch' in sys.modules)"
     )
     exeunt("calibrate", "run", "--budget", "100%", cwd=folder)
@@ -135,7 +135,7 @@ def test_cascades(folder, monkeypatch):
     from sklearn.naive_bayes import ComplementNB
     from sklearn.pipeline import make_pipeline
 
-    from exeunt.making.cascade_run import make_cascade
+    from exeunt.jobs.cascade_run import make_cascade
 
     monkeypatch.chdir(folder)
     exeunt("train", "--model", "tfidf", "--data", "data", "--seen", "--out", "seen", cwd=folder)

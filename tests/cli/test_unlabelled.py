@@ -12,7 +12,7 @@ import pytest
 
 import exeunt as ex
 from cut_once import cut_once
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 from .command import exeunt
 

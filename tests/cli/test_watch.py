@@ -15,7 +15,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.cli.compare import _watches
-from exeunt.predicting.prediction_files import WATCHED
+from exeunt.jobs.prediction_files import WATCHED
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix
 

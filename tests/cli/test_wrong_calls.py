@@ -25,7 +25,7 @@ pytest.importorskip("fastapi")
 from PIL import Image  # noqa: E402 - after the skips
 
 from exeunt.cli.app import app  # noqa: E402
-from exeunt.run.folder import RunFolder  # noqa: E402
+from exeunt.runs.folder import RunFolder  # noqa: E402
 from made_runs import ABOUT, made_run  # noqa: E402
 
 from .command import called  # noqa: E402
@@ -36,21 +36,21 @@ CALLBACKS = {one.name or one.callback.__name__: one.callback for one in app.regi
 # What work a command begins with once everything that was given has been accepted.
 WORK = {
     "train": "exeunt.torch.training.job_network:attach",
-    "calibrate": "exeunt.run.folder:RunFolder.check_policy",
-    "evaluate": "exeunt.plots:draw_evaluation",
-    "compare": "exeunt.comparison.compare:_records",
-    "predict": "exeunt.run.executors:ExecutorKind.open",
-    "record": "exeunt.run.executors:ExecutorKind.open",
+    "calibrate": "exeunt.runs.folder:RunFolder.check_policy",
+    "evaluate": "exeunt.evaluation.figures:draw_evaluation",
+    "compare": "exeunt.evaluation.compare:_records",
+    "predict": "exeunt.runs.executors:ExecutorKind.open",
+    "record": "exeunt.runs.executors:ExecutorKind.open",
     "generate": "exeunt.torch.language.model:rebuild_decoder",
     "export": "exeunt.torch.to_onnx:load_network",
-    "bench": "exeunt.timed_run:TimedNetwork.original_macs",
-    "cascade": "exeunt.making.cascade_run:_parts",
+    "bench": "exeunt.jobs.timed_run:TimedNetwork.original_macs",
+    "cascade": "exeunt.jobs.cascade_run:_parts",
     "serve": "exeunt.serve.loaded_run:open_shared",
     "gateway": "exeunt.gateway.config:read_config",
-    "watch": "exeunt.predicting.watching:watch_file",
+    "watch": "exeunt.jobs.watching:watch_file",
     "show": "exeunt.cli.show_diff_verify:_sections",
     "diff": "exeunt.cli.show_diff_verify:_answers",
-    "verify": "exeunt.run.verification:verify",
+    "verify": "exeunt.runs.verification:verify",
 }
 # Options in which every text is right, or which are looked at where the network is made.
 ANY_TEXT = {

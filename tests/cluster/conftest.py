@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from digits_run import exported_once
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from object_store import google_store, object_store
 
 
@@ -27,7 +27,7 @@ def google_bucket():
 @pytest.fixture(scope="session")
 def cluster(bucket, google_bucket):
     """Started after the object stores, so that workers find them."""
-    from exeunt.cluster.jobs import connected
+    from exeunt.jobs.cluster.jobs import connected
 
     with connected() as ray:
         yield ray

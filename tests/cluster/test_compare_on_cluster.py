@@ -10,8 +10,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.cli.app import run as command
-from exeunt.cluster import jobs
-from exeunt.comparison.cache import SplitCache
+from exeunt.evaluation.cache import SplitCache
+from exeunt.jobs.cluster import jobs
 
 OPTIONS = {"budgets": "40%,70%", "policies": ["eero", "stopping"], "splits": 2, "delta": 0.2}
 

@@ -142,7 +142,7 @@ JOB = """
 import sys
 sys.path[:0] = {tests!r}
 import ray
-from exeunt.cluster.jobs import ray_module
+from exeunt.jobs.cluster.jobs import ray_module
 from cli.command import called
 ray_module()
 ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="error")

@@ -20,13 +20,13 @@ from ray_processes import below
 
 import exeunt as ex
 from cli.command import called
-from exeunt._paths import open_arrow, place
-from exeunt.cluster.jobs import RayWorkers, connected
+from exeunt._support.paths import open_arrow, place
 from exeunt.data import open_inputs
 from exeunt.errors import UnreadableImage
-from exeunt.predicting import predict_inputs
-from exeunt.predicting.predict import predict_folder
-from exeunt.run.folder import RunFolder
+from exeunt.jobs import predict_inputs
+from exeunt.jobs.cluster.jobs import RayWorkers, connected
+from exeunt.jobs.predict import predict_folder
+from exeunt.runs.folder import RunFolder
 from object_store import put_folder
 from predicting.damaged_parts import campaign, same
 
@@ -74,7 +74,7 @@ def test_whoever_is_killed_all_inputs_are_answered_once(
     cluster, bucket, run, pictures, tmp_path, monkeypatch
 ):
     """From and to an object store. First the driver breaks off, then a worker is killed."""
-    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
+    monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)
     inputs, out = open_inputs(put_folder(pictures, f"{bucket}/in")), f"{bucket}/killed"
     expected, expected_rows = alone(run, open_inputs(pictures), tmp_path / "alone.parquet")
     folder, said, killed = place(out), [], []
@@ -253,7 +253,7 @@ def test_parts_are_damaged_thirty_times(cluster, run, tmp_path):
 
 CONNECTS = """
 import sys
-from exeunt.cluster.jobs import connected
+from exeunt.jobs.cluster.jobs import connected
 with connected():
     print("connected", flush=True)
     sys.stdin.readline()

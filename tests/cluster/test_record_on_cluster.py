@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt._paths import open_arrow, place
+from exeunt._support.paths import open_arrow, place
 from exeunt.cli.app import run as command
-from exeunt.cluster.jobs import RayWorkers
-from exeunt.predicting.record import record_inputs
-from exeunt.run.run_inputs import part_data
+from exeunt.jobs.cluster.jobs import RayWorkers
+from exeunt.jobs.record import record_inputs
+from exeunt.runs.run_inputs import part_data
 from exeunt.trace import concatenate
 
 

@@ -8,12 +8,12 @@ import pytest
 
 import exeunt as ex
 from cli.command import called
-from exeunt.cluster import jobs, worker
-from exeunt.cluster.jobs import RayWorkers, connected
-from exeunt.cluster.worker import opened_job, packed_job
 from exeunt.data import open_inputs, open_lines
-from exeunt.predicting.predict import predict_folder, predict_job
-from exeunt.predicting.record import record_inputs
+from exeunt.jobs.cluster import jobs, worker
+from exeunt.jobs.cluster.jobs import RayWorkers, connected
+from exeunt.jobs.cluster.worker import opened_job, packed_job
+from exeunt.jobs.predict import predict_folder, predict_job
+from exeunt.jobs.record import record_inputs
 
 
 def test_a_cluster_that_is_not_there_is_told(monkeypatch):

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 import exeunt as ex
-from exeunt.cluster import scheduler as schedulers
-from exeunt.cluster.jobs import tell_lack
-from exeunt.cluster.scheduler import WINDOW, BlockScheduler
-from exeunt.cluster.worker import Worker
-from exeunt.predicting.blocks import Block, blocks_of
+from exeunt.jobs.blocks import Block, blocks_of
+from exeunt.jobs.cluster import scheduler as schedulers
+from exeunt.jobs.cluster.jobs import tell_lack
+from exeunt.jobs.cluster.scheduler import WINDOW, BlockScheduler
+from exeunt.jobs.cluster.worker import Worker
 
 
 class RayError(Exception):

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import exeunt
-from exeunt.comparison.cache import code_digest
+from exeunt.evaluation.cache import code_digest
 
 
 def test_a_change_of_any_source_changes_the_key_and_nothing_else_does(tmp_path):

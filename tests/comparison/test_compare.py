@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt.comparison import processes
-from exeunt.comparison.cache import SplitCache
-from exeunt.comparison.statistics import guarantees
-from exeunt.policies.catalogue import PRESETS
+from exeunt.evaluation import processes
+from exeunt.evaluation.cache import SplitCache
+from exeunt.evaluation.statistics import guarantees
+from exeunt.rules import baselines
+from exeunt.rules.catalogue import PRESETS
 from exeunt.trace.grades import Grades
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
-from exeunt.calibration import RankedInMemory, exits_under, sequential_thresholds
-from exeunt.comparison.one_split import mixture_curve, upper_hull
-from exeunt.comparison.statistics import at_least, guarantees, overall_rows, share_over_budget
-from exeunt.mean_cost import MeanCostDistribution
-from exeunt.policies.catalogue import DESCRIPTIONS
+from exeunt.costs.mean_cost import MeanCostDistribution
+from exeunt.evaluation.one_split import mixture_curve, upper_hull
+from exeunt.evaluation.statistics import at_least, guarantees, overall_rows, share_over_budget
+from exeunt.policy.calibration import RankedInMemory, exits_under, sequential_thresholds
+from exeunt.rules.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
 SPLITS, CELLS = 6, (3, 2)

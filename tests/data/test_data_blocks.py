@@ -16,8 +16,8 @@ from PIL import Image
 
 import exeunt as ex
 from damaged_files import within
-from exeunt import _paths
-from exeunt._paths import RemotePath, open_arrow, place, write_bytes
+from exeunt._support import paths
+from exeunt._support.paths import RemotePath, open_arrow, place, write_bytes
 from exeunt.data import open_inputs, open_lines, open_source
 from exeunt.errors import UnreadableImage
 from object_store import google_store, object_store, put_folder
@@ -183,7 +183,7 @@ def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, wh
             raise failures.pop()
         return opened(path)
 
-    monkeypatch.setattr(_paths, "_PAUSES_S", (0, 0))
+    monkeypatch.setattr(paths, "_PAUSES_S", (0, 0))
     monkeypatch.setattr(columns, "open_arrow", fails)
     with pytest.raises(
         ex.errors.FileError, match=r"cannot read .*t\.parquet: OSError: .*(timed out|stale handle)"

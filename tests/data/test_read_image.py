@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exeunt import _paths
+from exeunt._support import paths
 from exeunt.data.read_image import read_rgb
 from exeunt.errors import FileError, UnreadableImage
 
@@ -204,7 +204,7 @@ def test_a_disk_that_does_not_answer_is_asked_again_and_is_no_fault_of_the_image
 ) -> None:
     path = tmp_path / "a.png"
     path.symlink_to(NO_DISK)
-    monkeypatch.setattr(_paths, "_PAUSES_S", (0, 0))
+    monkeypatch.setattr(paths, "_PAUSES_S", (0, 0))
     with pytest.raises(FileError, match=r"cannot read .*a\.png: OSError: .*Input/output error"):
         read_rgb(path)
 
@@ -212,5 +212,5 @@ def test_a_disk_that_does_not_answer_is_asked_again_and_is_no_fault_of_the_image
         path.unlink()
         saved(Image.fromarray(COLOUR), path)
 
-    monkeypatch.setattr(_paths.time, "sleep", mended)
+    monkeypatch.setattr(paths.time, "sleep", mended)
     assert np.array_equal(read_rgb(path), COLOUR)

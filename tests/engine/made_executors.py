@@ -19,7 +19,7 @@ import exeunt as ex
 from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.executor import SelectedExits
 from exeunt.engine.plan import segments_between
-from exeunt.run.streaming import Batch
+from exeunt.runs.streaming import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

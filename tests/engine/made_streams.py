@@ -10,14 +10,14 @@ from replay import MeanScore, certain, replayed, shown
 from trace_executor import PoisonError, SpaceError, TraceExecutor
 
 import exeunt as ex
-from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
 from exeunt.engine.inputs import input_keys
 from exeunt.engine.plan import Plan
 from exeunt.engine.row_table import RowTable
 from exeunt.errors import BatchFailed
-from exeunt.run.streaming import Batch, answer_stream
+from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.runs.streaming import Batch, answer_stream
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience
 

@@ -10,13 +10,13 @@ from made_executors import FIRST, M, made_logits, made_network_policy, trace_cas
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.calibration import Thresholds
 from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import SelectedExits
 from exeunt.engine.plan import Plan
-from exeunt.run.runner import Runner
-from exeunt.run.streaming import Batch
+from exeunt.policy.calibration import Thresholds
+from exeunt.runs.runner import Runner
+from exeunt.runs.streaming import Batch
 
 
 def cascaded(prepare):

@@ -10,14 +10,13 @@ from made_executors import CASES, M, N
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.answer import EnsembleAnswer
-from exeunt.answer.kinds import LogTerm, Stage
-from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.run.executors import EXECUTORS
-from exeunt.run.runner import Runner
-from exeunt.run.streaming import Batch
+from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage
+from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.runs.executors import EXECUTORS
+from exeunt.runs.runner import Runner
+from exeunt.runs.streaming import Batch
 from exeunt.score.kinds import ConstantScore, Patience
 
 ROWS = np.arange(N)

@@ -12,10 +12,10 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy, pool
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.errors import QueueFull
+from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.trace import ExitTrace
 
 

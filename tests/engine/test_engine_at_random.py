@@ -15,15 +15,14 @@ from replay import CERTAIN, MeanScore, replayed, shown
 from trace_executor import PoisonError, SpaceError, TraceExecutor
 
 import exeunt as ex
-from exeunt.answer import OwnAnswer
-from exeunt.answer.kinds import EnsembleAnswer, LogTerm, Stage
-from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import QueueFull
 from exeunt.policy import PolicySet
-from exeunt.run.saved_policies import named_by_budget
+from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, OwnAnswer, Stage
+from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.runs.saved_policies import named_by_budget
 
 
 def made_policy(rng, logits, cost, budget):

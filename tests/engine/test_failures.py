@@ -16,8 +16,8 @@ import exeunt as ex
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.errors import BatchFailed
-from exeunt.run.runner import Runner
-from exeunt.run.streaming import Batch
+from exeunt.runs.runner import Runner
+from exeunt.runs.streaming import Batch
 
 
 @pytest.mark.parametrize("pool_rows", [1, 64])

@@ -11,8 +11,8 @@ from xxhash import xxh3_64_intdigest
 
 import exeunt as ex
 from exeunt.engine.inputs import input_keys, padded_length, raw_rows
-from exeunt.policies.catalogue import PRESETS
-from exeunt.run.runner import Runner
+from exeunt.rules.catalogue import PRESETS
+from exeunt.runs.runner import Runner
 
 IMAGES = np.random.default_rng(0).normal(size=(9, 3, 5, 4)).astype(np.float32)
 TOKENS = np.random.default_rng(1).integers(1, 50, (6, 8))

@@ -13,12 +13,12 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.answer import OwnAnswer
-from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan
+from exeunt.policy.answer_kinds import OwnAnswer
+from exeunt.policy.calibration import NEVER, Thresholds
 
 
 def sizes(executor, segment):

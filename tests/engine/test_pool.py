@@ -13,9 +13,9 @@ from test_contract import ROWS, check
 
 from exeunt.engine.engine import Engine
 from exeunt.errors import BatchFailed
-from exeunt.run import streaming
-from exeunt.run.runner import Runner
-from exeunt.run.streaming import END, NOTHING, Batch, StreamPool, answer_stream
+from exeunt.runs import streaming
+from exeunt.runs.runner import Runner
+from exeunt.runs.streaming import END, NOTHING, Batch, StreamPool, answer_stream
 
 
 def rows_by_exit(case, policy):

@@ -16,11 +16,11 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.run.runner import Runner
-from exeunt.run.streaming import Batch, answer_stream
+from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.runs.runner import Runner
+from exeunt.runs.streaming import Batch, answer_stream
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Patience
 

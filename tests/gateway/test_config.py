@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("typer")
 
-from exeunt._files import locked
+from exeunt._support.files import locked
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
 from exeunt.gateway.config import _OF_A_MODEL, Provider, read_config

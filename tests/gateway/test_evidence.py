@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.gateway.made_records import CAP, MODELS, WITHOUT_FEATURES, keep, records, units, units_of
 
 import exeunt as ex
-from exeunt.calibration import Thresholds
 from exeunt.gateway.evidence import OVER_CAP, evidence_of, own_settings, paid_for
 from exeunt.gateway.folder import GatewayModels
 from exeunt.gateway.proposing import values_of
+from exeunt.policy.calibration import Thresholds
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said
 from exeunt.stream.units import Unit

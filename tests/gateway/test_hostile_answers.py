@@ -17,7 +17,7 @@ pytest.importorskip("starlette")
 from starlette.requests import Request
 from starlette.responses import Response
 
-from exeunt._outside import outside_json
+from exeunt._support.outside_json import outside_json
 from exeunt.gateway.mock_provider import MockProvider
 from exeunt.gateway.streamed import chunks_of, understood
 

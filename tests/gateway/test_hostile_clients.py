@@ -21,7 +21,7 @@ pytest.importorskip("starlette")
 import httpx
 import uvicorn
 
-from exeunt._outside import outside_json
+from exeunt._support.outside_json import outside_json
 from exeunt.gateway.app import make_app
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway

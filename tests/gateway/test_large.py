@@ -19,7 +19,7 @@ pytest.importorskip("starlette")
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from exeunt._outside import outside_json
+from exeunt._support.outside_json import outside_json
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel

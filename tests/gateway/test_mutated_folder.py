@@ -19,7 +19,7 @@ pytest.importorskip("httpx")
 pytest.importorskip("yaml")
 
 from damaged_files import Hangs, within
-from exeunt._files import secret_of, write_json
+from exeunt._support.files import secret_of, write_json
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ExeuntError
 from exeunt.gateway.answering import Seen

@@ -20,7 +20,7 @@ def asked(tmp_path_factory):
 def run(asked, tmp_path_factory):
     """The job done by the command. `said.txt` beside the run holds what it printed."""
     from cli.command import exeunt
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
     work = tmp_path_factory.mktemp("runs")
     done = exeunt(

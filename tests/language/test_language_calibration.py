@@ -8,9 +8,9 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import Infeasible, InputError
-from exeunt.p_values import betting
+from exeunt.guarantees.p_values import betting
 from exeunt.policy import Policy
-from exeunt.run.run_inputs import part_data
+from exeunt.runs.run_inputs import part_data
 from exeunt.torch.language import Continuation, LanguageModel
 from exeunt.torch.language.calibration import Candidates, agreement_to_try, differing
 from exeunt.trace.splitting import random_order

@@ -11,8 +11,8 @@ from tokenizers.processors import TemplateProcessing
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, ExeuntError, InputError
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import part_data
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import part_data
 from exeunt.torch.language import LanguageModel
 from exeunt.torch.language import training as language_training
 from exeunt.torch.language.generation import SCORE, token_keys

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import exeunt as ex
-from exeunt._outside import outside_json
+from exeunt._support.outside_json import outside_json
 from exeunt.errors import InputError
 
 from .service import MemoryLedger, served

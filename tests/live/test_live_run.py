@@ -20,16 +20,16 @@ import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
+from exeunt.jobs import predict_inputs
+from exeunt.jobs.blocks import Block, blocks_of, done_blocks
+from exeunt.jobs.predict import predict_folder, predict_job
+from exeunt.jobs.predict_live import LiveJob
+from exeunt.jobs.summary import PredictionSummary, Tally
 from exeunt.live.live_run import live_cascade
 from exeunt.live.models_file import read_models
 from exeunt.live.recording import record_models
-from exeunt.predicting import predict_inputs
-from exeunt.predicting.blocks import Block, blocks_of, done_blocks
-from exeunt.predicting.live import LiveJob
-from exeunt.predicting.predict import predict_folder, predict_job
-from exeunt.predicting.summary import PredictionSummary, Tally
-from exeunt.run.folder import RunFolder
-from exeunt.run.verification import verify
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.verification import verify
 from exeunt.score.confidence import NO_ANSWER
 
 CLASSES = ("no", "perhaps", "yes")
@@ -350,9 +350,9 @@ from pathlib import Path
 import exeunt as ex
 from exeunt.data import open_inputs
 from exeunt.live.live_run import live_cascade
-from exeunt.predicting import predict_inputs
-from exeunt.predicting.live import LiveJob
-from exeunt.run.folder import RunFolder
+from exeunt.jobs import predict_inputs
+from exeunt.jobs.predict_live import LiveJob
+from exeunt.runs.folder import RunFolder
 from live import test_live_run as t
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored

@@ -18,15 +18,15 @@ import pytest
 import exeunt as ex
 from cli.command import called
 from exeunt.data import open_inputs
+from exeunt.jobs import predict_inputs
+from exeunt.jobs.blocks import blocks_of, done_blocks
+from exeunt.jobs.paced import PacedJob
+from exeunt.jobs.parts import JOURNAL
+from exeunt.jobs.predict import predict_job
+from exeunt.jobs.summary import Tally
 from exeunt.live.live_run import live_cascade
 from exeunt.live.models_file import read_models
-from exeunt.predicting import predict_inputs
-from exeunt.predicting.blocks import blocks_of, done_blocks
-from exeunt.predicting.paced import PacedJob
-from exeunt.predicting.parts import JOURNAL
-from exeunt.predicting.predict import predict_job
-from exeunt.predicting.summary import Tally
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from live.test_live_run import PRICES, made_models, record, shares, table
 
 MODELS = "".join(

@@ -15,7 +15,7 @@ from cli.command import called
 from exeunt.data import open_inputs
 from exeunt.live.models_file import read_models
 from exeunt.live.recording import record_models
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 CLASSES = ("no", "yes")
 PRICES = {"small": 0.001, "large": 0.01, "free": 0.0}

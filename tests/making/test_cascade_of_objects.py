@@ -11,10 +11,10 @@ import pytest
 import exeunt as ex
 from digits_run import Brightness
 from exeunt.data import open_inputs
-from exeunt.making.cascade_run import make_cascade
-from exeunt.run.folder import RunFolder
-from exeunt.run.runner import load
-from exeunt.run.verification import verify
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import load
+from exeunt.runs.verification import verify
 
 WRITTEN = ("format", "version", "files", "sha256")  # by `RunFolder.create`
 

@@ -7,9 +7,9 @@ import pytest
 import exeunt as ex
 from damaged_files import damage
 from exeunt.cli import main
-from exeunt.making.cascade_run import make_cascade
-from exeunt.run.folder import RunFolder
-from exeunt.run.verification import verify
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.verification import verify
 
 
 def quiet(_):

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt._files import file_digest
-from exeunt.calibration import Thresholds
+from exeunt._support.files import file_digest
 from exeunt.data import open_inputs
-from exeunt.making.cascade_run import make_cascade
-from exeunt.predicting import predict_inputs
-from exeunt.run.file_digests import CASCADE
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import sealed_manifest, write_cascade
-from exeunt.run.runner import load
-from exeunt.run.verification import verify
+from exeunt.jobs import predict_inputs
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.policy.calibration import Thresholds
+from exeunt.runs.file_digests import CASCADE
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import sealed_manifest, write_cascade
+from exeunt.runs.runner import load
+from exeunt.runs.verification import verify
 
 
 def quiet(_):
@@ -225,8 +225,8 @@ def test_models_may_name_the_columns_of_their_data_or_not(models, trained, tmp_p
 
 
 def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(cascade):
-    from exeunt.making.precision_run import make_precision
-    from exeunt.timed_run import choose_by_time
+    from exeunt.jobs.precision_run import make_precision
+    from exeunt.jobs.timed_run import choose_by_time
 
     said = []
     with pytest.raises(ex.InputError, match=r"no weights for PyTorch, its network is in cascade\.json"):
@@ -239,7 +239,7 @@ def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(c
 
 
 def test_models_that_run_whole_are_not_timed(models, trained, tmp_path):
-    from exeunt.timed_run import choose_by_time
+    from exeunt.jobs.timed_run import choose_by_time
 
     whole = copied(trained, tmp_path / "whole")
     traces = {part: whole.trace(part) for part in ("fit", "calibrate", "test")}

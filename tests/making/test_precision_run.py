@@ -9,19 +9,19 @@ import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
+from exeunt.jobs import predict_inputs
 from exeunt.onnx.executor import OnnxExecutor
-from exeunt.predicting import predict_inputs
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import part_data
-from exeunt.run.runner import load
-from exeunt.run.verification import verify
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import part_data
+from exeunt.runs.runner import load
+from exeunt.runs.verification import verify
 
 WRITTEN = ("format", "version", "files", "sha256")  # by `RunFolder.create`
 
 
 @pytest.fixture(scope="module")
 def quantised(exported, tmp_path_factory) -> RunFolder:
-    from exeunt.making.precision_run import make_precision
+    from exeunt.jobs.precision_run import make_precision
 
     run = RunFolder.open(shutil.copytree(exported.path, tmp_path_factory.mktemp("int8") / "run"))
     return make_precision(run, "int8", say=lambda _: None)
@@ -74,7 +74,7 @@ def test_average_pools_are_no_longer_there(quantised):
 
 def test_empty_channels_of_an_image_change_no_answer(exported, quantised, monkeypatch, tmp_path):
     """Quantised with three channels of its images and with four: the same logits, to the last bit."""
-    from exeunt.making.precision_run import make_precision
+    from exeunt.jobs.precision_run import make_precision
     from exeunt.onnx import quantisation
 
     monkeypatch.setattr(quantisation, "_fill_channels", lambda *_: [])
@@ -184,7 +184,7 @@ def test_a_policy_of_another_precision_is_refused(exported, quantised):
 
 
 def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
-    from exeunt.making.precision_run import make_precision
+    from exeunt.jobs.precision_run import make_precision
 
     with pytest.raises(ex.InputError, match="choose a precision, int8"):
         RunFolder.open(f"{quantised.path.parent}@int4")
@@ -248,7 +248,7 @@ def computes_in(precision):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(exported, precision, tmp_path):
-    from exeunt.making.precision_run import make_precision
+    from exeunt.jobs.precision_run import make_precision
     from exeunt.torch.to_onnx import export_run
 
     outer = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
@@ -280,7 +280,7 @@ def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(expor
 def test_no_machine_makes_bits_that_it_lacks(exported, tmp_path, monkeypatch):
     import torch
 
-    from exeunt.making.precision_run import make_precision
+    from exeunt.jobs.precision_run import make_precision
 
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
@@ -294,12 +294,12 @@ def test_no_machine_makes_bits_that_it_lacks(exported, tmp_path, monkeypatch):
 
 def made(exported, folder, monkeypatch, flags):
     """The int8 run and what is said, on a processor with these flags."""
-    from exeunt import _limits
-    from exeunt.making.precision_run import make_precision
+    from exeunt._support import limits
+    from exeunt.jobs.precision_run import make_precision
 
     (folder / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\nbugs : none\n")
-    monkeypatch.setattr(_limits, "_PROCESSOR", folder / "cpuinfo")
-    monkeypatch.setattr(_limits.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(limits, "_PROCESSOR", folder / "cpuinfo")
+    monkeypatch.setattr(limits.platform, "machine", lambda: "x86_64")
     said = []
     run = RunFolder.open(shutil.copytree(exported.path, folder / "run"))
     return make_precision(run, "int8", say=said.append), "\n".join(said)
@@ -352,9 +352,9 @@ def test_an_int8_network_that_answers_otherwise_is_refused(exported, tmp_path, m
 
 @pytest.mark.parametrize(("machine", "there"), [("aarch64", True), ("x86_64", False)])
 def test_other_processors_and_systems_that_do_not_tell(tmp_path, monkeypatch, machine, there):
-    from exeunt import _limits
+    from exeunt._support import limits
 
     (tmp_path / "cpuinfo").write_text("flags : fpu\n")
-    monkeypatch.setattr(_limits, "_PROCESSOR", tmp_path / ("cpuinfo" if there else "none"))
-    monkeypatch.setattr(_limits.platform, "machine", lambda: machine)
-    assert not _limits.adds_products_in_16_bits()
+    monkeypatch.setattr(limits, "_PROCESSOR", tmp_path / ("cpuinfo" if there else "none"))
+    monkeypatch.setattr(limits.platform, "machine", lambda: machine)
+    assert not limits.adds_products_in_16_bits()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from exeunt.mean_cost import MeanCostDistribution
+from exeunt.costs.mean_cost import MeanCostDistribution
 
 
 @st.composite

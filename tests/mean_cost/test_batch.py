@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from made_distributions import distributions
 from scipy import stats
 
-from exeunt.mean_cost import MeanCostDistribution
-from exeunt.mean_cost import distribution as batch
-from exeunt.mean_cost.dirichlet_tails import ULPS
+from exeunt.costs import mean_cost as batch
+from exeunt.costs.dirichlet_tails import ULPS
+from exeunt.costs.mean_cost import MeanCostDistribution
 
 
 def brute_force(n_inputs, alpha, cost):

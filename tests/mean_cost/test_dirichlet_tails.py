@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from exeunt.mean_cost.dirichlet_tails import _log1mexp, log_tails, solve_quantile
+from exeunt.costs.dirichlet_tails import _log1mexp, log_tails, solve_quantile
 
 
 @pytest.mark.parametrize(("first", "last"), [(3, 5), (40, 2), (1, 300), (10**5, 2 * 10**4), (10**7, 10**7)])

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from made_distributions import distributions
 from scipy import integrate, stats
 
-from exeunt.costs import CostModel
+from exeunt.costs.cost_model import CostModel
+from exeunt.costs.mean_cost import MeanCostDistribution
 from exeunt.errors import InputError
-from exeunt.mean_cost import MeanCostDistribution
 
 
 @pytest.mark.parametrize("n", [1, 10, 1000, 10**5, 10**7])

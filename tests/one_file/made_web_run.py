@@ -7,11 +7,11 @@ from made_stages import WIDTH, K, image_stages, logits_of, text_stages
 from onnx import TensorProto, compose, helper, numpy_helper, save
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt._files import file_digest
+from exeunt._support.files import file_digest
 from exeunt.data.preprocess import Preprocess
 from exeunt.onnx.manifest import OnnxManifest, OnnxStage, OnnxTensor
-from exeunt.run.folder import RunFolder
+from exeunt.rules import baselines
+from exeunt.runs.folder import RunFolder
 from made_runs import ABOUT
 
 SIDE, M = 6, 3

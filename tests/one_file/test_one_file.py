@@ -12,11 +12,11 @@ from made_stages import WIDTH, K, image_stages, logits_of, session, text_stages,
 from onnx import numpy_helper
 
 import exeunt as ex
-from exeunt import baselines
-from exeunt.answer.kinds import EnsembleAnswer, LogTerm, Stage
-from exeunt.calibration import Thresholds
 from exeunt.onnx.nested_if import ModelStage, model_with_policy
-from exeunt.policies.catalogue import PRESETS
+from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage
+from exeunt.policy.calibration import Thresholds
+from exeunt.rules import baselines
+from exeunt.rules.catalogue import PRESETS
 from exeunt.score.confidence import MANY_CLASSES, NamedScore, of_top_classes
 from exeunt.score.kinds import ConstantScore, Derived
 from exeunt.trace.derived import score_matrix

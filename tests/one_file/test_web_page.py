@@ -20,7 +20,7 @@ import exeunt as ex
 from exeunt.data.preprocess import Preprocess
 from exeunt.onnx.one_file import Preparation
 from exeunt.onnx.web_page import write_web_page
-from exeunt.run.runner import load
+from exeunt.runs.runner import load
 
 Image = pytest.importorskip("PIL.Image")
 from made_web_run import LONGEST, SIDE, WORDS, made_text_run, made_web_run  # noqa: E402 - after the skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt import baselines
+from exeunt.rules import baselines
 
 
 def make_trace(m: int, *, n: int = 600, seed: int = 0, unit: str = "MACs") -> ex.ExitTrace:

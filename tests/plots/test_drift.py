@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import exeunt as ex
-from exeunt.plots import draw_watch, save_figure
+from exeunt.evaluation.figures import draw_watch, save_figure
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 import exeunt as ex
-from exeunt import plots
-from exeunt.baselines import msdnet
-from exeunt.confidence_intervals import wilson_interval
 from exeunt.errors import InputError
-from exeunt.evaluation import score_exits
+from exeunt.evaluation import figures as plots
+from exeunt.evaluation.replay import score_exits
+from exeunt.guarantees.confidence_intervals import wilson_interval
+from exeunt.rules.baselines import msdnet
 from exeunt.trace.grades import Grades
 
 

@@ -7,9 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 
 import exeunt as ex
-from exeunt import baselines, plots
 from exeunt.errors import InputError
-from exeunt.run.file_digests import EVALUATED, EVALUATION
+from exeunt.evaluation import figures as plots
+from exeunt.rules import baselines
+from exeunt.runs.file_digests import EVALUATED, EVALUATION
 
 PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "watch", "risk_per_exit")
 COMPARISONS = ("accuracy_against_budget", "cost_against_budget")
@@ -24,7 +25,7 @@ def drawn_once(monkeypatch):
         figure.draw_without_rendering()
         return [path.with_suffix(kind) for kind in (".png", ".svg")]
 
-    monkeypatch.setattr("exeunt.plots.style.save_figure", drawn)
+    monkeypatch.setattr("exeunt.evaluation.figures.style.save_figure", drawn)
 
 
 def test_both_formats_are_written_and_the_svg_is_reproducible(trace, tmp_path):
@@ -98,7 +99,7 @@ def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
 def test_the_rule_of_the_policy_is_compared_first(parts, tmp_path, monkeypatch):
     compared = {}
     monkeypatch.setattr(
-        "exeunt.plots.evaluation.frontier",
+        "exeunt.evaluation.figures.one_evaluation.frontier",
         lambda presets, *args, **options: compared.update(presets) or 1 / 0,
     )
     policy = ex.common_threshold(*parts[:2], budget="50%", answer="ensemble")

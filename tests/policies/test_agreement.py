@@ -10,7 +10,7 @@ from made_traces import trace
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.policies.cheapest import cheapest
+from exeunt.rules.cheapest import cheapest
 
 
 def unlabelled(n, seed):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.answer import EnsembleAnswer, OwnAnswer
-from exeunt.answer.ensemble import can_be_ensembled, choose_answer, ensemble_pays
-from exeunt.policies.catalogue import PRESETS
-from exeunt.policies.common_threshold import risk_controlled
+from exeunt.policy.answer_kinds import EnsembleAnswer, OwnAnswer
+from exeunt.policy.ensemble import can_be_ensembled, choose_answer, ensemble_pays
+from exeunt.rules.catalogue import PRESETS
+from exeunt.rules.common_threshold import risk_controlled
 from exeunt.score.kinds import ConstantScore
 from exeunt.trace.derived import one_class_remark
 
@@ -51,7 +51,7 @@ def test_every_policy_takes_ensemble_answers_and_says_more_with_them(name, parts
 @pytest.mark.parametrize(("most", "highest"), [(4, 3), (3, 3), (200, 10**9)])
 def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
     """They hold a number for every pair of classes, those that do not occur included."""
-    monkeypatch.setattr("exeunt.answer.ensemble._MOST_CLASSES", most)
+    monkeypatch.setattr("exeunt.policy.ensemble._MOST_CLASSES", most)
 
     def numbered(trace):
         """The same without probabilities, and with another number for the last class."""
@@ -168,9 +168,9 @@ def test_auto_ensembles_no_probabilities_that_the_calibration_part_lacks(parts):
 
 def test_auto_ensembles_nothing_that_would_fill_the_memory(parts, monkeypatch):
     fit, calibrate, _ = parts
-    monkeypatch.setattr("exeunt.answer.ensemble._MOST_OUTPUTS", fit.n * 4 - 1)
+    monkeypatch.setattr("exeunt.policy.ensemble._MOST_OUTPUTS", fit.n * 4 - 1)
     assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, OwnAnswer)
-    monkeypatch.setattr("exeunt.answer.ensemble._MOST_OUTPUTS", fit.n * 4)
+    monkeypatch.setattr("exeunt.policy.ensemble._MOST_OUTPUTS", fit.n * 4)
     assert isinstance(ex.auto(fit, calibrate, budget="60%", seed=1).answer, EnsembleAnswer)
 
 

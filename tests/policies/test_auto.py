@@ -12,10 +12,10 @@ from made_traces import parts, trace
 from scipy.stats import spearmanr
 
 import exeunt as ex
-from exeunt.learned_quality import correctness_score, denoised_correctness
-from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score, labels_worth, trust
-from exeunt.policies.stopping import learned
-from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
+from exeunt.policy.learned_quality import correctness_score, denoised_correctness
+from exeunt.rules.auto import _Curves, _curves, _learned, _weights, auto, joint_score, labels_worth, trust
+from exeunt.rules.stopping import learned
+from exeunt.rules.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.derived import score_matrix
 
 TRACES = Path(__file__).resolve().parents[2] / "docs" / "results" / "traces"

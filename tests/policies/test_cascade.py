@@ -13,11 +13,11 @@ from made_traces import trace
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.allocation_search import price_path
-from exeunt.answer import OwnAnswer
-from exeunt.answer.ensemble import fit_ensemble
-from exeunt.calibration import ALWAYS, Thresholds
-from exeunt.policies.cascade import _comparing, _Search, find_cascade, with_unasked
+from exeunt.policy.allocation_search import price_path
+from exeunt.policy.answer_kinds import OwnAnswer
+from exeunt.policy.calibration import ALWAYS, Thresholds
+from exeunt.policy.ensemble import fit_ensemble
+from exeunt.rules.cascade import _comparing, _Search, find_cascade, with_unasked
 from exeunt.trace.cascade_step import CascadeStep
 
 
@@ -106,7 +106,7 @@ def test_a_single_model_that_is_wrong_where_it_is_unsure_is_ensembled():
 
 
 def test_rows_sorted_by_class_change_nothing(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.cascade._MOST", 300)
+    monkeypatch.setattr("exeunt.rules.cascade._MOST", 300)
     fit, calibrate, _ = world().split()
     ordered = fit.take(np.argsort(fit.label, kind="stable"))
     assert ex.cascade(ordered, calibrate, budget="30%").models == ("cheap", "good")
@@ -151,7 +151,7 @@ def test_late_exits_that_only_spoil_answer_next_to_nothing():
 def test_a_search_among_many_models_finds_what_all_orders_hold(monkeypatch):
     fit, _, _ = world(900).split(fit=0.8, calibrate=0.1, test=0.1)
     found = {amount: find_cascade(fit, amount, "own")[0] for amount in (3.0, 6.0, 12.0)}
-    monkeypatch.setattr("exeunt.policies.cascade._ENUMERATED", 0)
+    monkeypatch.setattr("exeunt.rules.cascade._ENUMERATED", 0)
     assert {amount: find_cascade(fit, amount, "own")[0] for amount in found} == found
 
 
@@ -183,7 +183,7 @@ def test_fewer_inputs_of_many_classes_are_compared(n, k, compared):
 
 def test_ensemble_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
     found = [find_cascade(world(200), amount, "ensemble")[0] for amount in (3.0, 12.0)]
-    monkeypatch.setattr("exeunt.policies.cascade._KEPT", 0)
+    monkeypatch.setattr("exeunt.rules.cascade._KEPT", 0)
     fit = world(200)
     assert [find_cascade(fit, amount, "ensemble")[0] for amount in (3.0, 12.0)] == found
     assert len(_comparing(fit, 0)._ensembles) == 1
@@ -222,7 +222,7 @@ def test_models_are_ensembled_by_tables_where_one_has_no_probabilities(seed):
 @pytest.mark.parametrize("pays", [True, False])
 def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkeypatch):
     fit = world(600)
-    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, probabilities: pays)
+    monkeypatch.setattr("exeunt.rules.cascade.ensemble_pays", lambda ensemble, own, probabilities: pays)
     steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
     right = {
         answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps)
@@ -233,7 +233,7 @@ def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkey
 
 
 def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.cascade.ensemble_pays", lambda ensemble, own, probabilities: True)
+    monkeypatch.setattr("exeunt.rules.cascade.ensemble_pays", lambda ensemble, own, probabilities: True)
     for n in (19, 20):  # a table of five predicted labels by four classes
         search = _Search(_comparing(world(n), 0), 6.0, "auto")
         ensemble = _Search(_comparing(world(n), 0), 6.0, "ensemble")
@@ -247,7 +247,7 @@ def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
 
 def test_a_cascade_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
     """Prices depend on the input: those of the inputs that cascades are searched on may be higher on average."""
-    monkeypatch.setattr("exeunt.policies.cascade._MOST", 40)
+    monkeypatch.setattr("exeunt.rules.cascade._MOST", 40)
     for seed in range(10):
         rng = np.random.default_rng(seed)
         label, id_ = rng.integers(0, 4, 400), np.arange(400, dtype=np.uint64)
@@ -315,7 +315,7 @@ def test_no_model_is_asked_twice():
 def test_every_order_is_tried_where_they_are_few(monkeypatch):
     tried = []
     monkeypatch.setattr(
-        "exeunt.policies.cascade._Search.best",
+        "exeunt.rules.cascade._Search.best",
         lambda _, cascades: tried.append(cascades) or (CascadeStep("good", 1),),
     )
     fit, _, _ = world(300).split()
@@ -405,7 +405,7 @@ def test_what_serves_all_budgets_is_learned_once(monkeypatch):
     fit = world(600)
     paths = []
     monkeypatch.setattr(
-        "exeunt.allocation_search.price_path", lambda *given: paths.append(0) or price_path(*given)
+        "exeunt.policy.allocation_search.price_path", lambda *given: paths.append(0) or price_path(*given)
     )
     counts = []
     for budgets in ([20.0], np.linspace(20, 1, 20)):

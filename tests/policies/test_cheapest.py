@@ -7,10 +7,10 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import Infeasible
-from exeunt.evaluation import score_exits
-from exeunt.policies.cheapest import cheapest
-from exeunt.policies.common_threshold import risk_controlled
-from exeunt.predicting.summary import PredictionSummary, Tally, planned_cost
+from exeunt.evaluation.replay import score_exits
+from exeunt.jobs.summary import PredictionSummary, Tally, planned_cost
+from exeunt.rules.cheapest import cheapest
+from exeunt.rules.common_threshold import risk_controlled
 
 
 def _loss(policy, data):

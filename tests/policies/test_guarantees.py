@@ -8,8 +8,8 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import Infeasible
-from exeunt.policies.catalogue import PRESETS
-from exeunt.policies.cheapest import cheapest
+from exeunt.rules.catalogue import PRESETS
+from exeunt.rules.cheapest import cheapest
 
 # Of the other policies only rates and scores differ, which no guarantee rests on.
 KINDS = ("auto", "eero", "patience", "risk_controlled")

@@ -15,7 +15,7 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import Infeasible
-from exeunt.policies.cheapest import cheapest
+from exeunt.rules.cheapest import cheapest
 from exeunt.score.tie_breaking import tie_breaks
 
 N_CONTENTS, TRIALS = 2000, 60

@@ -8,7 +8,7 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.policies.catalogue import PRESETS
+from exeunt.rules.catalogue import PRESETS
 from exeunt.trace.derived import cached_on_trace
 
 

@@ -8,12 +8,12 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.baselines import confident_patience, eco_m2f, genetic, patience, random_routing
-from exeunt.policies.auto import auto, trust
-from exeunt.policies.catalogue import PRESETS as ALL
-from exeunt.policies.catalogue import optimised
-from exeunt.policies.learned_correctness import learned_correctness
-from exeunt.policies.stopping import stopping
+from exeunt.rules.auto import auto, trust
+from exeunt.rules.baselines import confident_patience, eco_m2f, genetic, patience, random_routing
+from exeunt.rules.catalogue import PRESETS as ALL
+from exeunt.rules.catalogue import optimised
+from exeunt.rules.learned_correctness import learned_correctness
+from exeunt.rules.stopping import stopping
 from exeunt.score.kinds import Patience
 
 PRESETS = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt import allocation, baselines
 from exeunt.errors import UnitError
+from exeunt.policy import allocation
+from exeunt.rules import baselines
 
 PRESETS = {
     "eero": ex.eero,

@@ -12,10 +12,10 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import InputError
-from exeunt.policies import router
-from exeunt.policies.by_name import policy_set
-from exeunt.policies.router import _limits, _on_paths
-from exeunt.policies.router_plans import learned_router
+from exeunt.rules import router
+from exeunt.rules.by_name import policy_set
+from exeunt.rules.router import _limits, _on_paths
+from exeunt.rules.router_plans import learned_router
 from exeunt.score.kernel_regression import KernelRegression
 from exeunt.score.routing import NEXT
 from exeunt.trace.cascade_step import CascadeStep

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.allocation_search import RightWithin
-from exeunt.policies.useful_exits import worthwhile_exits
+from exeunt.policy.allocation_search import RightWithin
+from exeunt.rules.useful_exits import worthwhile_exits
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
 
@@ -61,7 +61,7 @@ def test_the_first_exit_is_as_cheap_as_is_asked_for():
 
 
 def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
-    from exeunt import timed_run
+    from exeunt.jobs import timed_run
 
     fit = made(0.9)
     run = SimpleNamespace(

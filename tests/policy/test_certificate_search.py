@@ -11,9 +11,8 @@ import pytest
 from scipy.stats import beta, binom
 
 import exeunt as ex
-from exeunt import allocation
-from exeunt.calibration import RankedInMemory, sequential_thresholds
-from exeunt.policy import Certificate
+from exeunt.policy import Certificate, allocation
+from exeunt.policy.calibration import RankedInMemory, sequential_thresholds
 from exeunt.policy.certificate_search import plan_cost
 from exeunt.score.tie_breaking import tie_breaks
 

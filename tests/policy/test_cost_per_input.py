@@ -11,9 +11,8 @@ import pytest
 from scipy.stats import binom, norm
 
 import exeunt as ex
-from exeunt import allocation
-from exeunt.p_values import betting
-from exeunt.policy import certificate_search
+from exeunt.guarantees.p_values import betting
+from exeunt.policy import allocation, certificate_search
 from exeunt.policy.certificate_search import Costed, plan_by_cost
 from exeunt.trace.splitting import random_order
 

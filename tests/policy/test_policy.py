@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt._sealed import write_sealed
-from exeunt.answer import EnsembleAnswer
-from exeunt.answer.kinds import LogTerm, Stage
-from exeunt.calibration import Thresholds
+from exeunt._support.sealed_json import write_sealed
 from exeunt.policy import Certificate, PolicyState
+from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage
+from exeunt.policy.calibration import Thresholds
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.cascade_step import CascadeStep

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.run.saved_policies import named_by_budget
+from exeunt.runs.saved_policies import named_by_budget
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.policy import watched_cells
+from exeunt.policy.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.policy.score_bins import whole
 from exeunt.policy.watched_cells import WatchedCells, cells_of_plan, drawn
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exeunt.data import open_inputs
-from exeunt.predicting.blocks import Block, BlockEnd, blocks_of
-from exeunt.predicting.predict import PredictJob, predict_job
-from exeunt.predicting.record import RecordJob
-from exeunt.predicting.summary import JobProgress, Tally, planned_cost
+from exeunt.jobs.blocks import Block, BlockEnd, blocks_of
+from exeunt.jobs.predict import PredictJob, predict_job
+from exeunt.jobs.record import RecordJob
+from exeunt.jobs.summary import JobProgress, Tally, planned_cost
 
 tallies = st.builds(
     Tally,
@@ -111,8 +111,8 @@ def test_rows_wait_for_those_of_the_next_block(job):
 
 def test_a_block_without_readable_inputs_is_done(job):
     from exeunt.errors import UnreadableImage
-    from exeunt.predicting.batches import PreparedBatch
-    from exeunt.predicting.summary import Truth
+    from exeunt.jobs.batches import PreparedBatch
+    from exeunt.jobs.summary import Truth
 
     nothing = np.zeros(0, dtype=np.int64)
     bad = [(i, UnreadableImage(f"{i}.png", "it is bad")) for i in range(3)]
@@ -143,7 +143,7 @@ def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
 
 
 def test_progress_tells_planned_and_used_budget(exported, monkeypatch):
-    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
+    monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)
     said, policy = [], exported.policy
     half = 0.5 * policy.budget
     with JobProgress(policy, 1000, Tally(n=100, cost=100 * half), block_size=50, say=said.append) as progress:

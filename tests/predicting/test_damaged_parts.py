@@ -12,8 +12,8 @@ from damaged_parts import break_off, campaign, harm_one, rows_of, same
 import exeunt as ex
 from damaged_files import within
 from exeunt.data import open_inputs
-from exeunt.predicting import predict as predicting
-from exeunt.predicting.predict import predict_folder, predict_inputs
+from exeunt.jobs import predict as predicting
+from exeunt.jobs.predict import predict_folder, predict_inputs
 
 N, BLOCK = 200, 20
 
@@ -21,7 +21,7 @@ N, BLOCK = 200, 20
 @pytest.fixture
 def jobs(run, tmp_path, monkeypatch):
     """Return a function that fills a folder, one that writes a file, and the rows that both give."""
-    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
+    monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)
     monkeypatch.setattr(predicting, "BLOCK", BLOCK)
     run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%"))
     inputs = open_inputs("sklearn:digits").take(range(N))

@@ -16,8 +16,8 @@ from PIL import Image
 import exeunt as ex
 from exeunt.cli.app import run as command
 from exeunt.data import open_inputs
-from exeunt.predicting import predict as predicting
-from exeunt.predicting.predict import predict_inputs
+from exeunt.jobs import predict as predicting
+from exeunt.jobs.predict import predict_inputs
 
 IDS = ["q7", "q7", "007", "x,y", "ü", "q7", "8", "9", "10", None]
 

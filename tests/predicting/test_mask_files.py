@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from exeunt.predicting.mask_files import write_mask_files
-from exeunt.score.masks import runs_of
+from exeunt.jobs.mask_files import write_mask_files
+from exeunt.score.mask_confidence import runs_of
 
 MASKS = [np.full((2, 3), k, np.uint8) for k in range(8)]
 

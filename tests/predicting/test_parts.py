@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt._files import locked
-from exeunt._paths import write_bytes
-from exeunt.predicting.blocks import Block, DoneBlock, blocks_of
-from exeunt.predicting.parts import check_complete, done_in, finish_folder, open_folder
-from exeunt.predicting.summary import Tally
+from exeunt._support.files import locked
+from exeunt._support.paths import write_bytes
+from exeunt.jobs.blocks import Block, DoneBlock, blocks_of
+from exeunt.jobs.parts import check_complete, done_in, finish_folder, open_folder
+from exeunt.jobs.summary import Tally
 from object_store import google_store, object_store
 
 ABOUT = {"run": "r", "inputs": "i", "block": 4}
@@ -172,7 +172,7 @@ def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
     def fails(_):
         raise OSError("timed out")
 
-    monkeypatch.setattr("exeunt.predicting.parts.read_bytes", fails)
+    monkeypatch.setattr("exeunt.jobs.parts.read_bytes", fails)
     for force in (False, True):
         with pytest.raises(ex.errors.FileError, match=r"cannot read .*_job\.json: OSError: timed out"):
             open_folder(out, {**ABOUT, "run": "s"}, force=force)

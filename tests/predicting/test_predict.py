@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 import exeunt as ex
-from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
 from exeunt.engine.plan import Plan
-from exeunt.predicting import predict as predicting
-from exeunt.predicting.blocks import _identity
-from exeunt.run.folder import RunFolder
+from exeunt.jobs import predict as predicting
+from exeunt.jobs.blocks import _identity
+from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.runs.folder import RunFolder
 from exeunt.score.confidence import NamedScore
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch) -> None:
     monkeypatch.setattr(predicting, "BLOCK", 4)
-    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
+    monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)
 
 
 def _calibrate(run: RunFolder, budget: str) -> None:
@@ -230,7 +230,7 @@ def test_damaged_parts_are_answered_again(run, tmp_path, damage):
     ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, out, said):
-    monkeypatch.setattr("exeunt.predicting.blocks.prepared_batches", None)
+    monkeypatch.setattr("exeunt.jobs.blocks.prepared_batches", None)
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ex.InputError, match=said):

@@ -19,8 +19,8 @@ from PIL import Image
 
 from cli.command import called
 from exeunt.data import open_inputs
-from exeunt.predicting.prediction_files import csv_lines
-from exeunt.run.runner import load
+from exeunt.jobs.prediction_files import csv_lines
+from exeunt.runs.runner import load
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_two_processes_do_not_write_one_file(exported, pictures, tmp_path, name)
     code = f"""
 import sys
 from pathlib import Path
-from exeunt.predicting.parts import open_parts
+from exeunt.jobs.parts import open_parts
 with open_parts(Path({str(out)!r}), {{"job": 1}}):
     print("holds", flush=True)
     sys.stdin.readline()
@@ -227,10 +227,10 @@ with open_parts(Path({str(out)!r}), {{"job": 1}}):
 
 def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
     """The owner may end, and remove the folder, after another process opened the lock and before it has it."""
-    from exeunt import _files
-    from exeunt.predicting import parts
+    from exeunt._support import files
+    from exeunt.jobs import parts
 
-    locks = _files.locks
+    locks = files.locks
     removed = []
 
     def remove_first(file):
@@ -238,7 +238,7 @@ def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
             removed.append(Path(file.name).unlink())
         return locks(file)
 
-    monkeypatch.setattr(_files, "locks", remove_first)
+    monkeypatch.setattr(files, "locks", remove_first)
     lock = tmp_path / ".a.csv.parts" / ".lock"
     with parts.open_parts(tmp_path / "a.csv", {}), lock.open("ab") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

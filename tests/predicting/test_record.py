@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 import exeunt as ex
-from exeunt._files import locked
+from exeunt._support.files import locked
 from exeunt.cli.app import run as command
 from exeunt.data import Images, open_inputs
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.engine.plan import Plan
 from exeunt.errors import UnreadableInput
-from exeunt.making.cascade_run import make_cascade
-from exeunt.predicting.predict import predict_inputs
-from exeunt.predicting.record import record_inputs
-from exeunt.predicting.summary import recorded_text
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import part_data
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.jobs.predict import predict_inputs
+from exeunt.jobs.record import record_inputs
+from exeunt.jobs.summary import recorded_text
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import part_data
 from exeunt.trace import concatenate
 
 FACTORY = "exeunt.zoo:digits"
@@ -48,7 +48,7 @@ def data(exported):
 
 
 def test_parts_are_the_trace_of_the_inputs(exported, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.predicting.summary._EVERY_S", 0.0)
+    monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)
     inputs, known = data
     told = []
     total = record_inputs(

@@ -12,7 +12,7 @@ from PIL import Image
 
 import exeunt as ex
 from exeunt.data import Preprocess
-from exeunt.run.runner import load
+from exeunt.runs.runner import load
 
 HEAVY = {"torch", "torchvision", "transformers", "scipy", "sklearn", "matplotlib", "onnx", "pandas"}
 
@@ -50,8 +50,8 @@ def test_a_runner_prepares_images_without_pytorch(exported, tmp_path):
 import sys
 sys.modules["torch"] = None
 import numpy as np
-import exeunt.run
-runner = exeunt.run.load({str(exported.path)!r})
+import exeunt.runs
+runner = exeunt.runs.load({str(exported.path)!r})
 answers = runner(runner.prepare(["x.png", *np.load("rest.npy")]))
 print(answers.label.tolist(), answers.exit.tolist())
 """

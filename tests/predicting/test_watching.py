@@ -15,10 +15,10 @@ import exeunt as ex
 from cli.command import called
 from exeunt.data import open_inputs
 from exeunt.engine.engine import Engine
-from exeunt.predicting import predict_inputs, watching
-from exeunt.predicting.predict import predict_folder
-from exeunt.predicting.watching import watched_job
-from exeunt.run.runner import open_shared
+from exeunt.jobs import predict_inputs, watching
+from exeunt.jobs.predict import predict_folder
+from exeunt.jobs.watching import watched_job
+from exeunt.runs.runner import open_shared
 from exeunt.score.tie_breaking import scramble, tie_breaks
 from exeunt.trace.derived import score_matrix
 

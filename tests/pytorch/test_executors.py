@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import exeunt as ex  # noqa: E402
 from exeunt.engine.engine import Engine  # noqa: E402
 from exeunt.engine.inputs import input_keys  # noqa: E402
-from exeunt.run.executors import executor_device  # noqa: E402
+from exeunt.runs.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.devices import best_device, device_name  # noqa: E402

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.models import get_model_weights
 
 from exeunt.data import Preprocess
-from exeunt.run.run_inputs import load_preparation
+from exeunt.runs.run_inputs import load_preparation
 from exeunt.torch.models.image_libraries import library_preprocess
 from exeunt.torch.training import job_network as module
 from exeunt.torch.training.job import TrainingJob

@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from exeunt.data.masked_images import MaskedImages
 from exeunt.errors import InputError
-from exeunt.plots.mask_pictures import draw_masks
-from exeunt.run import load
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import part_data
-from exeunt.score.masks import mask_of
+from exeunt.jobs.mask_pictures import draw_masks
+from exeunt.runs import load
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import part_data
+from exeunt.score.mask_confidence import mask_of
 from exeunt.torch.open_run import load_network
 from exeunt.trace import ExitTrace
 

@@ -19,7 +19,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx_stages import logits_with_drops  # noqa: E402 - after the skips
 
 import exeunt as ex  # noqa: E402
-from exeunt._sealed import DIGEST, content_digest  # noqa: E402
+from exeunt._support.sealed_json import DIGEST, content_digest  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
@@ -28,8 +28,8 @@ from exeunt.engine.inputs import input_keys  # noqa: E402
 from exeunt.engine.plan import Plan  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
-from exeunt.run.folder import RunFolder  # noqa: E402
-from exeunt.run.runner import load  # noqa: E402
+from exeunt.runs.folder import RunFolder  # noqa: E402
+from exeunt.runs.runner import load  # noqa: E402
 from exeunt.timing.measuring import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
@@ -147,7 +147,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np
-from exeunt.run import load
+from exeunt.runs import load
 runner = load({str(run)!r}, threads=1)
 assert runner.executor.name == "onnx"
 found = runner(np.load({str(tmp_path / "images.npy")!r}))

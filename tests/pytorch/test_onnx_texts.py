@@ -25,7 +25,7 @@ from made_texts import (
 from onnx_stages import logits_with_drops
 
 import exeunt as ex
-from exeunt._sealed import write_sealed
+from exeunt._support.sealed_json import write_sealed
 from exeunt.engine.engine import Engine
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import OnnxManifest

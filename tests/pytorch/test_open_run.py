@@ -9,7 +9,7 @@ import torch
 
 from exeunt.data import Preprocess
 from exeunt.errors import ArtefactError, InputError
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from exeunt.torch import attach, record
 from exeunt.torch.models.preparation import save_preparation
 from exeunt.torch.models.weights import save_weights

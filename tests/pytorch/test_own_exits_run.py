@@ -17,7 +17,7 @@ from own_exit_networks import digits, trained_digits
 
 import exeunt as ex
 from cli.command import printed
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:

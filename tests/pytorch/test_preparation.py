@@ -10,7 +10,7 @@ import transformers
 from exeunt.data import Images, Preprocess
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import ArtefactError, InputError
-from exeunt.run.run_inputs import restore_preparation
+from exeunt.runs.run_inputs import restore_preparation
 from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.models.preparation import (
     fit_tokenizer,

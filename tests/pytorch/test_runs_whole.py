@@ -17,8 +17,8 @@ import exeunt as ex
 from cli.command import printed
 from exeunt.engine.engine import Engine
 from exeunt.errors import RunsWhole
-from exeunt.run import load
-from exeunt.run.folder import RunFolder
+from exeunt.runs import load
+from exeunt.runs.folder import RunFolder
 from exeunt.torch import attach, record
 from exeunt.torch.executor import StagedExecutor, make_executor
 from exeunt.zoo import digits

@@ -16,16 +16,16 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import exeunt as ex
-from exeunt._files import locked, write_json
-from exeunt._progress import Progress
-from exeunt._sealed import DIGEST
+from exeunt._support.files import locked, write_json
+from exeunt._support.progress import Progress
+from exeunt._support.sealed_json import DIGEST
 from exeunt.data import DataSource, SplitPlan
 from exeunt.errors import ArtefactError, InputError, MissingExtra
-from exeunt.making.cascade_run import make_cascade
-from exeunt.run.file_digests import MANIFEST, WEIGHTS
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import sealed_manifest
-from exeunt.run.verification import verify
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.runs.file_digests import MANIFEST, WEIGHTS
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import sealed_manifest
+from exeunt.runs.verification import verify
 from exeunt.torch.exits.placement import output_of
 from exeunt.torch.training import run as module
 from exeunt.torch.training import teacher as teachers

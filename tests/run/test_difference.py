@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.run.difference import Difference, Side, compare_answers, differences, open_sides
-from exeunt.run.folder import RunFolder
+from exeunt.jobs.difference import Difference, Side, compare_answers, differences, open_sides
+from exeunt.runs.folder import RunFolder
 from made_runs import ABOUT, made_run, made_trace
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt._sealed import content_digest
-from exeunt.calibration import NEVER
+from exeunt._support.sealed_json import content_digest
 from exeunt.engine.plan import Plan
-from exeunt.run.executors import open_executor
-from exeunt.run.folder import RunFolder
-from exeunt.run.runner import load
+from exeunt.policy.calibration import NEVER
+from exeunt.runs.executors import open_executor
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import load
 from exeunt.timing.measuring import describe_machine
 from made_runs import ABOUT, made_run, made_trace
 
@@ -161,7 +161,9 @@ def test_refuses_damage(run, name, harm):
 
 def test_a_file_is_hashed_once(run, monkeypatch):
     hashed = []
-    monkeypatch.setattr("exeunt.run.file_digests.check_file", lambda file, *_, **__: hashed.append(file.name))
+    monkeypatch.setattr(
+        "exeunt.runs.file_digests.check_file", lambda file, *_, **__: hashed.append(file.name)
+    )
     again = RunFolder.open(run.path)
     for _ in range(2):
         for read in READ.values():
@@ -320,15 +322,15 @@ def test_the_plan_for_the_device_at_hand_is_loaded(run, monkeypatch):
             segments=segments or ((0, 0), (1, 1), (2, 2)),
         )
 
-    monkeypatch.setattr("exeunt.run.runner.open_executor", open_executor)
+    monkeypatch.setattr("exeunt.runs.runner.open_executor", open_executor)
     policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
     run.save_plan(replace(PLAN, machine=describe_machine("cuda (Made Up 1)")))
     # Without a plan, segments lie between the exits at which inputs may answer.
     for device, segments in (("cpu", ((0, 0), (1, 1), (2, 2))), ("cuda (Made Up 1)", PLAN.segments)):
-        monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _, device=device: device)
+        monkeypatch.setattr("exeunt.runs.runner.executor_device", lambda _, device=device: device)
         load(run, executor="onnx", policy=policy)
         assert opened.pop() == segments
-    monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _: "cpu")
+    monkeypatch.setattr("exeunt.runs.runner.executor_device", lambda _: "cpu")
     skipping = replace(policy, limits=replace(policy.limits, tie=np.array([NEVER, 0.0, -NEVER])))
     load(run, executor="onnx", policy=skipping)
     assert opened.pop() == ((0, 1), (2, 2))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt._files import parse_json
-from exeunt._sealed import built
-from exeunt.costs import CostModel
+from exeunt._support.files import parse_json
+from exeunt._support.sealed_json import built
+from exeunt.costs.cost_model import CostModel
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 import exeunt as ex
-from exeunt.policies.catalogue import PRESETS
-from exeunt.run import runner
-from exeunt.run.folder import RunFolder
+from exeunt.rules.catalogue import PRESETS
+from exeunt.runs import runner
+from exeunt.runs.folder import RunFolder
 from made_runs import made_run, made_trace
 
 

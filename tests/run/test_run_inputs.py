@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import Preprocess
 from exeunt.errors import UnreadableImage
-from exeunt.run.run_inputs import InputPreparation
-from exeunt.run.runner import Runner
+from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.runs.run_inputs import InputPreparation
+from exeunt.runs.runner import Runner
 from exeunt.score.confidence import NamedScore
 
 image_module = pytest.importorskip("PIL.Image")

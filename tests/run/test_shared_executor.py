@@ -11,8 +11,8 @@ import exeunt as ex
 from digits_run import Brightness
 from exeunt.data import open_inputs
 from exeunt.engine.engine import Engine
-from exeunt.making.cascade_run import make_cascade
-from exeunt.run.runner import load, open_shared
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.runs.runner import load, open_shared
 from exeunt.trace.cascade_step import CascadeStep
 
 

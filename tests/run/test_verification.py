@@ -10,12 +10,12 @@ import pytest
 
 import exeunt as ex
 from damaged_files import damage, within
-from exeunt._files import file_digest
-from exeunt._sealed import content_digest
+from exeunt._support.files import file_digest
+from exeunt._support.sealed_json import content_digest
 from exeunt.engine.plan import Plan
 from exeunt.onnx.manifest import OnnxManifest, OnnxStage, OnnxTensor
-from exeunt.run.folder import RunFolder
-from exeunt.run.verification import verify
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.verification import verify
 from exeunt.timing.measuring import describe_machine
 from made_runs import made_run
 
@@ -123,12 +123,12 @@ def test_unreadable_files_are_told_from_damaged_ones(run, monkeypatch):
     def refuse(file, *_, **__):
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr("exeunt._files.file_digest", refuse)
-    monkeypatch.setattr("exeunt._files.open_regular", refuse)
+    monkeypatch.setattr("exeunt._support.files.file_digest", refuse)
+    monkeypatch.setattr("exeunt._support.files.open_regular", refuse)
     with pytest.raises(ex.errors.FileError, match=r"cannot read \S+bundle\.json: permission denied"):
         verify(run.path)
     monkeypatch.undo()
-    monkeypatch.setattr("exeunt._files.file_digest", refuse)
+    monkeypatch.setattr("exeunt._support.files.file_digest", refuse)
     found = failed(run)
     assert "cannot read" in found["weights"]
     assert "permission denied, change its permissions" in found["weights"]

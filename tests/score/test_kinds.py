@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.learned_quality import correctness_score
-from exeunt.policies.stopping import learned
+from exeunt.policy.learned_quality import correctness_score
+from exeunt.rules.stopping import learned
 from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience, score_from_dict
 from exeunt.score.learned import Grid, LearnedScore
 from exeunt.trace.derived import score_matrix

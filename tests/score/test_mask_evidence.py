@@ -7,7 +7,7 @@ import pytest
 
 from exeunt.errors import InputError
 from exeunt.score.confidence import FEATURES, softmax
-from exeunt.score.masks import MASK_SCORES, MaskEvidence, evidence_of, mask_of, runs_of
+from exeunt.score.mask_confidence import MASK_SCORES, MaskEvidence, evidence_of, mask_of, runs_of
 
 
 def logits(n: int = 3, k: int = 4, h: int = 5, w: int = 6, seed: int = 0) -> np.ndarray:

@@ -419,7 +419,7 @@ def served(run: Path, workers: int = 1) -> Iterator[tuple[int, int]]:
 
 def alone(run: Path, names: tuple[str, ...] = ("label", "exit")) -> list[dict[str, Any]]:
     """What the run answers to `good_images` without a server."""
-    from exeunt.run import load
+    from exeunt.runs import load
 
     runner = load(run)
     answers = runner(runner.prepare(good_images()))

@@ -15,8 +15,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.policy import PolicySet
-from exeunt.run.folder import RunFolder
-from exeunt.run.runner import SharedExecutor
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import SharedExecutor
 from made_runs import ABOUT
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import pytest
 from made_server import POLL_S, in_base64, made_images, made_run, running, until
 
 import exeunt as ex
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from exeunt.serve.live_budget import LiveBudgetFile
 
 ANSWERABLE = {"images": in_base64(made_images(8))}

@@ -8,7 +8,7 @@ from made_server import PixelExecutor, made_run, shared_of
 from simulated_server import affordable, poisson, simulate, thinned
 
 from exeunt.errors import InputError
-from exeunt.evaluation import evaluate
+from exeunt.evaluation.replay import evaluate
 from exeunt.serve import loaded_run
 from exeunt.serve.latency_controller import Controller, Load, OperatingPoint
 from exeunt.serve.server import serve

@@ -21,7 +21,7 @@ from test_admin import own
 import exeunt as ex
 from damaged_files import within
 from exeunt.errors import FileError
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 from exeunt.serve import events, live_budget, server, service
 from exeunt.serve.latency_controller import Controller
 from exeunt.serve.live_budget import LiveBudget, LiveBudgetFile

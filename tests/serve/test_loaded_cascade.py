@@ -11,11 +11,11 @@ import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.making.cascade_run import make_cascade
+from exeunt.jobs.cascade_run import make_cascade
+from exeunt.jobs.predict import predict_inputs
 from exeunt.policy import PolicySet
-from exeunt.predicting.predict import predict_inputs
-from exeunt.run.folder import RunFolder
-from exeunt.run.runner import load
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import load
 
 pytest.importorskip("fastapi")
 

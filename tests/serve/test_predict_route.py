@@ -23,7 +23,7 @@ from made_server import (
 )
 
 from exeunt.data.dataset import content_key
-from exeunt.run.runner import Runner
+from exeunt.runs.runner import Runner
 from exeunt.serve import predict_route
 
 

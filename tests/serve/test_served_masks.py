@@ -11,7 +11,7 @@ import pytest
 from made_server import CLASSES, SIDE, PixelExecutor, made_images, made_run, prepared, running
 from PIL import Image
 
-from exeunt.score.masks import mask_of
+from exeunt.score.mask_confidence import mask_of
 
 
 class MaskExecutor(PixelExecutor):

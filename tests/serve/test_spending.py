@@ -16,7 +16,7 @@ from exeunt.errors import InputError, QueueFull
 from exeunt.live.models_file import read_models
 from exeunt.live.recording import record_models
 from exeunt.policy import PolicySet
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 pytest.importorskip("fastapi")
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from damaged_files import damage, within
-from exeunt._sqlite import DatabaseKind
+from exeunt._support.sqlite import DatabaseKind
 from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError
 from exeunt.stream import records as module
 from exeunt.stream.drawing import Period
@@ -400,7 +400,7 @@ def test_numbers_are_never_used_again(records):
 
 
 def test_removing_says_so_if_a_reader_keeps_the_log(tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt._sqlite.WAIT_S", 0.01)
+    monkeypatch.setattr("exeunt._support.sqlite.WAIT_S", 0.01)
     records = Records(tmp_path)
     records.add(FULL)
     reader = sqlite3.connect(tmp_path / RECORDS, isolation_level=None)
@@ -658,7 +658,7 @@ def test_whatever_byte_is_changed_the_file_is_read_or_refused(tmp_path, n):
 def test_what_cannot_have_been_written_there_is_damage_and_locks_nothing(
     tmp_path, monkeypatch, table, column, value
 ):
-    monkeypatch.setattr("exeunt._sqlite.WAIT_S", 0.01)
+    monkeypatch.setattr("exeunt._support.sqlite.WAIT_S", 0.01)
     records = Records(tmp_path)
     for number in (1, 2):
         records.add(replace(FULL, number=number), bill=1)

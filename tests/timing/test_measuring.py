@@ -7,9 +7,9 @@ import pytest
 from clocked import Accelerator, Clocked
 
 import exeunt as ex
-from exeunt import baselines
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
+from exeunt.rules import baselines
 from exeunt.timing.bench import (
     Alternative,
     ExitMix,

@@ -7,7 +7,7 @@ import pytest
 from clocked import Clocked
 
 import exeunt as ex
-from exeunt import baselines
+from exeunt.rules import baselines
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost, stage_and_head_cost
 
 START, ROW, HEAD = [0.5, 0.2, 0.1], [0.013, 0.02, 0.04], [0.004, 0.002, 0.5]

@@ -9,8 +9,8 @@ import pytest
 from same_traces import same_trace
 
 import exeunt as ex
-from exeunt.answer import OwnAnswer
 from exeunt.policy import LossCertificate
+from exeunt.policy.answer_kinds import OwnAnswer
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.trace.cascade_step import CascadeStep
 

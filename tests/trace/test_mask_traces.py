@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.baselines import eco_m2f, random_routing
 from exeunt.errors import InputError
-from exeunt.learned_quality import best_depth_gate
+from exeunt.policy.learned_quality import best_depth_gate
+from exeunt.rules.baselines import eco_m2f, random_routing
 from exeunt.trace import concatenate
-from exeunt.trace.masks import disagreements, image_losses, mask_trace
+from exeunt.trace.mask_trace import disagreements, image_losses, mask_trace
 
 COST = ex.CostModel([1, 2, 4])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policies.cheapest import cheapest
+from exeunt.rules.cheapest import cheapest
 from exeunt.trace import concatenate
 
 

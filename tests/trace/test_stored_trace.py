@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt._paths import place, write_bytes
+from exeunt._support.paths import place, write_bytes
 from exeunt.trace import StoredTrace, concatenate, stored_trace
 from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
@@ -97,7 +97,7 @@ def test_a_store_that_does_not_answer_is_no_damage(folder, monkeypatch):
             raise failures.pop()
         return opened(path)
 
-    monkeypatch.setattr("exeunt._paths._PAUSES_S", (0, 0))
+    monkeypatch.setattr("exeunt._support.paths._PAUSES_S", (0, 0))
     monkeypatch.setattr(stored_trace, "open_arrow", fails)
     failures += [OSError("timed out")] * 2
     assert sum(chunk.n for chunk in found.chunks()) == 100

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from exeunt._files import system_error, why_it_failed
-from exeunt._text import echo
+from exeunt._support.files import system_error, why_it_failed
+from exeunt._support.text import echo
 from exeunt.errors import ExeuntError, ExeuntWarning, MissingExtra, one_line, require
 
 

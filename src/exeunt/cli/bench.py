@@ -10,13 +10,13 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from exeunt._text import counted, echo, text_table
+from exeunt._support.text import counted, echo, text_table
 from exeunt.cli.options import Execution, RunPath, numbers, option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
+    from exeunt.jobs.timed_run import TimedNetwork
     from exeunt.policy import Policy
-    from exeunt.timed_run import TimedNetwork
     from exeunt.timing.bench import Alternative, TimedAlternative
     from exeunt.trace import ExitTrace
 
@@ -57,9 +57,9 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     model is timed at every precision it was exported at, each model of a cascade alone. Other work on the machine
     disturbs the times; their spread is shown.
     """
-    from exeunt._files import check_writable
-    from exeunt.run.folder import RunFolder
-    from exeunt.timed_run import TimedNetwork
+    from exeunt._support.files import check_writable
+    from exeunt.jobs.timed_run import TimedNetwork
+    from exeunt.runs.folder import RunFolder
     from exeunt.timing.bench import time_alternatives
     from exeunt.timing.measuring import other_work
 
@@ -105,8 +105,8 @@ def _measure(timed: TimedNetwork, options: _Options) -> None:
 
 def _policies(timed: TimedNetwork) -> dict[str, Policy]:
     """Return policies for several budgets by name, and the run's own last."""
-    from exeunt.policies.cascade import cascade
-    from exeunt.policies.catalogue import eero
+    from exeunt.rules.cascade import cascade
+    from exeunt.rules.catalogue import eero
 
     run, policies = timed.run, dict[str, Any]()
     make: Any = cascade if run.cascade else eero
@@ -124,11 +124,11 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
 
     Of a cascade, yield each of its models in this way, the most expensive first, on the inputs of the cascade.
     """
-    from exeunt._arrays import places_of
-    from exeunt.making.precision_run import other_precisions
-    from exeunt.run.file_digests import TRACED
-    from exeunt.run.run_inputs import InputPreparation
-    from exeunt.timed_run import TimedNetwork
+    from exeunt._support.arrays import places_of
+    from exeunt.jobs.precision_run import other_precisions
+    from exeunt.jobs.timed_run import TimedNetwork
+    from exeunt.runs.file_digests import TRACED
+    from exeunt.runs.run_inputs import InputPreparation
     from exeunt.timing.bench import Alternative
     from exeunt.trace import concatenate
 
@@ -163,7 +163,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
 
 def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) -> Iterator[Alternative]:
     """Yield each policy on the exits that it runs; if it runs all of them and there is a plan, also by the plan."""
-    from exeunt.evaluation import evaluate
+    from exeunt.evaluation.replay import evaluate
     from exeunt.timing.bench import ExitMix, policy_alternative
 
     run, plan = timed.run, timed.plan
@@ -191,8 +191,8 @@ def _table(size: int, unit: str, timed: Sequence[TimedAlternative], measure: str
 
 def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], measure: str) -> list[Path]:
     """Draw the times; a policy that was run both in stages and by the plan is drawn by the plan."""
-    from exeunt.plots import save_figure
-    from exeunt.plots.curves import accuracy_against_time
+    from exeunt.evaluation.figures import save_figure
+    from exeunt.evaluation.figures.curves import accuracy_against_time
 
     names = {one.name for one in found}
     shown = [one for one in found if one.name + _PLANNED not in names]

@@ -10,8 +10,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from exeunt._progress import Progress
-from exeunt._text import echo, listed
+from exeunt._support.progress import Progress
+from exeunt._support.text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
 from exeunt.cli.gateway_calibration import calibrate_gateway
 from exeunt.cli.language import calibrate_language_model
@@ -19,10 +19,10 @@ from exeunt.cli.options import Execution, RunPath, changed, option, seed_option,
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
-    from exeunt.costs import CostModel
+    from exeunt.costs.cost_model import CostModel
+    from exeunt.jobs.timed_run import TimedExits
     from exeunt.policy import Policy, PolicySet
-    from exeunt.run.folder import RunFolder
-    from exeunt.timed_run import TimedExits
+    from exeunt.runs.folder import RunFolder
     from exeunt.trace import StoredTrace
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
@@ -74,9 +74,9 @@ def _calibrate_run(
     path: Path, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
 ) -> None:
     """Calibrate a run, and keep its policy, or policies."""
-    from exeunt.policies.by_name import policy_set, rule_for
-    from exeunt.policies.cheapest import cheapest
-    from exeunt.run.file_digests import DECODER, LIVE
+    from exeunt.rules.by_name import policy_set, rule_for
+    from exeunt.rules.cheapest import cheapest
+    from exeunt.runs.file_digests import DECODER, LIVE
 
     run = _opened(path)
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
@@ -138,8 +138,8 @@ def _opened(path: Path) -> RunFolder:
 
     Raises InputError for a path that names a policy.
     """
-    from exeunt._files import check_writable
-    from exeunt.run.folder import RunFolder
+    from exeunt._support.files import check_writable
+    from exeunt.runs.folder import RunFolder
 
     run = RunFolder.open(path)
     if run.budget is not None:
@@ -153,8 +153,8 @@ def _opened(path: Path) -> RunFolder:
 
 def _stored(folder: str, run: RunFolder) -> StoredTrace:
     """Open the outputs recorded in a folder; reading them tells how far it is."""
-    from exeunt._paths import place
-    from exeunt.predicting.parts import check_complete
+    from exeunt._support.paths import place
+    from exeunt.jobs.parts import check_complete
     from exeunt.trace import StoredTrace
 
     check_complete(place(folder), run)
@@ -208,7 +208,7 @@ def _timed(
 
     `how`: seed, and the options of `Execution`.
     """
-    from exeunt.timed_run import TimedNetwork, choose_by_time
+    from exeunt.jobs.timed_run import TimedNetwork, choose_by_time
 
     say = partial(echo, err=True)
     length = run.manifest["inputs"].get("length")

@@ -55,7 +55,7 @@ class Guarantee:
     @property
     def amounts(self) -> list[str | float]:
         """The budgets asked for; none if only a loss is given."""
-        from exeunt.budget_text import budget_grid
+        from exeunt.costs.budget_text import budget_grid
 
         if self.budgets is not None:
             return [*budget_grid(self.budgets)]
@@ -130,7 +130,7 @@ class Rule:
 
     def check(self, *, certified: bool) -> None:
         """Raise InputError for unknown values, or a calibration that cannot certify a budget."""
-        from exeunt.answer.ensemble import ANSWERS
+        from exeunt.policy.ensemble import ANSWERS
 
         if self.answer not in (None, *ANSWERS):
             raise InputError(f"--answer must be own, best, ensemble or auto, got {self.answer!r}")
@@ -144,8 +144,8 @@ class Rule:
 
     def made(self, *, live: bool = False) -> Callable[..., Policy]:
         """Return the function that makes a policy from traces and a budget; `live`: of live models."""
-        from exeunt.policies.by_name import ROUTERS
-        from exeunt.policies.catalogue import preset
+        from exeunt.rules.by_name import ROUTERS
+        from exeunt.rules.catalogue import preset
 
         if self.policy not in ROUTERS:
             options: dict[str, Any] = {} if self.score is None else {"score": self.score}
@@ -166,7 +166,7 @@ class Rule:
 
 def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
     """Return whether budgets are of time, as `--of` says: "auto" goes by their units. Raises InputError for others."""
-    from exeunt.budget_text import is_duration, parse_budget
+    from exeunt.costs.budget_text import is_duration, parse_budget
 
     if of not in ("auto", "macs", "time"):
         raise InputError(f"--of must be macs or time, got {of!r}")

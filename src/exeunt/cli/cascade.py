@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._text import counted, echo
+from exeunt._support.text import counted, echo
 from exeunt.cli.options import option, seed_option, this_command, with_groups
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def cascade(
 
     A policy chooses the models and exits that are used. The runs stay where they are.
     """
-    from exeunt.making.cascade_run import make_cascade
+    from exeunt.jobs.cascade_run import make_cascade
 
     made = make_cascade(options.out, _opened(models), command=this_command(), seed=options.seed, say=echo)
     cost, out = made.cost, options.out
@@ -56,8 +56,8 @@ def cascade(
 
 def _opened(models: Sequence[str]) -> dict[str, RunFolder]:
     """Open runs by name: the name given, or that of the folder."""
-    from exeunt.run.folder import RunFolder
-    from exeunt.run.run_path import at_precision
+    from exeunt.runs.folder import RunFolder
+    from exeunt.runs.run_path import at_precision
 
     found: dict[str, RunFolder] = {}
     for text in models:

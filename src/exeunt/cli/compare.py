@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt._progress import Progress
-from exeunt._text import echo
+from exeunt._support.progress import Progress
+from exeunt._support.text import echo
 from exeunt.cli import interruptible
 from exeunt.cli.compared_traces import Tables, open_traces
 from exeunt.cli.options import Cluster, delta_or_none, option, seed_option, this_command, with_groups
 from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
-    from exeunt.comparison.compare import Measure
-    from exeunt.comparison.report import DrawnWatch
+    from exeunt.evaluation.compare import Measure
+    from exeunt.evaluation.report import DrawnWatch
 
 _CACHE = ".exeunt-cache"
 
@@ -99,10 +99,10 @@ def compare(
 
 def _watches(found: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:
     """Return what the watches of runs find in their test parts, by name, where a policy can be watched."""
-    from exeunt.comparison.report import DrawnWatch
-    from exeunt.plots import draw_watch, svg_of
-    from exeunt.predicting.watching import watched_text
-    from exeunt.run.folder import RunFolder
+    from exeunt.evaluation.figures import draw_watch, svg_of
+    from exeunt.evaluation.report import DrawnWatch
+    from exeunt.jobs.watching import watched_text
+    from exeunt.runs.folder import RunFolder
     from exeunt.watch import Watch
 
     drawn: dict[str, DrawnWatch] = {}
@@ -125,7 +125,7 @@ def _measuring(cluster: Cluster) -> AbstractContextManager[Measure | None]:
     """Return a context with the function that measures splits on a cluster; None for processes of this machine."""
     if not cluster.is_ray:
         return nullcontext()
-    from exeunt.cluster.jobs import measuring_on_cluster
+    from exeunt.jobs.cluster.jobs import measuring_on_cluster
 
     return measuring_on_cluster(cluster.address)
 

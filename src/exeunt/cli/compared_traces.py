@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exeunt._text import counted
+from exeunt._support.text import counted
 from exeunt.cli.options import changed, numbers, options_under
 from exeunt.errors import InputError
 

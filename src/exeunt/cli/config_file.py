@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from exeunt._yaml import yaml_root
+from exeunt._support.yaml_text import yaml_root
 from exeunt.errors import InputError, require
 
 

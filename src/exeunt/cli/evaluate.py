@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exeunt._text import counted, echo, text_table
+from exeunt._support.text import counted, echo, text_table
 from exeunt.cli.language import evaluate_language_model
 from exeunt.cli.options import Execution, RunPath, changed, option, with_groups
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from exeunt.evaluation import Result
+    from exeunt.evaluation.replay import Result
     from exeunt.policy import Policy
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
     Of policies for several budgets, a table of all comes first; RUN@50% evaluates the one for this budget alone.
     Warns if the test part is not exchangeable with the calibration part, which every guarantee assumes.
     """
-    from exeunt._files import write_json
-    from exeunt.run.file_digests import DECODER, EVALUATION
-    from exeunt.run.folder import RunFolder
-    from exeunt.run.saved_policies import named_by_budget
+    from exeunt._support.files import write_json
+    from exeunt.runs.file_digests import DECODER, EVALUATION
+    from exeunt.runs.folder import RunFolder
+    from exeunt.runs.saved_policies import named_by_budget
 
     run = RunFolder.open(path)
     if changed(execution) and not options.pictures:
@@ -74,7 +74,7 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
     about = {"full_network_accuracy": full, "certificate": guaranteed, **agreement, **about_budgets}
     write_json(run.path / EVALUATION, {**result.to_dict(), **about})
     if options.figures:
-        from exeunt.plots import draw_evaluation
+        from exeunt.evaluation.figures import draw_evaluation
 
         fit, calibrate, test = (run.replayed(policy, part) for part in ("fit", "calibrate", "test"))
         figures = draw_evaluation(
@@ -91,7 +91,7 @@ def _pictures(run: RunFolder, count: int, execution: Execution) -> Path | None:
     """Draw the pictures that are asked for. Raises InputError for a network that cannot be drawn or opened."""
     if not count:
         return None
-    from exeunt.plots.mask_pictures import draw_masks
+    from exeunt.jobs.mask_pictures import draw_masks
 
     return draw_masks(run, run.policies[-1], count, run.folder("figures") / "masks.html", **vars(execution))
 

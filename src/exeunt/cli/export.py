@@ -7,12 +7,12 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from exeunt._text import counted, echo
+from exeunt._support.text import counted, echo
 from exeunt.cli.options import RunPath, option, this_command, trusted_option, with_groups
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 _MODULES = Path("node_modules")
 
@@ -61,10 +61,10 @@ def export(path: RunPath, options: _Options) -> None:
             "--one-file and --web go without --precision: a run at int8 is exported once it has a policy of its own, "
             f"by `exeunt calibrate {own} --budget 50%` and `exeunt export {own} --one-file`"
         )
-    from exeunt.run.executors import EXECUTORS, chosen_executor, open_executor
-    from exeunt.run.file_digests import DECODER, LIVE
-    from exeunt.run.folder import RunFolder
-    from exeunt.run.run_path import INT8, refuse_masks
+    from exeunt.runs.executors import EXECUTORS, chosen_executor, open_executor
+    from exeunt.runs.file_digests import DECODER, LIVE
+    from exeunt.runs.folder import RunFolder
+    from exeunt.runs.run_path import INT8, refuse_masks
 
     run, node_modules = RunFolder.open(path), options.node_modules or _MODULES
     if run.network_file in (LIVE, DECODER):
@@ -108,10 +108,10 @@ def _export_stages(run: RunFolder, trusted: str | None) -> None:
 def _with_policy(run: RunFolder, options: _Options, node_modules: Path) -> None:
     """Write the files that have the policy inside: one file, a page, or both."""
     require("onnx", extra="export")
-    from exeunt._files import locked, remove_half_written
+    from exeunt._support.files import locked, remove_half_written
     from exeunt.onnx.one_file import RunInOneFile
     from exeunt.onnx.web_page import write_web_page
-    from exeunt.run.file_digests import ONE_FILE
+    from exeunt.runs.file_digests import ONE_FILE
 
     if options.one_file:
         file = run.path / ONE_FILE
@@ -125,9 +125,9 @@ def _with_policy(run: RunFolder, options: _Options, node_modules: Path) -> None:
 
 
 def _at_precision(run: RunFolder, precision: str, options: _Options) -> None:
-    from exeunt._limits import usable_cores
-    from exeunt.confidence_intervals import mean_interval
-    from exeunt.making.precision_run import make_precision
+    from exeunt._support.limits import usable_cores
+    from exeunt.guarantees.confidence_intervals import mean_interval
+    from exeunt.jobs.precision_run import make_precision
 
     made = make_precision(
         run, precision, data=options.data, trusted=options.trusted, workers=usable_cores(),

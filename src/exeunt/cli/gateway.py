@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._text import counted, echo, listed
+from exeunt._support.text import counted, echo, listed
 from exeunt.cli.options import changed, options_under, with_groups
 from exeunt.errors import InputError, require
 

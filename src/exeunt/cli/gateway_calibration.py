@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from shlex import quote
 
-from exeunt._text import echo
+from exeunt._support.text import echo
 from exeunt.cli.calibration_options import Guarantee
 from exeunt.cli.options import changed
 from exeunt.errors import InputError, require

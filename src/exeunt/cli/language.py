@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from exeunt._text import counted, echo, text_table
+from exeunt._support.text import counted, echo, text_table
 from exeunt.cli import interruptible
 from exeunt.cli.calibration_options import Guarantee
 from exeunt.cli.options import (
@@ -25,7 +25,7 @@ from exeunt.cli.options import (
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
     from exeunt.torch.language import DecoderWithExits, LanguageModel
 
 
@@ -52,9 +52,9 @@ def generate(path: RunPath, options: _Options) -> None:
 
     If killed at any moment, the same command with --out goes on where it was.
     """
-    from exeunt._files import check_writable, write_text
+    from exeunt._support.files import check_writable, write_text
     from exeunt.data import open_inputs, open_lines
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
     columns, run = column_names(options.text_column), RunFolder.open(path)
     if len(columns) > 1:
@@ -149,9 +149,9 @@ def calibrate_language_model(
 
 def evaluate_language_model(run: RunFolder, path: Path) -> None:
     """Answer the test prompts by the policy: how many tokens and answers differ, and what they cost."""
-    from exeunt._files import write_json
-    from exeunt.run.file_digests import EVALUATION
-    from exeunt.run.saved_policies import named_by_budget
+    from exeunt._support.files import write_json
+    from exeunt.runs.file_digests import EVALUATION
+    from exeunt.runs.saved_policies import named_by_budget
     from exeunt.torch.language.model import summarise
 
     model, results = _opened(path), {}

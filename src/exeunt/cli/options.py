@@ -119,7 +119,7 @@ class Execution:
     trusted: str | None = trusted_option()
 
     def __post_init__(self) -> None:
-        from exeunt.run.executors import executor_kind
+        from exeunt.runs.executors import executor_kind
 
         if self.executor is not None:
             executor_kind(self.executor)

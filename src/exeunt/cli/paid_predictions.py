@@ -9,16 +9,16 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exeunt._text import counted
+from exeunt._support.text import counted
 from exeunt.cli.options import STANDARD, changed, options_under
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from exeunt.data import Dataset
+    from exeunt.jobs.predict import PredictJob
     from exeunt.ledger import Ledger
     from exeunt.live import LiveCascade
-    from exeunt.predicting.predict import PredictJob
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 live_option = options_under("Services and functions")
 
@@ -52,9 +52,9 @@ class Asked(NamedTuple):
     @property
     def job(self) -> Callable[..., PredictJob]:
         """Makes the job."""
+        from exeunt.jobs.paced import PacedJob
+        from exeunt.jobs.predict_live import LiveJob
         from exeunt.policy import PolicySet
-        from exeunt.predicting.live import LiveJob
-        from exeunt.predicting.paced import PacedJob
 
         make = partial(PacedJob, policies=PolicySet(self.run.policies)) if self.paced else LiveJob
         return partial(make, live=self.live, money=self.money, models=self.models)
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
     @property
     def paced(self) -> str:
         """Which policies take turns so that the total lasts, in a sentence; "" for one policy."""
-        from exeunt.run.saved_policies import named_by_budget
+        from exeunt.runs.saved_policies import named_by_budget
 
         *others, largest = named_by_budget(self.run.policies)
         if not others:
@@ -76,7 +76,7 @@ class Asked(NamedTuple):
     @property
     def paid(self) -> str:
         """What was spent, also on attempts of which nothing came back, and which models failed."""
-        from exeunt.budget_text import amount_text
+        from exeunt.costs.budget_text import amount_text
 
         failed = {name: model.counts["failed"] for name, model in self.live.models.items()}
         named = ", ".join(f"{name} to {counted(n, 'input')}" for name, n in failed.items() if n)
@@ -90,7 +90,7 @@ class Asked(NamedTuple):
 
 def asked_models(run: RunFolder, data: Dataset, models: str | None, money: Total, out: str) -> Asked | None:
     """Open the live models of a run, with the money for an answer to every input; None for a run of networks."""
-    from exeunt.run.file_digests import LIVE
+    from exeunt.runs.file_digests import LIVE
 
     total, ledger = money.total, money.ledger
     if run.network_file != LIVE:
@@ -105,8 +105,8 @@ def asked_models(run: RunFolder, data: Dataset, models: str | None, money: Total
             f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "
             "may cost with --total '5 usd'"
         )
-    from exeunt._paths import place
-    from exeunt._sealed import content_digest
+    from exeunt._support.paths import place
+    from exeunt._support.sealed_json import content_digest
     from exeunt.ledger import Ledger
     from exeunt.live.live_model import check_unit
     from exeunt.live.live_run import live_cascade

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt._text import echo
+from exeunt._support.text import echo
 from exeunt.cli import interruptible
 from exeunt.cli.options import (
     STANDARD,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exeunt.data import Dataset
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
 _output = options_under("Output")
 
@@ -73,7 +73,7 @@ class _Inputs:
         `keep`: columns that come back beside the predictions, and the option that named each.
         """
         from exeunt.data import open_inputs, open_lines
-        from exeunt.run.folder import RunFolder
+        from exeunt.runs.folder import RunFolder
 
         run = RunFolder.open(path)
         own = {"strict": self.strict, "batch_size": self.batch_size, **cluster.of_job(self.workers)}
@@ -105,7 +105,7 @@ class _Workers(Cluster):
         """Return the options of a job: what does its blocks and their size, or threads that decode images."""
         if not self.is_ray:
             return {"workers": workers or 0}
-        from exeunt.cluster.jobs import RayWorkers
+        from exeunt.jobs.cluster.jobs import RayWorkers
 
         options = self.given
         size = {name: options.pop(name) for name in ("block_size",) if name in options}
@@ -204,11 +204,11 @@ def predict(
             workers = (inputs.workers or 1) if cluster.is_ray else 0
             options["make"] = partial(asked.job, spare=workers * asked.live.concurrency)
         if cluster.is_ray:
-            from exeunt.predicting.predict import predict_folder
+            from exeunt.jobs.predict import predict_folder
 
             summary = predict_folder(run, data, out, **options)
         else:
-            from exeunt.predicting import predict_inputs
+            from exeunt.jobs import predict_inputs
 
             into = sys.stdout if prints else Path(out)
             summary = predict_inputs(run, data, into, masks_into=output.masks, **options)
@@ -289,8 +289,8 @@ def record(
         raise InputError(
             f"{other}: such options are about services and functions (--model) in place of a RUN"
         )
-    from exeunt.predicting.record import record_inputs
-    from exeunt.predicting.summary import recorded_text
+    from exeunt.jobs.record import record_inputs
+    from exeunt.jobs.summary import recorded_text
 
     out = output.out
     with interruptible(lambda: f"parts that were recorded are kept in {out}: the same command goes on"):
@@ -304,7 +304,7 @@ def record(
 
 
 def _record_models(inputs: _Inputs, models: str | None, output: _Recording, live: _Live) -> None:
-    from exeunt.budget_text import amount_text
+    from exeunt.costs.budget_text import amount_text
     from exeunt.data import open_inputs
     from exeunt.ledger import Ledger
     from exeunt.live.models_file import read_models

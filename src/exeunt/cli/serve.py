@@ -113,7 +113,7 @@ class _Read:
 def serve(path: RunPath, plain: _Plain, read: _Read, execution: LiveExecution) -> None:
     """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once open requests are answered."""
     require("fastapi", extra="serve")
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
     from exeunt.serve.server import serve as run_server
     from exeunt.serve.settings import Settings
 

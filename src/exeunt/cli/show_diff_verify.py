@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt._text import echo, text_table
+from exeunt._support.text import echo, text_table
 from exeunt.cli.options import RunPath, option, with_groups
 
 if TYPE_CHECKING:
-    from exeunt.run.difference import Side
-    from exeunt.run.folder import RunFolder
+    from exeunt.jobs.difference import Side
+    from exeunt.runs.folder import RunFolder
 
 _SIDE = "A run, RUN@BUDGET for one of its policies for several budgets, or the file of a policy."
 
@@ -26,7 +26,7 @@ class _Options:
 @with_groups
 def show(path: RunPath, options: _Options) -> None:
     """Show the exits, costs, error rates, policy, guarantee and provenance of a run."""
-    from exeunt.run.folder import RunFolder
+    from exeunt.runs.folder import RunFolder
 
     run = RunFolder.open(path)
     if options.json:
@@ -54,7 +54,7 @@ def _sections(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def _exits(run: RunFolder) -> str:
-    from exeunt.run.file_digests import COSTS
+    from exeunt.runs.file_digests import COSTS
 
     cost, trace = run.cost, run.trace("fit")
     run.check_exits(COSTS, cost.n_exits)
@@ -70,7 +70,7 @@ def _exits(run: RunFolder) -> str:
 
 
 def _data(run: RunFolder) -> str:
-    from exeunt.run.run_inputs import split_of
+    from exeunt.runs.run_inputs import split_of
 
     source, inputs = run.manifest["data"], run.manifest["inputs"]
     lines = [
@@ -108,7 +108,7 @@ def diff(
 
     The answers are those to the test inputs that both have recorded.
     """
-    from exeunt.run.difference import differences, open_sides
+    from exeunt.jobs.difference import differences, open_sides
 
     a, b = open_sides(first, second)
     found = differences(a, b)
@@ -123,7 +123,7 @@ def diff(
 
 
 def _answers(a: Side, b: Side) -> str:
-    from exeunt.run.difference import compare_answers
+    from exeunt.jobs.difference import compare_answers
 
     found = compare_answers(a, b)
     if found.results is None:
@@ -148,7 +148,7 @@ def verify(path: RunPath) -> None:
     Prints a line for each part. A damaged part's line says how to mend it, and the exit status is then 1.
     The other commands check only the files that they read.
     """
-    from exeunt.run.verification import verify
+    from exeunt.runs.verification import verify
 
     parts = verify(path)
     width = max(len(part.part) for part in parts)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import typer
 
-from exeunt._text import echo
+from exeunt._support.text import echo
 from exeunt.cli import interruptible
 from exeunt.cli.config_file import as_config, option_names, read_config
 from exeunt.cli.options import (
@@ -197,7 +197,7 @@ _TASKS = {"classify": _train_classifier, "segment": _train_segmenter, "generate"
 
 def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: int) -> None:
     """Train tf-idf. Raises InputError that names the options that it does not take."""
-    from exeunt.making.estimator_run import train_tfidf
+    from exeunt.jobs.estimator_run import train_tfidf
 
     why = "it is no network, has one exit, and chooses its regularisation itself"
     others = _refuse_others(context, _OF_TFIDF, "--model tfidf", why)
@@ -231,8 +231,8 @@ def _sizes(parts: Parts) -> dict[str, float | None]:
 
 def _kept(run: Path) -> str:
     """Return what an interrupted training has left in its folder, and how to resume it."""
-    from exeunt.run.file_digests import CONFIG
-    from exeunt.run.run_path import how_to_resume
+    from exeunt.runs.file_digests import CONFIG
+    from exeunt.runs.run_path import how_to_resume
 
     if not os.path.isfile(run / CONFIG):  # noqa: PTH113 - without an error where access is denied
         return "the training had not begun, and nothing was written"

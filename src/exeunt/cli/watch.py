@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._text import echo
+from exeunt._support.text import echo
 from exeunt.cli.options import RunPath, option, with_groups
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def watch(
     Needs no labels. Rows must be in order of arrival. Inputs without an answer are left out. Inputs that come in groups
     need --group-column: else alarms come without drift.
     """
-    from exeunt._files import check_writable
+    from exeunt._support.files import check_writable
     from exeunt.errors import InputError
-    from exeunt.predicting.watching import watch_file, watched_text
-    from exeunt.run.folder import RunFolder
+    from exeunt.jobs.watching import watch_file, watched_text
+    from exeunt.runs.folder import RunFolder
 
     run = RunFolder.open(path)
     if not predictions.exists():
@@ -73,7 +73,7 @@ def watch(
     left_out = watch_file(run, found, predictions, options.group_column)
     echo(watched_text(found, left_out, by_group=options.group_column is not None))
     if options.figure is not None:
-        from exeunt.plots import draw_watch, save_figure
+        from exeunt.evaluation.figures import draw_watch, save_figure
 
         for file in save_figure(draw_watch(found), options.figure):
             echo(f"written to {file}")

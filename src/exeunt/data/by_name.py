@@ -11,9 +11,9 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Integers
-from exeunt._hub import hub_access
-from exeunt._paths import AnyPath, place, read_bytes
+from exeunt._support.arrays import Integers
+from exeunt._support.hub import hub_access
+from exeunt._support.paths import AnyPath, place, read_bytes
 from exeunt.data import source, tables
 from exeunt.data.columns import FOLDERS, NO_LABELS, Columns
 from exeunt.data.dataset import Dataset, Images, Texts

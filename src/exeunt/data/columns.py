@@ -18,7 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._paths import AnyPath, changed, is_remote, open_arrow, read_patiently, size_and_time, unlisted
+from exeunt._support.paths import (
+    AnyPath,
+    changed,
+    is_remote,
+    open_arrow,
+    read_patiently,
+    size_and_time,
+    unlisted,
+)
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
 

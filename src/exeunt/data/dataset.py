@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Integers, Keys, check_length
-from exeunt._paths import RemotePath, changed
+from exeunt._support.arrays import Integers, Keys, check_length
+from exeunt._support.paths import RemotePath, changed
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import (
     SMALL_BYTES,

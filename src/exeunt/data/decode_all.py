@@ -12,9 +12,9 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Keys
-from exeunt._files import atomic_path, make_folder
-from exeunt._limits import usable_cores
+from exeunt._support.arrays import Keys
+from exeunt._support.files import atomic_path, make_folder
+from exeunt._support.limits import usable_cores
 from exeunt.data.dataset import Images, content_key
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb

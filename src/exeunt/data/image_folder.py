@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from exeunt._paths import AnyPath, RemotePath
-from exeunt._text import listed
+from exeunt._support.paths import AnyPath, RemotePath
+from exeunt._support.text import listed
 from exeunt.data.columns import FOLDERS, NO_LABELS, Columns
 from exeunt.data.read_image import is_dangling
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, find_parts

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Integers, Keys
-from exeunt._paths import read_bytes, read_patiently
-from exeunt._text import listed
+from exeunt._support.arrays import Integers, Keys
+from exeunt._support.paths import read_bytes, read_patiently
+from exeunt._support.text import listed
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import ORIENTATION, PNG_SIGNATURE, open_image
 from exeunt.data.stored_inputs import BadCell, StoredInputs
 from exeunt.errors import FileError, InputError, UnreadableImage
-from exeunt.score.masks import NO_CLASS, Masks
+from exeunt.score.mask_confidence import NO_CLASS, Masks
 
 _MODES = ("L", "P", "1")
 _EXACT = ("PNG", "GIF", "BMP", "TIFF", "PPM")  # formats of Pillow that keep the values of pixels

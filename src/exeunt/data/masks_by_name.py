@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from exeunt._paths import AnyPath, open_arrow, place, read_bytes
-from exeunt._text import counted, listed
+from exeunt._support.paths import AnyPath, open_arrow, place, read_bytes
+from exeunt._support.text import counted, listed
 from exeunt.data.columns import NO_LABELS, Columns, ParquetColumn, find_columns, holds_images
 from exeunt.data.dataset import Images
 from exeunt.data.image_folder import image_files
@@ -21,7 +21,7 @@ from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource
 from exeunt.data.stored_inputs import BadCell, ImageFiles, StoredInputs, TableColumn
 from exeunt.data.tables import table_files
 from exeunt.errors import ExeuntWarning, InputError
-from exeunt.score.masks import MOST_MASK_CLASSES
+from exeunt.score.mask_confidence import MOST_MASK_CLASSES
 
 _COLUMNS = ("mask", "masks", "annotation")
 _IMAGES, _FOLDERS = "images", ("masks", "labels", "annotations")

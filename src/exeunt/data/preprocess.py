@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._kinds import check_fields
+from exeunt._support.checked_types import check_fields
 from exeunt.data.dataset import Images
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.engine.inputs import raw_rows

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._paths import AnyPath, RemotePath, read_bytes, read_patiently
+from exeunt._support.paths import AnyPath, RemotePath, read_bytes, read_patiently
 from exeunt.data.stored_inputs import BadCell
 from exeunt.errors import FileError, UnreadableImage, require
 

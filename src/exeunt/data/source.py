@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Integers
-from exeunt._text import listed
+from exeunt._support.arrays import Booleans, Integers
+from exeunt._support.text import listed
 from exeunt.data.columns import NO_LABELS
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.decode_all import decoded, select_readable

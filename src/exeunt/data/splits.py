@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from exeunt._arrays import Integers, Keys, integers
-from exeunt._kinds import check_kind
-from exeunt._text import counted
+from exeunt._support.arrays import Integers, Keys, integers
+from exeunt._support.checked_types import check_kind
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.trace.splitting import shuffled
 

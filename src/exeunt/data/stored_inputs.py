@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exeunt._paths import AnyPath, RemotePath, is_remote, size_and_time, unlisted
+from exeunt._support.paths import AnyPath, RemotePath, is_remote, size_and_time, unlisted
 
 SMALL_BYTES = 1 << 30
 """Data up to this size, as stored, are read in full for their hashes."""

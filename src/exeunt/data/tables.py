@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exeunt._csv import read_csv, text_encoding
-from exeunt._files import parse_json
-from exeunt._paths import AnyPath, open_arrow, read_bytes
-from exeunt._text import counted
+from exeunt._support.csv_text import read_csv, text_encoding
+from exeunt._support.files import parse_json
+from exeunt._support.paths import AnyPath, open_arrow, read_bytes
+from exeunt._support.text import counted
 from exeunt.data.columns import Columns, Found, ParquetColumn, check_names, find_columns
 from exeunt.data.source import RawData, RawParts, find_parts
 from exeunt.data.stored_inputs import BadCell, KeptColumn, StoredTexts, TableColumn, row_names

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Integers
-from exeunt._hub import hub_access
+from exeunt._support.arrays import Booleans, Integers
+from exeunt._support.hub import hub_access
 from exeunt.data.dataset import Dataset
 from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError, UnreadableText, require

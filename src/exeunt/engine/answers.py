@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Floats, Integers
-from exeunt.score.masks import Masks
+from exeunt._support.arrays import Booleans, Floats, Integers
+from exeunt.score.mask_confidence import Masks
 
 ENTRY = np.dtype(
     [

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Integers
+from exeunt._support.arrays import Booleans, Integers
 from exeunt.engine.dropping_finished_rows import moves
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.inputs import raw_batch, raw_rows

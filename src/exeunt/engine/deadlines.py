@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from heapq import heapify, heappop, heappush
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.engine.answers import Ticket
 from exeunt.engine.row_table import RowTable
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Booleans, Floats
-from exeunt._text import counted
+from exeunt._support.arrays import Booleans, Floats
+from exeunt._support.text import counted
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicyState
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence
-from exeunt.score.masks import MASK, evidence_of
+from exeunt.score.mask_confidence import MASK, evidence_of
 from exeunt.trace.cascade_step import is_tree
 
 

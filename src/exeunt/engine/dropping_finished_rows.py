@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Integers
+from exeunt._support.arrays import Booleans, Integers
 from exeunt.engine.decider import Decider
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt import _arrays
-from exeunt._arrays import Keys
-from exeunt._text import counted
+from exeunt._support import arrays
+from exeunt._support.arrays import Keys
+from exeunt._support.text import counted
 from exeunt.engine.answers import Answers, Ticket
 from exeunt.engine.batch_scheduler import BatchScheduler, Queue
 from exeunt.engine.deadlines import Deadlines
@@ -219,7 +219,7 @@ class Engine:
             return input_keys(inputs, n)
         if any(one.id is None for one in given):
             raise InputError("inputs that are submitted together all have keys, or none has")
-        keys = [_arrays.keys(one.id, "id", n=size) for one, size in zip(given, sizes, strict=True)]  # type: ignore[arg-type]
+        keys = [arrays.keys(one.id, "id", n=size) for one, size in zip(given, sizes, strict=True)]  # type: ignore[arg-type]
         return keys[0] if len(keys) == 1 else np.concatenate(keys)
 
     def _admit(

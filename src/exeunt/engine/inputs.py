@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from exeunt._arrays import Booleans, Keys
-from exeunt._text import counted
+from exeunt._support.arrays import Booleans, Keys
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 
 _MASK = "attention_mask"

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Floats, Integers
+from exeunt._support.arrays import Floats, Integers
 from exeunt.engine.answers import Ticket
 from exeunt.engine.decider import Decider, Decisions, detail_of
 from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup, joined

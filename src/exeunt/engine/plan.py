@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from exeunt._kinds import check_unchanged, of_kinds
+from exeunt._support.checked_types import check_unchanged, of_kinds
 from exeunt.engine.executor import Segments
 from exeunt.errors import InputError
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Floats, Integers
+from exeunt._support.arrays import Booleans, Floats, Integers
 from exeunt.engine.answers import ENTRY, Ticket
 from exeunt.errors import ExeuntError
-from exeunt.score.masks import NO_CLASS
+from exeunt.score.mask_confidence import NO_CLASS
 
 _RAW = f"V{ENTRY.itemsize}"  # NumPy copies plain bytes ten times as fast as fields
 _NO_OUTPUT = np.array(

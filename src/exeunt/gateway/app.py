@@ -19,8 +19,8 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from exeunt._outside import outside_json
-from exeunt._threads import PAYING, read_beside
+from exeunt._support.outside_json import outside_json
+from exeunt._support.threads import PAYING, read_beside
 from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Booleans, Floats
-from exeunt.comparison.one_split import mixture_curve
+from exeunt._support.arrays import Booleans, Floats
+from exeunt.evaluation.one_split import mixture_curve
 from exeunt.gateway.evidence import Evidence
 from exeunt.policy import Policy
 from exeunt.stream.ratios import LOSSES, Interval, RatioSums

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Floats
-from exeunt._files import make_folder, write_json
+from exeunt._support.arrays import Floats
+from exeunt._support.files import make_folder, write_json
 from exeunt.errors import ArtefactError, FileError
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.dependence import dependence

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import msgspec
 
-from exeunt._outside import outside_json
-from exeunt._threads import read_beside
-from exeunt.budget_text import amount_text
+from exeunt._support.outside_json import outside_json
+from exeunt._support.threads import read_beside
+from exeunt.costs.budget_text import amount_text
 from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker, Call
 from exeunt.gateway.chat_request import ChatRequest

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from exeunt._outside import DEEPEST, check_brackets, check_outside, nfkc
+from exeunt._support.outside_json import DEEPEST, check_brackets, check_outside, nfkc
 from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from exeunt._threads import PAYING
+from exeunt._support.threads import PAYING
 from exeunt.gateway.answering import Answered, short_of_money
 from exeunt.gateway.chat_model import ChatModel, ChatReply
 from exeunt.gateway.chat_request import ChatRequest

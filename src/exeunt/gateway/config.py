@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from exeunt._arrays import check_between, check_positive
-from exeunt._yaml import read_yaml
-from exeunt.budget_text import exact_quantity, parse_budget
+from exeunt._support.arrays import check_between, check_positive
+from exeunt._support.yaml_text import read_yaml
+from exeunt.costs.budget_text import exact_quantity, parse_budget
 from exeunt.errors import ExeuntError, InputError, UnitError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel

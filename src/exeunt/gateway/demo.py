@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from exeunt._progress import Progress
-from exeunt._text import echo
+from exeunt._support.progress import Progress
+from exeunt._support.text import echo
 from exeunt.errors import ExeuntError, require
 from exeunt.gateway.app import make_app
 from exeunt.gateway.config import read_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
+from exeunt._support.arrays import Floats, Integers
 from exeunt.gateway.evidence import Evidence
 
 _PERMUTATIONS, _AT_ONCE, _ENOUGH = 9_999, 500, 50

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exeunt._arrays import Booleans, Floats, Integers
-from exeunt.costs import CostModel
+from exeunt._support.arrays import Booleans, Floats, Integers
+from exeunt.costs.cost_model import CostModel
 from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
-from exeunt.policies.candidates import lost_by
 from exeunt.policy import Policy
+from exeunt.rules.candidates import lost_by
 from exeunt.stream.records import ASKED, COMPARED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace

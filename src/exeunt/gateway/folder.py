@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exeunt._files import make_folder, read_json, secret_of, write_json
+from exeunt._support.files import make_folder, read_json, secret_of, write_json
 from exeunt.errors import ArtefactError, InputError
 from exeunt.stream.records import RECORDS, Records
 

@@ -15,8 +15,8 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar, cast
 
-from exeunt._sqlite import WAIT_S
-from exeunt._threads import GRADING, PAYING
+from exeunt._support.sqlite import WAIT_S
+from exeunt._support.threads import GRADING, PAYING
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import CLIENT, REQUEST, UNIT, Active, Answered, Answering, short_of_money
 from exeunt.gateway.certifying import Apart, Certifier

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from exeunt._files import parse_json
-from exeunt._outside import nfkc
+from exeunt._support.files import parse_json
+from exeunt._support.outside_json import nfkc
 from exeunt.errors import InputError, one_line
 from exeunt.gateway.chat_request import text_of
 from exeunt.live.own_functions import Signature, find_beside, function_named

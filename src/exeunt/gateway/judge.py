@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
-from exeunt._threads import GRADING
+from exeunt._support.threads import GRADING
 from exeunt.errors import InputError
 from exeunt.gateway.answering import short_of_money
 from exeunt.gateway.chat_model import ChatModel

@@ -15,10 +15,10 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from exeunt._files import file_digest, read_json
-from exeunt._kinds import of_kinds
-from exeunt._sqlite import WAIT_S, DatabaseKind, discard
-from exeunt.budget_text import exact_quantity
+from exeunt._support.checked_types import of_kinds
+from exeunt._support.files import file_digest, read_json
+from exeunt._support.sqlite import WAIT_S, DatabaseKind, discard
+from exeunt.costs.budget_text import exact_quantity
 from exeunt.errors import ArtefactError, FileError, InputError
 from exeunt.gateway.config import check_limit
 from exeunt.gateway.folder import FORMER_KEYS, KEYS

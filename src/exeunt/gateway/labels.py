@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Floats
-from exeunt._files import parse_json, why_it_failed
-from exeunt._text import counted
-from exeunt.confidence_intervals import mean_interval, weighted_interval
+from exeunt._support.arrays import Floats
+from exeunt._support.files import parse_json, why_it_failed
+from exeunt._support.text import counted
 from exeunt.errors import InputError
-from exeunt.evaluation import mean_quality
+from exeunt.evaluation.replay import mean_quality
 from exeunt.gateway.graders import normalised_match
+from exeunt.guarantees.confidence_intervals import mean_interval, weighted_interval
 from exeunt.stream.records import Record
 from exeunt.trace.groups import Groups, n_units
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from exeunt._files import write_json
-from exeunt._kinds import check_kind
-from exeunt._sealed import read_built
+from exeunt._support.checked_types import check_kind
+from exeunt._support.files import write_json
+from exeunt._support.sealed_json import read_built
 from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.gateway.answering import Active, Seen, active_policy
 from exeunt.gateway.config import GatewayConfig, Promise

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._files import read_json, write_json
-from exeunt._sealed import built
+from exeunt._support.files import read_json, write_json
+from exeunt._support.sealed_json import built
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.answering import Active, Seen
 from exeunt.stream.records import COMPARED, NOT_PAID

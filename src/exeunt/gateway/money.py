@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from exeunt._files import why_it_failed
-from exeunt.budget_text import exact_quantity
+from exeunt._support.files import why_it_failed
+from exeunt.costs.budget_text import exact_quantity
 from exeunt.errors import FileError, InputError
 from exeunt.gateway.config import Shadow, Spend
 from exeunt.gateway.keys import Client

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exeunt._arrays import Floats
-from exeunt.calibration import RankedInMemory
+from exeunt._support.arrays import Floats
 from exeunt.errors import InfeasibleBudget
 from exeunt.gateway.config import Promise
 from exeunt.gateway.evidence import Evidence
-from exeunt.policies.by_name import rule_for
 from exeunt.policy import Policy
+from exeunt.policy.calibration import RankedInMemory
 from exeunt.policy.watched_cells import cells_of_first_exit
+from exeunt.rules.by_name import rule_for
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.stream import bets
 from exeunt.trace import CascadeTrace

@@ -11,8 +11,8 @@ from html import escape
 from pathlib import Path
 
 from exeunt import __version__
-from exeunt._files import open_regular, write_text
-from exeunt.comparison.report import allowed_hash, page_part
+from exeunt._support.files import open_regular, write_text
+from exeunt.evaluation.report import allowed_hash, page_part
 from exeunt.gateway.certification import Way
 from exeunt.gateway.standing import Certified, Standing
 

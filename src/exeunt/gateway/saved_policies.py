@@ -17,9 +17,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypedDict
 
-from exeunt._files import locked, read_json, write_json
-from exeunt._kinds import check_kind
-from exeunt._sealed import built, read_built
+from exeunt._support.checked_types import check_kind
+from exeunt._support.files import locked, read_json, write_json
+from exeunt._support.sealed_json import built, read_built
 from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.folder import ACTIVE, POLICIES, GatewayModels
 from exeunt.policy import Policy

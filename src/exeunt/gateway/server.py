@@ -9,8 +9,8 @@ from pathlib import Path
 
 import uvicorn
 
-from exeunt._files import locked
-from exeunt._text import echo
+from exeunt._support.files import locked
+from exeunt._support.text import echo
 from exeunt.errors import InputError
 from exeunt.gateway.app import make_app
 from exeunt.gateway.config import GatewayConfig

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._text import counted, text_table
+from exeunt._support.text import counted, text_table
 from exeunt.gateway.certification import Measured, measured
 from exeunt.gateway.certifying import Certifier, Plan, Tested
 from exeunt.gateway.config import GatewayConfig

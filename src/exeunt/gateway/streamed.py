@@ -7,8 +7,8 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from exeunt._outside import outside_json
-from exeunt._threads import read_beside
+from exeunt._support.outside_json import outside_json
+from exeunt._support.threads import read_beside
 
 _LENGTH = 20
 """Characters in a chunk."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from typing import cast
 
-from exeunt._text import counted
+from exeunt._support.text import counted
 from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.books import CHARGED, DISPATCHED, RESERVED, SETTLED, Account, Books, Hold, shown
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import check_between, short
-from exeunt.budget_text import exact_quantity
+from exeunt._support.arrays import check_between, short
+from exeunt.costs.budget_text import exact_quantity
 from exeunt.errors import InputError, ModelStopped
 from exeunt.ledger import core
 from exeunt.ledger.books import CHARGED, RESERVED, SETTLED, Account, Books, Hold, shown

@@ -13,8 +13,8 @@ from typing import IO, Any, cast, get_args, get_type_hints
 from weakref import finalize
 from zlib import crc32
 
-from exeunt._files import open_regular
-from exeunt._sqlite import DatabaseKind, discard
+from exeunt._support.files import open_regular
+from exeunt._support.sqlite import DatabaseKind, discard
 from exeunt.errors import FileError, InputError
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job

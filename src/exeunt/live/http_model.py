@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from exeunt._outside import outside_json
-from exeunt._threads import read_beside
+from exeunt._support.outside_json import outside_json
+from exeunt._support.threads import read_beside
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price
 from exeunt.live.live_model import (

@@ -12,15 +12,15 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from exeunt._text import counted
-from exeunt.answer import OwnAnswer
-from exeunt.budget_text import amount_text
+from exeunt._support.text import counted
+from exeunt.costs.budget_text import amount_text
 from exeunt.engine.inputs import input_keys, raw_rows
 from exeunt.errors import InputError
 from exeunt.ledger.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import LATE, NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
 from exeunt.policy import Pace, Policy
+from exeunt.policy.answer_kinds import OwnAnswer
 from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER, PartialEvidence
 from exeunt.trace.cascade_step import before, is_tree
 from exeunt.trace.fields import id_keys

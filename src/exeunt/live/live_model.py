@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from exeunt._arrays import Floats, check_between, check_positive
-from exeunt._threads import PAYING
+from exeunt._support.arrays import Floats, check_between, check_positive
+from exeunt._support.threads import PAYING
 from exeunt.errors import InputError, ModelStopped, OverBudget
 from exeunt.ledger.ledger import Ledger, Reservation
 

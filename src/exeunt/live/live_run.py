@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers, Keys
-from exeunt._files import write_json
-from exeunt._text import counted, listed
-from exeunt.costs import CostModel
+from exeunt._support.arrays import Floats, Integers, Keys
+from exeunt._support.files import write_json
+from exeunt._support.text import counted, listed
+from exeunt.costs.cost_model import CostModel
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.live.live_model import LiveModel, Reply, shares_of
-from exeunt.run.file_digests import LIVE
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import provenance
-from exeunt.run.saved_policies import POLICIES, POLICY, remove_of_policy
+from exeunt.runs.file_digests import LIVE
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import provenance
+from exeunt.runs.saved_policies import POLICIES, POLICY, remove_of_policy
 from exeunt.score.confidence import NO_ANSWER, PartialEvidence
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from exeunt._yaml import read_yaml
+from exeunt._support.yaml_text import read_yaml
 from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.live.function_model import FeatureModel, FunctionModel
 from exeunt.live.http_model import HTTPModel

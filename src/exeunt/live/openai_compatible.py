@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from exeunt._outside import nfkc, outside_json
-from exeunt._threads import read_beside
+from exeunt._support.outside_json import nfkc, outside_json
+from exeunt._support.threads import read_beside
 from exeunt.errors import InputError, require
 from exeunt.live.function_model import checked_price, named
 from exeunt.live.http_model import checked_url, checked_variable, http_client, key_named

@@ -27,10 +27,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, locked, make_folder, open_to_add, read_json, secret_of
-from exeunt._progress import Progress
-from exeunt._text import counted
-from exeunt.budget_text import amount_text
+from exeunt._support.files import atomic_path, locked, make_folder, open_to_add, read_json, secret_of
+from exeunt._support.progress import Progress
+from exeunt._support.text import counted
+from exeunt.costs.budget_text import amount_text
 from exeunt.data import Dataset, Texts
 from exeunt.engine.inputs import content_bytes
 from exeunt.errors import InputError, UnreadableInput
@@ -38,8 +38,8 @@ from exeunt.ledger.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import GAVE_NONE, LiveModel, Reply, check_unit, work_through
 from exeunt.live.live_run import RecordedModel, digest_of, make_live_run, write_models
-from exeunt.run.file_digests import LIVE, MANIFEST
-from exeunt.run.saved_policies import POLICIES, POLICY, remove_of_policy
+from exeunt.runs.file_digests import LIVE, MANIFEST
+from exeunt.runs.saved_policies import POLICIES, POLICY, remove_of_policy
 
 ANSWERS, TABLE, KEY, MONEY = "answers.jsonl", "recording.parquet", "key", "money.db"
 _OWNER = 0o600

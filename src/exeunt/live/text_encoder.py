@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Floats
-from exeunt._files import file_digest
-from exeunt._hub import hub_access, quiet_loading
+from exeunt._support.arrays import Floats
+from exeunt._support.files import file_digest
+from exeunt._support.hub import hub_access, quiet_loading
 from exeunt.errors import InputError, require
 
 

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Booleans, Integers
-from exeunt._limits import usable_cores
+from exeunt._support.arrays import Booleans, Integers
+from exeunt._support.limits import usable_cores
 from exeunt.engine.dropping_finished_rows import compacted, moves
 from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.inputs import padded_length
@@ -24,7 +24,7 @@ from exeunt.errors import ArtefactError, InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.model_file import OnnxGraph
-from exeunt.run.folder import RunFolder
+from exeunt.runs.folder import RunFolder
 
 Named: TypeAlias = dict[str, NDArray[Any]]
 

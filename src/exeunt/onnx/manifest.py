@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exeunt._files import check_file, is_inside
-from exeunt._kinds import of_kinds
-from exeunt._sealed import read_sealed, write_sealed
-from exeunt._text import counted
+from exeunt._support.checked_types import of_kinds
+from exeunt._support.files import check_file, is_inside
+from exeunt._support.sealed_json import read_sealed, write_sealed
+from exeunt._support.text import counted
 from exeunt.errors import ArtefactError, InputError
-from exeunt.run.file_digests import ONNX, WEIGHTS
-from exeunt.run.folder import RunFolder
+from exeunt.runs.file_digests import ONNX, WEIGHTS
+from exeunt.runs.folder import RunFolder
 
 FOLDER = "onnx"
 _FILE = "manifest.json"

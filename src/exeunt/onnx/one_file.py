@@ -11,16 +11,16 @@ from typing import Any
 
 from onnx import compose, load, save
 
-from exeunt._files import atomic_path
+from exeunt._support.files import atomic_path
 from exeunt.errors import InputError
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, check_onnx
 from exeunt.onnx.model_file import rename_inputs
 from exeunt.onnx.nested_if import ModelStage, model_with_policy
 from exeunt.policy import Policy
-from exeunt.run.executors import EXECUTORS
-from exeunt.run.file_digests import WEIGHTS
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_path import refuse_masks, refuse_precision
+from exeunt.runs.executors import EXECUTORS
+from exeunt.runs.file_digests import WEIGHTS
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_path import refuse_masks, refuse_precision
 from exeunt.trace.cascade_step import CascadeStep
 
 
@@ -91,7 +91,7 @@ def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Ca
             if model.network_file != WEIGHTS:
                 why = (
                     f"is no network of PyTorch, which one file needs, but {model.network_file}: make a cascade without "
-                    "it, or answer with `exeunt predict` or exeunt.run.load"
+                    "it, or answer with `exeunt predict` or exeunt.runs.load"
                 )
             raise InputError(f"{model.path} {why}")
         check_onnx(model)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._files import file_digest
+from exeunt._support.files import file_digest
 from exeunt.errors import require
 from exeunt.onnx.manifest import OnnxManifest, OnnxStage
 from exeunt.onnx.model_file import OnnxGraph, join_graphs

@@ -17,7 +17,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike, NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from exeunt.calibration import at_least
+from exeunt.policy.calibration import at_least
 from exeunt.score.confidence import margin, softmax
 from exeunt.score.learned import add_weighted, bent, larger, rank_between
 

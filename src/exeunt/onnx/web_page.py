@@ -14,13 +14,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from exeunt._files import atomic_folder
+from exeunt._support.files import atomic_folder
 from exeunt.data.preprocess import Preprocess
 from exeunt.errors import InputError
 from exeunt.onnx.one_file import Preparation, RunInOneFile
-from exeunt.run.file_digests import WEB
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import text_columns
+from exeunt.runs.file_digests import WEB
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import text_columns
 
 _EVERY_PAGE = ("page.css", "page.js")
 _OF_KIND = {"image": ("image.js", "resize.js"), "text": ("text.js",)}

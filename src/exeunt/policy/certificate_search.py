@@ -1,8 +1,8 @@
 """The search for a certificate: how much of the budget may be planned, so that the mean cost stays within it.
 
 Calibration fixes counts on N inputs. The mean cost of future inputs then varies, by an exact distribution
-(`exeunt.mean_cost.MeanCostDistribution`). So a little less than the budget is planned: without `delta` so much that
-the expected mean cost is within the budget, with `delta` so much that the mean cost is within it with probability
+(`exeunt.costs.mean_cost.MeanCostDistribution`). So a little less than the budget is planned: without `delta` so much
+that the expected mean cost is within the budget, with `delta` so much that the mean cost is within it with probability
 1 - delta (`plan_cost`).
 
 Where inputs differ in what they cost, the mean cost does not follow from shares: inputs that leave late may be more
@@ -20,10 +20,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
-from exeunt._text import counted
-from exeunt.budget_text import amount_text
-from exeunt.calibration import (
+from exeunt._support.arrays import Floats, Integers
+from exeunt._support.text import counted
+from exeunt.costs.budget_text import amount_text
+from exeunt.costs.cost_model import CostModel
+from exeunt.costs.mean_cost import MeanCostDistribution
+from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.guarantees.p_values import betting
+from exeunt.policy.calibration import (
     RankedInMemory,
     Thresholds,
     checked_rates,
@@ -32,10 +36,6 @@ from exeunt.calibration import (
     planned_counts,
     sequential_thresholds,
 )
-from exeunt.costs import CostModel
-from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.mean_cost import MeanCostDistribution
-from exeunt.p_values import betting
 from exeunt.policy.certificates import Certificate
 from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.trace.groups import Groups, counts_of, mean, mean_weight, n_units, per_unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from exeunt.budget_text import amount_text, readable_unit
+from exeunt.costs.budget_text import amount_text, readable_unit
 from exeunt.trace.grades import known_by
 from exeunt.trace.groups import GROUP_OF, mean_text, units_text, weights_text
 

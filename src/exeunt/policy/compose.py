@@ -14,13 +14,19 @@ from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers, check_between
-from exeunt.answer.ensemble import AnswerChoice, choose_answer, remark_on_labels
-from exeunt.calibration import Calibration, Slack, checked_rates, marginal_thresholds, sequential_thresholds
-from exeunt.costs import CostModel
+from exeunt._support.arrays import Floats, Integers, check_between
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
-from exeunt.external_calibration import ranked
+from exeunt.policy.calibration import (
+    Calibration,
+    Slack,
+    checked_rates,
+    marginal_thresholds,
+    sequential_thresholds,
+)
 from exeunt.policy.certificate_search import SMALLEST_DELTA, Costed, plan_by_cost, plan_cost
+from exeunt.policy.ensemble import AnswerChoice, choose_answer, remark_on_labels
+from exeunt.policy.external_calibration import ranked
 from exeunt.policy.policy import Policy
 from exeunt.policy.watched_cells import cells_of_first_exit, cells_of_plan, scored_exits
 from exeunt.score.confidence import NamedScore

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from exeunt import _arrays
-from exeunt.budget_text import amount_text, parse_budget
+from exeunt._support import arrays
+from exeunt.costs.budget_text import amount_text, parse_budget
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import Policy
 from exeunt.policy.policy_set import PolicySet
@@ -58,7 +58,7 @@ class Pace:
         if isinstance(total, str) and "%" in total:
             raise InputError(f"total is an amount for all inputs, such as '5 {cost.unit}', got {total!r}")
         amount = parse_budget(total, full=cost.reference, unit=cost.unit) if isinstance(total, str) else total
-        if (left := _arrays.finite(amount, "total")) < 0:
+        if (left := arrays.finite(amount, "total")) < 0:
             raise InputError(f"total is what all answers may cost, at least 0, got {total!r}")
         if inputs < 1:
             raise InputError(f"inputs is how many will be answered, at least 1, got {inputs}")
@@ -125,7 +125,7 @@ class Pace:
 
         Raises InputError for a policy under which no input has begun, or a cost that is no number of at least 0.
         """
-        if _arrays.finite(cost, "cost") < 0:
+        if arrays.finite(cost, "cost") < 0:
             raise InputError(f"cost is what the answer has cost, at least 0, got {cost!r}")
         chosen = next(
             (k for k, one in enumerate(self.policies) if one is policy and self._under_way.get(k)), None

@@ -13,16 +13,16 @@ from typing import Any, TypedDict, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt import _arrays
-from exeunt._arrays import Booleans, Floats, Integers
-from exeunt._kinds import check_kind, check_unchanged, of_kinds
-from exeunt._sealed import read_sealed, write_sealed
-from exeunt._text import counted, html_table, text_table
-from exeunt.answer import Answer, OwnAnswer, answer_from_dict
-from exeunt.calibration import ALWAYS, NEVER, WORDS, Thresholds, at_least
-from exeunt.costs import CostModel
+from exeunt._support import arrays
+from exeunt._support.arrays import Booleans, Floats, Integers
+from exeunt._support.checked_types import check_kind, check_unchanged, of_kinds
+from exeunt._support.sealed_json import read_sealed, write_sealed
+from exeunt._support.text import counted, html_table, text_table
+from exeunt.costs.cost_model import CostModel
+from exeunt.costs.mean_cost import MeanCostDistribution
 from exeunt.errors import InputError
-from exeunt.mean_cost import MeanCostDistribution
+from exeunt.policy.answer_kinds import Answer, OwnAnswer, answer_from_dict
+from exeunt.policy.calibration import ALWAYS, NEVER, WORDS, Thresholds, at_least
 from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.policy.watched_cells import MOST_COUNTED, WatchedCells
@@ -92,7 +92,7 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _arrays.frozen(value))
+                object.__setattr__(self, name, arrays.frozen(value))
         object.__setattr__(self, "certificate", self.cost_certificate or self.loss_certificate)
 
     @property
@@ -214,7 +214,7 @@ class Policy:
         It must not be the place in a batch, which the first input of every batch shares.
         Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
         """
-        return PolicyState(tie_breaks(_arrays.keys(id, "id", n=n), self.seed), self.score.init(n), {})
+        return PolicyState(tie_breaks(arrays.keys(id, "id", n=n), self.seed), self.score.init(n), {})
 
     def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
         """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).
@@ -352,9 +352,9 @@ class Policy:
             "cost": cost,
             "score": score_from_dict(fields["score"]),
             "answer": answer_from_dict(fields["answer"]),
-            "rates": _arrays.floats(fields["rates"], "rates", ndim=1),
+            "rates": arrays.floats(fields["rates"], "rates", ndim=1),
             "limits": Thresholds.from_dict(thresholds),
-            "counts": None if counts is None else _arrays.integers(counts, "counts", ndim=1),
+            "counts": None if counts is None else arrays.integers(counts, "counts", ndim=1),
             "certificate": None if certificate is None else of_kinds(Certificate(**certificate)),
             "loss_certificate": None if loss is None else of_kinds(LossCertificate(**loss)),
             "cascade": tuple(of_kinds(CascadeStep(*step)) for step in fields["cascade"]),
@@ -375,7 +375,7 @@ class Policy:
             "score of thresholds": self.limits.score, "tie of thresholds": self.limits.tie,
         }  # fmt: skip
         for name, values in lengths.items():
-            _arrays.check_length(values, name, self.n_exits)
+            arrays.check_length(values, name, self.n_exits)
         if not np.isfinite(self.rates).all():
             raise InputError("rates must be finite")
         if self.counts is not None and (self.counts.min() < 0 or not 0 < self.counts.sum() < MOST_COUNTED):

@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from exeunt._sealed import write_sealed
-from exeunt._text import text_table
-from exeunt.budget_text import budget_list
+from exeunt._support.sealed_json import write_sealed
+from exeunt._support.text import text_table
+from exeunt.costs.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import AGAIN, VERSION, Policy, read_policies
 from exeunt.trace import ExitTrace, StoredTrace

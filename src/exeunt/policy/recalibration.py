@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from exeunt._arrays import Floats, check_between
-from exeunt._text import counted
-from exeunt.calibration import ALWAYS, NEVER, Ranked, RankedInMemory, sequential_thresholds
+from exeunt._support.arrays import Floats, check_between
+from exeunt._support.text import counted
 from exeunt.errors import InputError
-from exeunt.external_calibration import ranked
+from exeunt.policy.calibration import ALWAYS, NEVER, Ranked, RankedInMemory, sequential_thresholds
 from exeunt.policy.certificate_search import SMALLEST_DELTA, CostPlan, plan_cost
+from exeunt.policy.external_calibration import ranked
 from exeunt.policy.policy import Policy
 from exeunt.policy.watched_cells import cells_of_plan, scored_exits
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace

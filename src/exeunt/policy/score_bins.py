@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from exeunt import _arrays
-from exeunt._arrays import Booleans, Floats, Integers
-from exeunt.calibration import Thresholds
+from exeunt._support import arrays
+from exeunt._support.arrays import Booleans, Floats, Integers
 from exeunt.errors import InputError
+from exeunt.policy.calibration import Thresholds
 
 Breaks: TypeAlias = "Callable[[], tuple[Floats, Floats]]"
 """Returns the ties of all inputs, (n,), and a number drawn for each of them; asked where scores are equal."""
@@ -80,12 +80,12 @@ class ScoreBins:
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> ScoreBins:
         """Rebuild from `to_dict`. Raises InputError for edges of which something is missing."""
-        firsts, blocks = (_arrays.integers(body[name], name, ndim=1) for name in ("firsts", "blocks"))
+        firsts, blocks = (arrays.integers(body[name], name, ndim=1) for name in ("firsts", "blocks"))
         found = cls(
             firsts,
             blocks,
             Thresholds.from_dict(body["limits"]),
-            _arrays.floats(body["draws"], "draws", ndim=1),
+            arrays.floats(body["draws"], "draws", ndim=1),
         )
         lengths = {len(one) for one in (blocks, found.limits.score, found.limits.tie, found.draws)}
         if len(lengths) > 1 or not np.isin(blocks, np.arange(len(firsts))).all():

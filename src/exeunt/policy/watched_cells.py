@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from exeunt import _arrays
-from exeunt._arrays import Floats, Integers, Keys
-from exeunt.calibration import NEVER, Ranked, Thresholds, at_least
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats, Integers, Keys
 from exeunt.errors import InputError
+from exeunt.policy.calibration import NEVER, Ranked, Thresholds, at_least
 from exeunt.policy.score_bins import Breaks, CalibrationInputs, ScoreBins, numbers, whole
 from exeunt.score.tie_breaking import scramble, tie_breaks
 from exeunt.trace.groups import Groups
@@ -140,10 +140,10 @@ class WatchedCells:
         """Rebuild from `to_dict`. Raises InputError for cells that do not fit their edges."""
         levels = {name: ScoreBins.from_dict(body[name]) for name in _LEVELS}
         found = cls(
-            counts=_arrays.integers(body["counts"], "counts", ndim=1),
+            counts=arrays.integers(body["counts"], "counts", ndim=1),
             cell_exits=None
             if body["cell_exits"] is None
-            else _arrays.integers(body["cell_exits"], "cell_exits", ndim=1),
+            else arrays.integers(body["cell_exits"], "cell_exits", ndim=1),
             **levels,
             first=int(body["first"]),
             repeats={int(copies): int(number) for copies, number in body["repeats"]},
@@ -158,7 +158,7 @@ class WatchedCells:
     def _check(self) -> None:
         """Raise InputError for numbers that no calibration inputs have."""
         if self.cell_exits is not None:
-            _arrays.check_length(self.cell_exits, "cell_exits", len(self.counts))
+            arrays.check_length(self.cell_exits, "cell_exits", len(self.counts))
         numbers_of = [*self.repeats, *self.repeats.values(), self.plans]
         if self.counts.min() < 0 or not 0 < self.counts.sum() < MOST_COUNTED or min(numbers_of) < 1:
             raise InputError("watched cells count at least one calibration input")

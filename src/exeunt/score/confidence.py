@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from exeunt import _arrays
-from exeunt._arrays import Booleans, Floats
+from exeunt._support import arrays
+from exeunt._support.arrays import Booleans, Floats
 from exeunt.errors import InputError
 
 NO_ANSWER = int(np.iinfo(np.int64).min)
@@ -39,7 +39,7 @@ def max_probability(probabilities: Floats) -> Floats:
     return highest
 
 
-@_arrays.dispatched
+@arrays.dispatched
 def margin(probabilities: Floats) -> Floats:
     """Return top-1 minus top-2 probability, (n, k) -> (n,) in [0, 1]; 1 when there is one class."""
     if probabilities.shape[1] < 2:
@@ -76,7 +76,7 @@ PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
 """The scores that a trace of probabilities holds, by name."""
 
 
-@_arrays.dispatched
+@arrays.dispatched
 def softmax(logits: Floats) -> Floats:
     """Return class probabilities (n, k) of logits (n, k)."""
     probabilities: Floats = logits - np.maximum.reduce(logits, axis=1, keepdims=True)

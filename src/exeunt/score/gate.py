@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from exeunt._arrays import Floats
+from exeunt._support.arrays import Floats
 from exeunt.errors import InputError
 from exeunt.score.confidence import FEATURES, StartsEmpty
 from exeunt.score.learned import larger

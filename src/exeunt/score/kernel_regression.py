@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Floats, Integers
-from exeunt._text import counted
+from exeunt._support.arrays import Floats, Integers
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 
 _LANDMARKS = 1_000

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt import _arrays
-from exeunt._arrays import Floats
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats
 from exeunt.errors import InputError
 from exeunt.score.confidence import StartsEmpty
 
@@ -68,7 +68,7 @@ def _is_few(values: Any, most: int = _FEW_ROWS) -> bool:
     return type(values) is np.ndarray and values.size <= most
 
 
-@_arrays.dispatched
+@arrays.dispatched
 def rank_between(score: Any, knots: Sequence[float]) -> Any:
     """Return the rank (rows,) in [0, 1] of scores (rows,): a knot's rank is its position among the knots."""
     if _is_few(score):
@@ -118,7 +118,7 @@ def _ranks_of_few(scores: NDArray[Any], pieces: _Pieces) -> NDArray[Any]:
     return total / pieces.number  # type: ignore[no-any-return]
 
 
-@_arrays.dispatched
+@arrays.dispatched
 def bent(rank: Any, bends: Floats) -> Sequence[Any]:
     """Return by how much ranks (rows,) exceed each bend, at least 0: (rows,) each."""
     if _is_few(rank):
@@ -139,7 +139,7 @@ def _(a: NDArray[Any], b: Any) -> Any:
     return np.maximum(a, b)
 
 
-@_arrays.dispatched
+@arrays.dispatched
 def add_weighted(total: Any, weights: Floats, features: Sequence[Any]) -> Any:
     """Return `total` (rows,) plus a weighted sum of features, (rows,) each."""
     if _is_few(total, _FEW_SUMMED):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
+from exeunt._support.arrays import Floats, Integers
 from exeunt.errors import InputError
 from exeunt.score.confidence import FEATURES, StartsEmpty
 from exeunt.score.kernel_regression import KernelRegression

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers, Keys
+from exeunt._support.arrays import Floats, Integers, Keys
 
 Ties: TypeAlias = Literal["content", "row"]
 """The keys that break ties: of an input's content, or of its row."""

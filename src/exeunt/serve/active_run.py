@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 
-from exeunt._arrays import Floats
+from exeunt._support.arrays import Floats
 from exeunt.serve.admission import Admission
 from exeunt.serve.after_drift import RESPONSES
 from exeunt.serve.engine_thread import EngineThread

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Booleans, Floats
-from exeunt.calibration import ALWAYS, NEVER, Thresholds
+from exeunt._support.arrays import Booleans, Floats
 from exeunt.errors import InfeasibleBudget, InputError, one_line
 from exeunt.policy import Policy
+from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.policy.recalibration import check_recalibrates, recalibrate_on_scores
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.serve.engine_thread import EngineThread

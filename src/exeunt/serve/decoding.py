@@ -13,7 +13,7 @@ from contextlib import suppress
 from copy import copy
 from typing import Any, TypeVar
 
-from exeunt._limits import return_large_blocks
+from exeunt._support.limits import return_large_blocks
 from exeunt.serve.image_decoding import MayTakeLong
 from exeunt.serve.input_reader import PROCESS_BYTES, InputReader
 from exeunt.serve.limited_processes import LimitedProcesses

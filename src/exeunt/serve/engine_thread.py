@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.engine.answers import Ticket
 from exeunt.engine.engine import Engine, Submission
 from exeunt.engine.inputs import n_rows

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Integers, Keys
+from exeunt._support.arrays import Integers, Keys
 from exeunt.data.dataset import content_key
 from exeunt.data.preprocess import RawImages
 from exeunt.data.read_image import Pixels
 from exeunt.data.tokens import RawTexts, text_batch
 from exeunt.errors import InputError, UnreadableImage, require
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import holds_texts, load_preparation, text_columns
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import holds_texts, load_preparation, text_columns
 from exeunt.serve.image_decoding import (
     EXTRA_BYTES,
     Allowance,

@@ -13,7 +13,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from exeunt._limits import return_large_blocks
+from exeunt._support.limits import return_large_blocks
 
 _NICE = 5
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from exeunt._files import locks, open_regular, read_json, why_it_failed, write_json
+from exeunt._support.files import locks, open_regular, read_json, why_it_failed, write_json
 from exeunt.errors import ArtefactError, FileError
 
 _AGAIN_S, _PATIENCE_S = 0.01, 10.0

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._arrays import Integers
-from exeunt._threads import PAYING
+from exeunt._support.arrays import Integers
+from exeunt._support.threads import PAYING
 from exeunt.engine.answers import Answers
 from exeunt.errors import InputError, QueueFull
+from exeunt.jobs.predict_live import answers_of
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.policy import Policy
-from exeunt.predicting.live import answers_of
 from exeunt.score.tie_breaking import Ties, row_keys
 from exeunt.serve.spending import Payer
 

@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
+from exeunt._support.arrays import Floats, Integers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
-from exeunt.evaluation import evaluate
+from exeunt.evaluation.replay import evaluate
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.live.live_run import check_models
 from exeunt.live.models_file import read_models
 from exeunt.policy import Policy
-from exeunt.run.executors import chosen_executor
-from exeunt.run.file_digests import LIVE
-from exeunt.run.folder import RunFolder
-from exeunt.run.runner import SharedExecutor, open_shared
-from exeunt.run.saved_policies import name_at, named_by_budget
+from exeunt.runs.executors import chosen_executor
+from exeunt.runs.file_digests import LIVE
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import SharedExecutor, open_shared
+from exeunt.runs.saved_policies import name_at, named_by_budget
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.input_reader import InputReader, Rows
 from exeunt.serve.latency_controller import Controller, OperatingPoint
@@ -169,7 +169,7 @@ class LoadedLive(LoadedRun):
 def load_run(settings: Settings) -> LoadedRun:
     """Load the run folder, run every stage at the sizes that its plan names, and time it.
 
-    Raises what opening raises (see `exeunt.run.load`), InputError if there are no policies, or none for the
+    Raises what opening raises (see `exeunt.runs.load`), InputError if there are no policies, or none for the
     budgets of the settings.
     """
     run = RunFolder.open(settings.run)

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, model_validator
 from pydantic_core import PydanticCustomError
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.errors import one_line
-from exeunt.score.masks import runs_of
+from exeunt.score.mask_confidence import runs_of
 from exeunt.serve.input_reader import Rows
 
 T = TypeVar("T")
@@ -40,8 +40,8 @@ class Answer(msgspec.Struct):
 
 
 class MaskAnswer(Answer):
-    """The answer of a network that answers with masks. `mask`: its runs as text, see `exeunt.score.masks.mask_of`; the
-    label is the class of most pixels.
+    """The answer of a network that answers with masks. `mask`: its runs as text, see
+    `exeunt.score.mask_confidence.mask_of`; the label is the class of most pixels.
     """
 
     mask: str | None = None

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import Booleans, Floats
-from exeunt.calibration import of_those_left
+from exeunt._support.arrays import Booleans, Floats
 from exeunt.policy import Policy
+from exeunt.policy.calibration import of_those_left
 from exeunt.policy.state import Decision, PolicyState
 
 _RECENT = 256

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client.multiprocess import mark_process_dead
 
-from exeunt._files import atomic_path
+from exeunt._support.files import atomic_path
 from exeunt.serve.metrics import SHARED_FOLDER, Counts, sum_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.input_reader import Rows
 from exeunt.serve.live_engine import LiveEngine

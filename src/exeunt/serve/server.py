@@ -25,7 +25,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
-from exeunt._files import locks
+from exeunt._support.files import locks
 from exeunt.errors import ArtefactError
 from exeunt.serve.app import make_app
 from exeunt.serve.live_budget import LiveBudgetFile

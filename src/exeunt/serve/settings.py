@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exeunt._limits import usable_cores
+from exeunt._support.limits import usable_cores
 from exeunt.errors import InputError
 from exeunt.ledger import ledger_of
 from exeunt.web.limits import Limits, check_proxies, host_names, listens_everywhere
@@ -34,7 +34,7 @@ class Settings:
     """The settings of a server.
 
     `run`: the run folder. `name`: of the model in the Open Inference Protocol; by default the folder's.
-    `executor`, `threads`, `trusted`: see `exeunt.run.load`.
+    `executor`, `threads`, `trusted`: see `exeunt.runs.load`.
     `budget`: the largest mean cost per row, as people write it, until somebody sets another; by default the largest
     that there is a policy for.
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from exeunt._threads import PAYING
-from exeunt.costs import CostModel
+from exeunt._support.threads import PAYING
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError, QueueFull
 from exeunt.ledger import Ledger, ledger_of
 from exeunt.ledger.ledger import MOST

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.engine.answers import Answers
 from exeunt.policy import Policy
 from exeunt.stream.order import InOrder, Waiting

@@ -17,7 +17,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
+from exeunt._support.arrays import Floats, Integers
 
 STAKES = np.array([0.1, 0.25, 0.5, 0.95])
 """Of the capital, as shares of what a unit can bring at most."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from exeunt._sqlite import DatabaseKind
+from exeunt._support.sqlite import DatabaseKind
 from exeunt.errors import ArtefactError, FileError, InputError
 from exeunt.stream.drawing import Period
 from exeunt.stream.units import DAY_S, Unit

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
-from exeunt._arrays import check_positive
+from exeunt._support.arrays import check_positive
 from exeunt.errors import InputError
 
 T = TypeVar("T")

@@ -13,15 +13,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
-from exeunt._text import counted
-from exeunt.calibration import NEVER, Thresholds
-from exeunt.costs import CostModel
+from exeunt._support.arrays import Floats, Integers
+from exeunt._support.text import counted
+from exeunt.costs.cost_model import CostModel
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy
+from exeunt.policy.calibration import NEVER, Thresholds
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Score
 from exeunt.timing.measuring import Spread, time_interleaved

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from exeunt._arrays import Floats
-from exeunt._text import counted, text_table
+from exeunt._support.arrays import Floats
+from exeunt._support.text import counted, text_table
 from exeunt.errors import InputError
 
 MOST_ADDED = 0.1

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._arrays import Floats
-from exeunt._limits import usable_cores
+from exeunt._support.arrays import Floats
+from exeunt._support.limits import usable_cores
 from exeunt.engine.executor import CPU, Executor
 
 _FEWEST_ROUNDS = 3

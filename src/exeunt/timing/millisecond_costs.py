@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import trim_mean
 
-from exeunt._arrays import Floats, Integers
-from exeunt.costs import LEAST_RISE, CostModel
+from exeunt._support.arrays import Floats, Integers
+from exeunt.costs.cost_model import LEAST_RISE, CostModel
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._arrays import Floats, check_length, floats
+from exeunt._support.arrays import Floats, check_length, floats
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan
 from exeunt.timing.profile import Profile, measure_profile

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._arrays import Floats
+from exeunt._support.arrays import Floats
 from exeunt.engine.executor import Executor, Segments
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.measuring import describe_machine, seconds_of, waiting_clock

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.errors import InputError
 from exeunt.torch.calls import map_tensors
 

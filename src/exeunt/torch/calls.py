@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from exeunt._text import listed
+from exeunt._support.text import listed
 from exeunt.errors import InputError
 
 Inputs: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"

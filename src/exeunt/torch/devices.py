@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from exeunt._limits import usable_cores
+from exeunt._support.limits import usable_cores
 from exeunt.engine.executor import CPU
 from exeunt.errors import require
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exeunt._arrays import Booleans, Integers
+from exeunt._support.arrays import Booleans, Integers
 from exeunt.engine.dropping_finished_rows import moves
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.engine.plan import check_segments

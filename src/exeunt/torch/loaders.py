@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exeunt._arrays import Booleans, Integers, Keys
+from exeunt._support.arrays import Booleans, Integers, Keys
 from exeunt.data.dataset import Dataset, Images, Texts, content_key
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import Pixels

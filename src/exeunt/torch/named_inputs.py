@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exeunt._arrays import Booleans
+from exeunt._support.arrays import Booleans
 from exeunt.engine.inputs import inputs_by_name, padded_length
 from exeunt.errors import InputError
 from exeunt.torch.calls import ExitLogits, Inputs, logits_of

@@ -8,8 +8,8 @@ import torch
 
 from exeunt.engine.executor import CPU, Executor, Segments
 from exeunt.errors import ArtefactError, InputError
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import load_preparation
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import load_preparation
 from exeunt.torch.calls import Inputs
 from exeunt.torch.devices import best_device, device_name, limit_threads
 from exeunt.torch.executor import make_executor

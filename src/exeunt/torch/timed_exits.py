@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from exeunt._arrays import Floats
-from exeunt._limits import check_memory, usable_cores
-from exeunt.calibration import Thresholds
+from exeunt._support.arrays import Floats
+from exeunt._support.limits import check_memory, usable_cores
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import segments_between
 from exeunt.errors import ExeuntWarning, InputError, NotCuttable
 from exeunt.policy import Policy
+from exeunt.policy.calibration import Thresholds
 from exeunt.timing.bench import forced_exits, heads_policy, whole_network
 from exeunt.timing.exit_placement import MeasuredPlaces, PlacedExits, choose_exits
 from exeunt.timing.measuring import time_interleaved

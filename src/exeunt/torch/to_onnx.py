@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from exeunt._files import atomic_folder, check_writable, file_digest
-from exeunt._text import counted
+from exeunt._support.files import atomic_folder, check_writable, file_digest
+from exeunt._support.text import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.onnx.model_file import OnnxGraph, rename_inputs
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import package_versions
-from exeunt.run.run_inputs import load_preparation
-from exeunt.run.run_path import refuse_precision
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import package_versions
+from exeunt.runs.run_inputs import load_preparation
+from exeunt.runs.run_path import refuse_precision
 from exeunt.torch.calls import Inputs
 from exeunt.torch.cutting.torch_export import quiet
 from exeunt.torch.exits.network import EarlyExitNetwork

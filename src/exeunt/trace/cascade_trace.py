@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._arrays import Integers, Keys, check_positive
-from exeunt._text import counted
-from exeunt.costs import LEAST_RISE, CostModel
+from exeunt._support.arrays import Integers, Keys, check_positive
+from exeunt._support.text import counted
+from exeunt.costs.cost_model import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.score.tie_breaking import distinct_keys

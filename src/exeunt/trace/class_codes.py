@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.errors import InputError
 
 

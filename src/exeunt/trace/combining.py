@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from exeunt._text import counted
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs, usual_rows

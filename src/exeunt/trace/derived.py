@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from exeunt._arrays import Floats
-from exeunt._text import counted
+from exeunt._support.arrays import Floats
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exeunt import _arrays
-from exeunt._arrays import Floats, Integers, Keys
-from exeunt._text import counted
-from exeunt.costs import CostModel
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats, Integers, Keys
+from exeunt._support.text import counted
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
 from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER
 from exeunt.trace.fields import (
@@ -96,7 +96,7 @@ class ExitTrace:
     disagreement: Floats | None = None
 
     def __post_init__(self) -> None:
-        prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
+        prediction = arrays.integers(self.prediction, "prediction", ndim=2)
         scores = {name: checked_score(name, value, prediction) for name, value in self.scores.items()}
         if not scores:
             raise InputError("a trace needs at least one score, got none")
@@ -108,13 +108,13 @@ class ExitTrace:
         id_ = content_keys(prediction, scores) if self.id is None else id_keys(self.id, n)
         groups = Groups.checked(self.groups, n)
         check_grades(self.grades, prediction, label)
-        row = usual_rows(id_) if self.row is None else _arrays.keys(self.row, "row", n=n)
+        row = usual_rows(id_) if self.row is None else arrays.keys(self.row, "row", n=n)
         fields = {
-            "prediction": _arrays.frozen(prediction),
-            "scores": {name: _arrays.frozen(value) for name, value in scores.items()},
-            "label": None if label is None else _arrays.frozen(label),
-            "id": _arrays.frozen(id_),
-            "row": _arrays.frozen(row),
+            "prediction": arrays.frozen(prediction),
+            "scores": {name: arrays.frozen(value) for name, value in scores.items()},
+            "label": None if label is None else arrays.frozen(label),
+            "id": arrays.frozen(id_),
+            "row": arrays.frozen(row),
             "log_probability": None if logs is None else checked_log_probability(logs, prediction.shape),
             "id_text": texts,
             "groups": groups,
@@ -177,9 +177,9 @@ class ExitTrace:
 
         `no_answer`: as for `from_losses`.
         """
-        given = _arrays.integers(prediction, "prediction", ndim=2)
+        given = arrays.integers(prediction, "prediction", ndim=2)
         predicted, silent = checked_answers(given, no_answer, given.shape)
-        scores = {name: _arrays.floats(where_answered(score, silent, name), name, ndim=2)}
+        scores = {name: arrays.floats(where_answered(score, silent, name), name, ndim=2)}
         return cls(predicted, scores, cost, label, id, groups=groups)  # type: ignore[arg-type]
 
     @classmethod
@@ -210,7 +210,7 @@ class ExitTrace:
         values = matrix(loss, "losses")
         predicted, silent = checked_answers(prediction, no_answer, values.shape)
         sure = np.zeros(predicted.shape) if score is None else where_answered(score, silent, name)
-        scores = {name: _arrays.floats(sure, name, ndim=2)}
+        scores = {name: arrays.floats(sure, name, ndim=2)}
         grades = Grades.of(values, measure, better, silent)
         return cls(predicted, scores, cost, id=id, groups=groups, grades=grades)  # type: ignore[arg-type]
 
@@ -330,7 +330,7 @@ class ExitTrace:
         return self.correct.astype(np.float64) if self.grades is None else np.asarray(1.0 - self.grades.loss)
 
     @property
-    def correct(self) -> _arrays.Booleans:
+    def correct(self) -> arrays.Booleans:
         """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
         if self.label is None:
             raise InputError(

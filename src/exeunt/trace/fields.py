@@ -12,10 +12,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exeunt import _arrays
-from exeunt._arrays import Floats, Integers, Keys
-from exeunt._text import counted
-from exeunt.costs import CostModel
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats, Integers, Keys
+from exeunt._support.text import counted
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER, PROBABILITY_SCORES, Evidence, softmax
 from exeunt.score.tie_breaking import row_keys, scramble
@@ -39,7 +39,7 @@ def check_cost(cost: Any, n: int, m: int) -> None:
 
 def checked_score(name: str, value: ArrayLike, prediction: Integers) -> Floats:
     """Return a score (n, m), -inf where there is no answer. Raises InputError for another shape, or NaN."""
-    score = _arrays.floats(value, f"score {name!r}", ndim=2)
+    score = arrays.floats(value, f"score {name!r}", ndim=2)
     if score.shape != prediction.shape:
         raise InputError(f"score {name!r} has shape {score.shape} but the answers have {prediction.shape}")
     silent = prediction == NO_ANSWER
@@ -75,7 +75,7 @@ def checked_answers(
     if prediction is None:
         n, m = shape
         return own_answers(n, m, silent), silent
-    classes = _arrays.integers(prediction, "prediction", ndim=2)
+    classes = arrays.integers(prediction, "prediction", ndim=2)
     if classes.shape != shape:
         raise InputError(f"prediction has shape {classes.shape}, but the losses have {shape}")
     predicted = np.where(silent, NO_ANSWER, classes)
@@ -84,14 +84,14 @@ def checked_answers(
 
 def checked_features(values: ArrayLike, n: int) -> Floats:
     """Return features (n, d) in single precision. Raises InputError for another shape, NaN or infinity."""
-    features = _arrays.floats(values, "features", ndim=2)
+    features = arrays.floats(values, "features", ndim=2)
     if features.shape[1] == 0:
         raise InputError(f"features are at least one number per input, got shape {features.shape}")
     if len(features) != n:
         raise InputError(f"features must have a row for each of {counted(n, 'input')}, got {len(features)}")
     if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
         raise InputError(f"features must be finite, got infinity in row {bad[0]} (rows count from 0)")
-    return _arrays.frozen(features.astype(np.float32))
+    return arrays.frozen(features.astype(np.float32))
 
 
 def checked_disagreement(values: ArrayLike, n: int, m: int) -> Floats:
@@ -102,7 +102,7 @@ def checked_disagreement(values: ArrayLike, n: int, m: int) -> Floats:
             f"disagreement must be shares in [0, 1] of shape {(n, m, m)}, got shape {shares.shape}: for each input, "
             "the share in which the answers of two exits differ"
         )
-    return _arrays.frozen(shares)
+    return arrays.frozen(shares)
 
 
 def where_answered(values: ArrayLike, silent: Any, name: str) -> ArrayLike:
@@ -120,10 +120,10 @@ def loss_of_numbers(
     """Return the losses (n, m) of predicted numbers (n, m) for true ones (n,), see `ExitTrace.from_numbers`."""
     if error not in ("absolute", "squared"):
         raise InputError(f"error must be 'absolute' or 'squared', got {error!r}")
-    _arrays.check_positive(worst, "worst")
+    arrays.check_positive(worst, "worst")
     given = where_answered(prediction, False if no_answer is None else no_answer, "prediction")
-    numbers, true = _arrays.floats(given, "prediction", ndim=2), _arrays.floats(target, "target", ndim=1)
-    _arrays.check_length(true, "target", len(numbers))
+    numbers, true = arrays.floats(given, "prediction", ndim=2), arrays.floats(target, "target", ndim=1)
+    arrays.check_length(true, "target", len(numbers))
     for name, values in (("prediction", numbers), ("target", true)):
         if len(bad := np.argwhere(~np.isfinite(values))):
             place = f"row {bad[0][0]}" + (f" of exit {bad[0][1]}" if len(bad[0]) == 2 else "")
@@ -136,8 +136,8 @@ def loss_of_numbers(
 
 def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Integers:
     """Return n labels. Raises InputError for labels below 0, or not below `n_classes`."""
-    values = _arrays.integers(label, "label", ndim=1)
-    _arrays.check_length(values, "label", n)
+    values = arrays.integers(label, "label", ndim=1)
+    arrays.check_length(values, "label", n)
     too_high = n_classes is not None and values >= n_classes
     if len(bad := np.flatnonzero((values < 0) | too_high)):
         allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
@@ -165,8 +165,8 @@ def id_texts(id_: Any) -> NDArray[Any] | None:
 def id_keys(id_: ArrayLike, n: int, name: str = "id") -> Keys:
     """Return 64-bit keys (n,) of ids: whole numbers unchanged, digests of texts. `name`: for messages."""
     if (texts := id_texts(id_)) is None:
-        return _arrays.keys(id_, name, n=n, kind="texts or integers")
-    _arrays.check_length(texts, name, n)
+        return arrays.keys(id_, name, n=n, kind="texts or integers")
+    arrays.check_length(texts, name, n)
     digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.tolist()]
     return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
@@ -257,7 +257,7 @@ def _joined_features(traces: Sequence[Any], axis: int) -> dict[int, Floats]:
 
 def checked_probabilities(values: Any, exit_: int) -> Floats:
     """Return the class probabilities (n, k) of one exit: 0 or above, in rows that sum to 1 (to 1e-3)."""
-    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
+    probabilities = arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
     total = probabilities.sum(axis=1)
     if len(bad := np.flatnonzero((np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1))):
         raise InputError(
@@ -269,7 +269,7 @@ def checked_probabilities(values: Any, exit_: int) -> Floats:
 
 def probabilities_of_logits(values: Any, exit_: int) -> Floats:
     """Return the softmax (n, k) of one exit's logits, which must be finite."""
-    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
+    logits = arrays.floats(values, f"logits of exit {exit_}", ndim=2)
     if len(bad := np.flatnonzero(~np.isfinite(logits).all(axis=1))):
         raise InputError(f"logits must be finite, got infinity for input {bad[0]} at exit {exit_}")
     return softmax(logits)
@@ -285,16 +285,16 @@ def read_archive(path: str | Path) -> dict[str, Any]:
         raise InputError(f"there is no file {file}")
     try:
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            stored = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"{file} is not a readable .npz archive: {error}") from None
 
     def find(*names: str) -> str:
         for name in names:
-            if name in arrays:
+            if name in stored:
                 return name
-        raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}")
+        raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(stored) or 'none'}")
 
     outputs, label, cost = find("logits", "probabilities"), find("labels"), find("macs", "cost")
-    model = CostModel(arrays[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
-    return {outputs: arrays[outputs], "label": arrays[label], "cost": model}
+    model = CostModel(stored[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
+    return {outputs: stored[outputs], "label": stored[label], "cost": model}

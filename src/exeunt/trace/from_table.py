@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from exeunt import _arrays
-from exeunt._arrays import Booleans, Floats
-from exeunt._csv import read_csv
-from exeunt._text import counted
-from exeunt.costs import CostModel
+from exeunt._support import arrays
+from exeunt._support.arrays import Booleans, Floats
+from exeunt._support.csv_text import read_csv
+from exeunt._support.text import counted
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import check_filled, class_codes
 from exeunt.trace.grades import Better, check_range
@@ -126,7 +126,7 @@ def read_prices(table: pa.Table, price: float | str) -> float | Floats:
     """Return a price above 0, or the column of this name with the price of each input (n,)."""
     if isinstance(price, str):
         _check_columns(table, [price])
-    values = _numbers(table, price) if isinstance(price, str) else np.array(_arrays.finite(price, "price"))
+    values = _numbers(table, price) if isinstance(price, str) else np.array(arrays.finite(price, "price"))
     if (bad := values <= 0).any():
         where = f" in row {int(np.argmax(bad))} of column {price!r}" if isinstance(price, str) else ""
         raise InputError(
@@ -163,7 +163,7 @@ def table_cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits:
         raise InputError(f"cost_is must be 'cumulative' or 'per-call', got {cost_is!r}")
     if isinstance(cost, CostModel):
         return cost
-    prices = _arrays.floats(cost, "cost", ndim=1)
+    prices = arrays.floats(cost, "cost", ndim=1)
     if len(prices) != n_exits:
         raise InputError(f"give one cost per exit, got {len(prices)} for {counted(n_exits, 'exit')}")
     if cost_is == "cumulative":

@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt import _arrays
-from exeunt._arrays import Floats, Integers
-from exeunt._text import counted
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats, Integers
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import NO_ANSWER
 
@@ -62,7 +62,7 @@ class Grades:
         check_range(loss, "losses")
         if not isinstance(self.measure, str) or not self.measure:
             raise InputError(f"a measure is named by a text such as 'IoU', got {self.measure!r}")
-        object.__setattr__(self, "loss", _arrays.frozen(loss))
+        object.__setattr__(self, "loss", arrays.frozen(loss))
 
     @classmethod
     def of(cls, values: ArrayLike, measure: str, better: Better, no_answer: Any = False) -> Grades:

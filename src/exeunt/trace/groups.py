@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt import _arrays
-from exeunt._arrays import Floats, Integers, Keys
-from exeunt._text import counted
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats, Integers, Keys
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.trace.fields import id_keys
 
@@ -49,14 +49,14 @@ class Groups:
                 f"groups must hold a name for each row, got {self.key!r}: from_table alone takes columns"
             )
         key = id_keys(self.key, np.size(self.key), "groups")
-        self.__dict__.update(key=_arrays.frozen(key), rows_per_group=int(most))
+        self.__dict__.update(key=arrays.frozen(key), rows_per_group=int(most))
 
     @classmethod
     def checked(cls, groups: Groups | ArrayLike | None, n: int) -> Groups | None:
         """Return the groups of n rows, made from their names if need be. Raises InputError for another number."""
         found = groups if groups is None or isinstance(groups, Groups) else cls(groups)  # type: ignore[arg-type]
         if found is not None:
-            _arrays.check_length(found.key, "groups", n)
+            arrays.check_length(found.key, "groups", n)
         return found
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from exeunt import _arrays
+from exeunt._support import arrays
 from exeunt.errors import InputError
 from exeunt.score.confidence import MANY_CLASSES, TOP_CLASSES, mean_of_others, without_ties
 
@@ -47,7 +47,7 @@ class TopClasses:
         if self.label.size and not (self.label.min() >= 0 and self.label.max() < self.n_classes):
             raise InputError(f"classes must be 0 to {self.n_classes - 1}")
         for name in ("label", "log", "others"):
-            object.__setattr__(self, name, _arrays.frozen(getattr(self, name)))
+            object.__setattr__(self, name, arrays.frozen(getattr(self, name)))
 
     @classmethod
     def of(cls, logs: NDArray[Any]) -> TopClasses:
@@ -136,7 +136,7 @@ def checked_log_probability(value: ArrayLike | TopClasses, shape: tuple[int, ...
         logs = logs.astype(np.float32 if logs.size <= _SINGLE else np.float16)
     if not all((numbers <= 0).all() for numbers in arrays_of(logs)[:2]):
         raise InputError("log-probabilities must be 0 or below, and not NaN")
-    return logs if isinstance(logs, TopClasses) else _arrays.frozen(logs)
+    return logs if isinstance(logs, TopClasses) else arrays.frozen(logs)
 
 
 def joined(parts: Sequence[LogProbability], axis: int) -> LogProbability:
@@ -149,6 +149,6 @@ def joined(parts: Sequence[LogProbability], axis: int) -> LogProbability:
     tops = [part for part in parts if isinstance(part, TopClasses)]
     if not tops:
         return np.concatenate(parts, axis=axis)  # type: ignore[arg-type]
-    arrays = zip(*((top.label, top.log, top.others) for top in tops), strict=True)
-    label, log, others = (np.concatenate(each, axis=axis) for each in arrays)
+    columns = zip(*((top.label, top.log, top.others) for top in tops), strict=True)
+    label, log, others = (np.concatenate(each, axis=axis) for each in columns)
     return TopClasses(label, log, others, tops[0].n_classes)

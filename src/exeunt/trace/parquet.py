@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from exeunt._files import atomic_path, parse_json
-from exeunt.costs import CostModel
+from exeunt._support.files import atomic_path, parse_json
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import ArtefactError, InputError, one_line
 from exeunt.trace.fields import usual_rows
 from exeunt.trace.grades import Grades

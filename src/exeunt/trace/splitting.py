@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from exeunt import _arrays
-from exeunt._arrays import Integers, Keys
-from exeunt._text import counted
+from exeunt._support import arrays
+from exeunt._support.arrays import Integers, Keys
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.trace.groups import Groups, n_units
 
@@ -28,7 +28,7 @@ def part_rows(
     Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
     """
     for name, share in shares.items():
-        _arrays.check_between(share, name, 0.0, 1.0)
+        arrays.check_between(share, name, 0.0, 1.0)
     if sum(shares.values()) > 1 + 1e-9:
         raise InputError(f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}")
     units, kind = _units(id_, groups)

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._arrays import Keys
-from exeunt._paths import (
+from exeunt._support.arrays import Keys
+from exeunt._support.paths import (
     AnyPath,
     changed,
     is_remote,
@@ -23,8 +23,8 @@ from exeunt._paths import (
     size_and_time,
     unlisted,
 )
-from exeunt._text import counted
-from exeunt.costs import CostModel
+from exeunt._support.text import counted
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.score.tie_breaking import row_keys

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
-from exeunt._kinds import of_kinds
-from exeunt._text import counted
-from exeunt.calibration import of_those_left
+from exeunt._support.arrays import Floats, Integers
+from exeunt._support.checked_types import of_kinds
+from exeunt._support.text import counted
+from exeunt.policy.calibration import of_those_left
 from exeunt.trace.cascade_step import is_tree
 
 if TYPE_CHECKING:

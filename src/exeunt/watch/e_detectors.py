@@ -13,8 +13,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from exeunt._arrays import Floats, Integers
-from exeunt._kinds import check_kind
+from exeunt._support.arrays import Floats, Integers
+from exeunt._support.checked_types import check_kind
 from exeunt.errors import InputError
 
 MOST = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from exeunt._kinds import check_kind
+from exeunt._support.checked_types import check_kind
 from exeunt.errors import InputError
 
 _MOST = 400

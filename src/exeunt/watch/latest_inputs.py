@@ -8,9 +8,9 @@ from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 
-from exeunt import _arrays
-from exeunt._arrays import Floats, Integers
-from exeunt._kinds import check_kind
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats, Integers
+from exeunt._support.checked_types import check_kind
 from exeunt.errors import InputError
 
 REMEMBERED = 4096
@@ -66,10 +66,10 @@ class LatestInputs:
     def from_dict(cls, body: Mapping[str, Any]) -> LatestInputs:
         """Rebuild from `to_dict`. Raises InputError for what are no inputs."""
         check_kind(body, _Latest, "latest")
-        exits, cells = (_arrays.integers(body[name], name, ndim=1) for name in ("exits", "cells"))
-        ties = None if body["ties"] is None else _arrays.floats(body["ties"], "ties", ndim=1)
+        exits, cells = (arrays.integers(body[name], name, ndim=1) for name in ("exits", "cells"))
+        ties = None if body["ties"] is None else arrays.floats(body["ties"], "ties", ndim=1)
         for name, values in (("cells", cells), ("ties", exits if ties is None else ties)):
-            _arrays.check_length(values, name, len(exits))
+            arrays.check_length(values, name, len(exits))
         found = cls()
         if len(exits):
             found.add(exits, cells, ties)

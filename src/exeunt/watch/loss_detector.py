@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt import _arrays
-from exeunt._arrays import Floats
-from exeunt._kinds import check_kind
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats
+from exeunt._support.checked_types import check_kind
 from exeunt.errors import InputError
 from exeunt.policy.certificates import CERTAIN
 from exeunt.watch.e_detectors import LARGEST, MOST, MOST_EVIDENCE, evidence_after
@@ -68,7 +68,7 @@ class LossDetector:
                 )
             return own
         other = _checked(reference, "reference")
-        _arrays.check_length(other, "reference", len(own))
+        arrays.check_length(other, "reference", len(own))
         return own - other
 
     def update(self, losses: Floats, threshold: float) -> tuple[int, int, float] | None:
@@ -121,7 +121,7 @@ class LossDetector:
 
 
 def _checked(loss: ArrayLike, name: str) -> Floats:
-    values = _arrays.floats(loss, name, ndim=1)
+    values = arrays.floats(loss, name, ndim=1)
     if len(values) and not 0 <= values.min() <= values.max() <= 1:
         raise InputError(
             f"{name} must lie in [0, 1], 1 being a wrong answer, got {values.min():g} to {values.max():g}"

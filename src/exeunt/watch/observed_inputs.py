@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt import _arrays
-from exeunt._arrays import Booleans, Floats, Integers
+from exeunt._support import arrays
+from exeunt._support.arrays import Booleans, Floats, Integers
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.policy.watched_cells import WatchedCells, drawn
@@ -66,7 +66,7 @@ class ObservedInputs:
     ) -> Told:
         """Return the inputs that count; see `Watch.update`, also for errors."""
         known = isinstance(exits, np.ndarray) and exits.dtype == np.int64 and exits.ndim == 1
-        at: Integers = exits if known else _arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
+        at: Integers = exits if known else arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
         n = len(at)
         seen, first = _numbers(scores, "scores", n), _numbers(first_scores, "first_scores", n)
         found = Told(at, seen, first, tie := _numbers(ties, "ties", n))
@@ -115,7 +115,7 @@ class ObservedInputs:
         kept = np.ones(n, dtype=np.bool_)
         if decided is not None:
             own = np.asarray(decided, dtype=np.bool_)
-            _arrays.check_length(own, "decided", n)
+            arrays.check_length(own, "decided", n)
             kept &= own
         if groups is not None:
             for i, key in enumerate(id_keys(groups, n, "groups").tolist()):
@@ -175,7 +175,7 @@ def _numbers(values: ArrayLike | None, name: str, n: int) -> Floats | None:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be numbers: {error}") from error
-    _arrays.check_length(array, name, n)
+    arrays.check_length(array, name, n)
     return array
 
 

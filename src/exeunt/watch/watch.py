@@ -11,11 +11,11 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt import _arrays
-from exeunt._arrays import Floats
-from exeunt._kinds import check_kind
-from exeunt._sealed import content_digest, read_sealed, write_sealed
-from exeunt._text import counted
+from exeunt._support import arrays
+from exeunt._support.arrays import Floats
+from exeunt._support.checked_types import check_kind
+from exeunt._support.sealed_json import content_digest, read_sealed, write_sealed
+from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.policy.watched_cells import WatchedCells
@@ -82,7 +82,7 @@ class Watch:
                 "earlier version, or was calibrated on more than a million inputs with copies among them; calibrate it "
                 "again, or on fewer"
             )
-        _arrays.check_between(run_length, "run_length", 10, 1e12, inclusive=True)
+        arrays.check_between(run_length, "run_length", 10, 1e12, inclusive=True)
         self.policy, self.run_length, self.of_several = policy, float(run_length), of_several
         self.cells: WatchedCells = policy.watched
         # Several e-detectors of one calibration: P(alarm within t inputs) <= t / threshold, so the mean is half of it.

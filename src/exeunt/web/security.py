@@ -19,8 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exeunt._files import why_it_failed
-from exeunt._paths import read_bytes
+from exeunt._support.files import why_it_failed
+from exeunt._support.paths import read_bytes
 from exeunt.errors import InputError
 from exeunt.web.limits import Limits, client_of
 

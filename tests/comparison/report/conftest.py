@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chromium import browser
-from exeunt.comparison.report import write_report
+from exeunt.evaluation.report import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ import re
 import pytest
 from made_report import made_report
 
-from exeunt.comparison.report import DrawnWatch
+from exeunt.evaluation.report import DrawnWatch
 
 INTERVALS = [f"{what}{end}" for what in ("accuracy", "mean_cost", "gain") for end in ("", "_low", "_high")]
 MISSING = dict.fromkeys([*INTERVALS, "rates"]) | {"over_budget": 0, "of": 0}

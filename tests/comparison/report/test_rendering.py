@@ -13,7 +13,7 @@ import pytest
 from made_report import made_report
 
 import exeunt as ex
-from exeunt.comparison.report import render, write_report
+from exeunt.evaluation.report import render, write_report
 
 HOSTILE = "</script><script>alert(1)</script><!-- & \" ' <!--data--> \u2028 <img src=x onerror=alert(1)>"
 

@@ -15,14 +15,14 @@ from tests.gateway.simulation.kinds import FINITE
 from tests.gateway.simulation.sides import Found, Printed, Truth, config_text, given_keys
 from tests.gateway.simulation.worlds import Event, Look, World, body_of
 
-from exeunt.costs import CostModel
+from exeunt.costs.cost_model import CostModel
 from exeunt.gateway.answering import Active
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import paid_for
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import REFERENCE
-from exeunt.policies.candidates import lost_by
+from exeunt.rules.candidates import lost_by
 from exeunt.trace import CascadeTrace, ExitTrace
 
 DELTA = 0.05

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from exeunt._arrays import Integers
+from exeunt._support.arrays import Integers
 from exeunt.engine.dropping_finished_rows import moves
 from exeunt.errors import InputError, MixedBatchAxis, NotCuttable
 from exeunt.torch.cutting.graph import ModelGraph

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exeunt.costs import CostModel
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError, NotCuttable, NotExportable, RunsWhole
 from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, to_device
 from exeunt.torch.cutting.cut import cut_graph

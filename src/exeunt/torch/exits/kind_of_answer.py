@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from exeunt.errors import InputError
-from exeunt.score.masks import MOST_MASK_CLASSES
+from exeunt.score.mask_confidence import MOST_MASK_CLASSES
 from exeunt.torch.calls import Inputs, as_call
 
 

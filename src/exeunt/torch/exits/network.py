@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exeunt._arrays import Keys
-from exeunt._progress import Progress
-from exeunt._text import counted, text_table
-from exeunt.costs import CostModel
+from exeunt._support.arrays import Keys
+from exeunt._support.progress import Progress
+from exeunt._support.text import counted, text_table
+from exeunt.costs.cost_model import CostModel
 from exeunt.engine.inputs import input_keys
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
@@ -26,7 +26,7 @@ from exeunt.torch.exits.heads import Head, HeadOptions
 from exeunt.torch.exits.placement import ExitPoint
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
-from exeunt.trace.masks import trace_of_logits
+from exeunt.trace.mask_trace import trace_of_logits
 
 WHOLE = "this network runs whole: an answer at any exit costs as much as one at the last"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from exeunt.costs import CostModel
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError, NotExportable
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import ExitLogits, Inputs, evaluating

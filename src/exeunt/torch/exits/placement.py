@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from exeunt._text import counted
+from exeunt._support.text import counted
 from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, modules_named, on_return

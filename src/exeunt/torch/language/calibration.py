@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from exeunt._arrays import Floats, check_between
-from exeunt._text import counted
+from exeunt._support.arrays import Floats, check_between
+from exeunt._support.text import counted
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
-from exeunt.p_values import betting
-from exeunt.policies.catalogue import preset
+from exeunt.guarantees.p_values import betting
 from exeunt.policy import Certificate, LossCertificate, Policy
+from exeunt.rules.catalogue import preset
 from exeunt.torch.language.generation import SCORE, Continuation
 from exeunt.trace import ExitTrace
 from exeunt.trace.splitting import random_order, shaping_and_testing_rows

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exeunt._arrays import Floats
-from exeunt.costs import CostModel
+from exeunt._support.arrays import Floats
+from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
 from exeunt.torch.devices import seeded
 from exeunt.torch.exits.network import EarlyExitNetwork

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exeunt._arrays import Integers, Keys
+from exeunt._support.arrays import Integers, Keys
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.score.tie_breaking import row_keys

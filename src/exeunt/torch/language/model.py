@@ -10,17 +10,17 @@ from typing import Any, get_args
 
 import numpy as np
 
-from exeunt._arrays import Floats, check_between
-from exeunt._sealed import content_digest
+from exeunt._support.arrays import Floats, check_between
+from exeunt._support.sealed_json import content_digest
 from exeunt.engine.answers import Answers
 from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError
-from exeunt.policies.cheapest import checked_loss
 from exeunt.policy import Policy
-from exeunt.run.file_digests import DECODER
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import load_preparation, part_data
-from exeunt.run.runner import Runner
+from exeunt.rules.cheapest import checked_loss
+from exeunt.runs.file_digests import DECODER
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import load_preparation, part_data
+from exeunt.runs.runner import Runner
 from exeunt.torch.devices import best_device, limit_threads
 from exeunt.torch.language.calibration import Candidates, Loss, Per, differing
 from exeunt.torch.language.exits import DecoderWithExits

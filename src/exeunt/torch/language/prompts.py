@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exeunt._arrays import Keys
-from exeunt._files import locked, make_folder
-from exeunt._journal import Journal
-from exeunt._progress import Progress
-from exeunt._text import counted
+from exeunt._support.arrays import Keys
+from exeunt._support.files import locked, make_folder
+from exeunt._support.journal import Journal
+from exeunt._support.progress import Progress
+from exeunt._support.text import counted
 from exeunt.data.dataset import content_key
 from exeunt.errors import InputError
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exeunt._arrays import Keys
-from exeunt._progress import Progress
+from exeunt._support.arrays import Keys
+from exeunt._support.progress import Progress
 from exeunt.torch.devices import seeded
 from exeunt.torch.language.exits import DecoderWithExits, TokenHead
 from exeunt.torch.language.generation import SCORE, token_keys

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exeunt._arrays import Booleans, Integers
-from exeunt.costs import CostModel
+from exeunt._support.arrays import Booleans, Integers
+from exeunt.costs.cost_model import CostModel
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.engine.inputs import input_keys, raw_batch, raw_rows
 from exeunt.errors import InputError

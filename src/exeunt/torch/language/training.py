@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from exeunt._files import check_writable, locked, remove_half_written, write_text
-from exeunt._sealed import content_digest
-from exeunt._text import counted
+from exeunt._support.files import check_writable, locked, remove_half_written, write_text
+from exeunt._support.sealed_json import content_digest
+from exeunt._support.text import counted
 from exeunt.data import open_source, plan_split
 from exeunt.data.columns import NO_LABELS
 from exeunt.errors import InputError
-from exeunt.run.file_digests import CONFIG, DECODER, TRACED
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import provenance
+from exeunt.runs.file_digests import CONFIG, DECODER, TRACED
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import provenance
 from exeunt.torch.devices import best_device
 from exeunt.torch.language.decoder import context_of
 from exeunt.torch.language.exits import DecoderWithExits

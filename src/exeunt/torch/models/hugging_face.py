@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from exeunt._files import atomic_folder, system_error
-from exeunt._hub import hub_access, quiet_loading
+from exeunt._support.files import atomic_folder, system_error
+from exeunt._support.hub import hub_access, quiet_loading
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.models.weights import EVERY_PART, BuiltModel
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exeunt._hub import check_download, hub_access
+from exeunt._support.hub import check_download, hub_access
 from exeunt.data import Preprocess
 from exeunt.errors import InputError, require
 from exeunt.torch.models.weights import EVERY_PART, BuiltModel

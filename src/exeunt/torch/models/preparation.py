@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from exeunt._limits import check_memory
+from exeunt._support.limits import check_memory
 from exeunt.data import Dataset, Images, Preprocess
 from exeunt.data.tokens import load_tokenizer, token_counts
 from exeunt.errors import InputError, UnreadableImage

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from exeunt._files import atomic_path, system_error
-from exeunt._text import listed
+from exeunt._support.files import atomic_path, system_error
+from exeunt._support.text import listed
 from exeunt.errors import ArtefactError, InputError, require
 
 EVERY_PART = "every part"

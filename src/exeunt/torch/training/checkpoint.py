@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exeunt._files import atomic_path, system_error
+from exeunt._support.files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError
 
 _FORMAT = "exeunt-training-2"

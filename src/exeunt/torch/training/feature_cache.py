@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from exeunt._files import atomic_path, make_folder, open_regular, read_json, write_json
-from exeunt._progress import Progress
+from exeunt._support.files import atomic_path, make_folder, open_regular, read_json, write_json
+from exeunt._support.progress import Progress
 from exeunt.errors import InputError
 from exeunt.torch.batches import BatchShare, Loader, check_labels, length_of, unpack
 from exeunt.torch.calls import as_call, to_device

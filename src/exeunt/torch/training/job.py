@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from exeunt import _files
-from exeunt._sealed import flattened
+from exeunt._support import files
+from exeunt._support.sealed_json import flattened
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.own import OWN
@@ -172,9 +172,9 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
 
 def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
     """Make `out` the folder of this run. Raises InputError if it belongs to another run or cannot be made."""
-    _files.make_folder(out)
+    files.make_folder(out)
     refuse_other_run(out, job, data)
-    _files.write_json(out / JOB_FILE, _as_json(job, data))
+    files.write_json(out / JOB_FILE, _as_json(job, data))
 
 
 def _option(name: str) -> str:
@@ -201,7 +201,7 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 
 def _read_job(file: Path) -> dict[str, Any]:
     """Return the job in a file."""
-    value = _files.read_json(file, remedy=_REMEDY)
+    value = files.read_json(file, remedy=_REMEDY)
     if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")
     return value

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from exeunt._progress import Progress
+from exeunt._support.progress import Progress
 from exeunt.data import DataSource, Preprocess
 from exeunt.data.masked_images import MaskedImages, balanced_weights
 from exeunt.errors import InputError

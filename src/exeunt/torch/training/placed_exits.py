@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from exeunt import _files
+from exeunt._support import files
 from exeunt.errors import ArtefactError, InputError
 from exeunt.timing.exit_placement import PlacedExits
 from exeunt.torch.timed_exits import AUTO
@@ -27,7 +27,7 @@ def with_kept_exits(job: TrainingJob, out: Path) -> TrainingJob:
     if job.exits != AUTO:
         return job
     if (out / _FILE).is_file():
-        kept = _files.read_json(
+        kept = files.read_json(
             out / _FILE, remedy="remove it, and the folder training/ with what was learned so far"
         )
         if not isinstance(kept, dict) or not {"exits", "hidden"} <= set(kept):
@@ -45,4 +45,4 @@ def keep_exits(placed: PlacedExits | None, out: Path, say: Callable[[str], None]
     """Say where exits were placed, and keep it; None if nothing was placed now."""
     if placed is not None:
         say(placed.describe() + "\n")
-        _files.write_json(out / _FILE, {"exits": placed.names, "hidden": placed.hidden})
+        files.write_json(out / _FILE, {"exits": placed.names, "hidden": placed.hidden})

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_path import at_precision
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_path import at_precision
 from exeunt.torch.exits.network import EarlyExitNetwork
 
 TEACHERS = ("self", "original")

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exeunt._files import check_writable, locked, remove_half_written, write_text
-from exeunt._progress import Progress
-from exeunt._sealed import content_digest
-from exeunt._text import counted
+from exeunt._support.files import check_writable, locked, remove_half_written, write_text
+from exeunt._support.progress import Progress
+from exeunt._support.sealed_json import content_digest
+from exeunt._support.text import counted
 from exeunt.data import DataSource, Images, SplitPlan, open_source, plan_split
 from exeunt.errors import InputError, UnreadableImage
-from exeunt.run.file_digests import CONFIG, TRACED
-from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import provenance
+from exeunt.runs.file_digests import CONFIG, TRACED
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.manifest import provenance
 from exeunt.torch.devices import best_device, is_first_process
 from exeunt.torch.exits.network import record
 from exeunt.torch.exits.own import OWN

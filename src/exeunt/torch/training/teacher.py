@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from exeunt._text import counted, listed
+from exeunt._support.text import counted, listed
 from exeunt.data import Preprocess
 from exeunt.data.splits import SplitPlan
 from exeunt.errors import InputError
-from exeunt.run.file_digests import TRACED
-from exeunt.run.folder import RunFolder
-from exeunt.run.run_inputs import load_preparation, split_of
+from exeunt.runs.file_digests import TRACED
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import load_preparation, split_of
 from exeunt.torch.calls import Inputs, logits_of, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import output_of

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exeunt._files import make_folder
+from exeunt._support.files import make_folder
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, shared, start_epoch
 from exeunt.torch.devices import epoch_seed, make_fabric, seeded

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exeunt._files import write_text
-from exeunt._progress import Progress
+from exeunt._support.files import write_text
+from exeunt._support.progress import Progress
 from exeunt.errors import InputError
 from exeunt.torch.batches import check_labels, length_of, start_epoch, unpack
 from exeunt.torch.calls import as_call, logits_of, to_device

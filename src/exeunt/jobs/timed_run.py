@@ -1,0 +1,235 @@
+"""A run timed on this machine: its network opened to be timed, and which of its exits pay for their time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt._support.arrays import Integers
+from exeunt._support.limits import check_memory
+from exeunt.costs.cost_model import CostModel
+from exeunt.engine.executor import Executor, Segments
+from exeunt.engine.plan import Plan
+from exeunt.errors import InputError
+from exeunt.jobs.batches import prepared_batches
+from exeunt.policy import Policy
+from exeunt.policy.policy_set import feasible
+from exeunt.rules.cascade import with_unasked
+from exeunt.rules.useful_exits import worthwhile_exits
+from exeunt.runs.executors import chosen_executor, executor_device, open_executor
+from exeunt.runs.file_digests import LIVE
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.run_inputs import InputPreparation, load_preparation, part_data
+from exeunt.runs.runner import open_shared
+from exeunt.timing.bench import whole_network
+from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
+from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
+from exeunt.trace.cascade_step import CascadeStep
+
+if TYPE_CHECKING:
+    from exeunt.torch.exits.network import EarlyExitNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class TimedNetwork:
+    """A run folder with the executor `name`. `trusted`: see `exeunt.runs.load`."""
+
+    run: RunFolder
+    name: str
+    trusted: str | None = None
+
+    @classmethod
+    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedNetwork:
+        """Choose an executor, by default that of `exeunt predict`. Raises as `chosen_executor` does.
+
+        Raises InputError for live models.
+        """
+        if run.network_file == LIVE:
+            raise InputError(
+                f"{run.path} asks live models, which are not timed, because their calls may cost money: give budgets "
+                f"in {run.cost.unit}, or as shares"
+            )
+        return cls(run, chosen_executor(run, executor), trusted)
+
+    def models(self) -> dict[str, TimedNetwork]:
+        """Return the models of a cascade, each with the executor that it has alone; nothing for one network."""
+        names = [entry.name for entry in self.run.cascade]
+        return {name: TimedNetwork.of(self.run.open_model(name), None, self.trusted) for name in names}
+
+    @property
+    def plan(self) -> Plan | None:
+        """The run's plan for this executor on the device that it computes on here."""
+        return self.run.plan(self.name, executor_device(self.name))
+
+    def open(self, segments: Segments | None = None) -> Executor:
+        """Open the executor with these segments; by default one per exit."""
+        return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
+
+    def open_whole(self) -> Executor:
+        """Open the executor with one segment, of all exits."""
+        return self.open(None if self.run.runs_whole else ((0, self.run.n_exits - 1),))
+
+    def open_for(self, policy: Policy) -> Executor:
+        """Open the executor with the exits and models that a policy runs, as `exeunt.runs.load` does."""
+        return open_shared(self.run, {"": policy}, executor=self.name, trusted=self.trusted).executor
+
+    def original(self) -> Callable[[Any], Any]:
+        """Return a function that runs the original model: PyTorch's own forward, or one session for all of it."""
+        if self.name == "eager":
+            from exeunt.torch.executor import original
+
+            return original(self.network)
+        return whole_network(self.open_whole())
+
+    def original_macs(self) -> float:
+        """Return the multiply-adds of the original model; of a cascade those of its most expensive model."""
+        return float(self.run.manifest["model"]["macs"])
+
+    @cached_property
+    def network(self) -> EarlyExitNetwork:
+        """The network in PyTorch."""
+        from exeunt.torch.open_run import load_network
+
+        return load_network(self.run, trusted=self.trusted)
+
+    def batch(self, n: int) -> Any:
+        """Return n inputs: random images, or texts of the length in the manifest; of the calibration part where the
+        network takes raw inputs. Raises InputError for images without a common size, or more than fit in memory.
+        """
+        inputs = self.run.manifest["inputs"]
+        if inputs.get("raw"):
+            data = part_data(self.run, "calibrate")
+            rows = np.arange(n) % len(data)
+            return next(prepared_batches(load_preparation(self.run), data.take(rows), batch_size=n)).inputs
+        is_image = inputs["kind"] == "image"
+        if is_image and inputs.get("size") is None:
+            raise InputError("these images have no common size to time the network at: train with a size")
+        each = 4 * 3 * inputs["size"][0] * inputs["size"][1] if is_image else 8 * 3 * inputs["length"]
+        check_memory(n * each, f"a batch of {n:,} inputs", "choose a smaller --batch-size")
+        if is_image:
+            return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
+        return self._texts(n, inputs["length"])
+
+    def _texts(self, n: int, length: int) -> Any:
+        if self.name == "onnx":
+            from exeunt.onnx.manifest import FOLDER, OnnxManifest
+
+            export = OnnxManifest.load(self.run.path / FOLDER)
+            tensors = {name: export.tensors[name] for name in export.inputs}
+            return {
+                name: np.ones(
+                    (n, *(length if size is None else size for size in tensor.shape[1:])), tensor.dtype
+                )
+                for name, tensor in tensors.items()
+            }
+        from exeunt.torch.models.preparation import synthetic_inputs
+
+        return synthetic_inputs(load_preparation(self.run), n, length=length)
+
+
+@dataclass(frozen=True)
+class TimedExits:
+    """Exits that pay for their time: `steps`, and the milliseconds `cost` of answering at each of them.
+
+    Shares of the cost are of the original model; of a cascade, of the model that takes longest. `unasked`: why a model
+    of a cascade has none.
+    """
+
+    steps: tuple[CascadeStep, ...]
+    cost: CostModel
+    unasked: Mapping[str, str]
+
+    def trace(self, recorded: ExitTrace | CascadeTrace | StoredTrace) -> Any:
+        """Return the trace of these exits, from a trace of all exits, at their costs."""
+        return recorded.along(self.steps).with_cost(self.cost)
+
+    def rule(self, rule: Callable[..., Policy]) -> Callable[..., Policy]:
+        """Return the rule whose policies run these exits."""
+
+        def make(fit: ExitTrace, calibrate: ExitTrace, **options: Any) -> Policy:
+            return with_unasked(replace(rule(fit, calibrate, **options), cascade=self.steps), self.unasked)
+
+        return make
+
+
+def choose_by_time(
+    run: RunFolder,
+    rule: Callable[..., Policy],
+    budgets: Sequence[str | float],
+    inputs: Any,
+    *,
+    executor: str | None = None,
+    trusted: str | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> TimedExits:
+    """Time every stage and head of a run, choose the exits that answer best within a mean time, and time those.
+
+    `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the original model's
+    time, in any order. The exits answer best within the middle one of those that can be kept, and the first exit takes
+    no more than the least of these. `say`: is told the others, too.
+    `inputs`: a batch of the size that will be used, as the run's executor takes them. Models of a cascade are timed
+    each alone. Then the chosen exits are timed at the numbers of rows that reach each stage.
+
+    Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
+    that cannot run it, or a network that runs whole.
+    """
+    if run.n_exits == 1:
+        raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
+    network = TimedNetwork.of(run, executor, trusted)
+    models = network.models()
+    for one in [model.run for model in models.values()] or [run]:
+        if one.runs_whole:
+            raise InputError(
+                f"{one.path} runs whole, so that all its exits take the same time and none can be chosen by it: give a "
+                f"budget of MACs. {one.runs_whole}"
+            )
+    timed, original = _timed(network, models, inputs, say)
+    left_out = list[float | str]()
+    kept = [*feasible(timed.budget, budgets, left_out.append).items()]
+    if left_out:
+        say(f"left out, since the first answer takes longer: {', '.join(map(str, left_out))}")
+    (least, _), (amount, budget) = kept[0], kept[len(kept) // 2]
+    steps = worthwhile_exits(timed, amount, least=least, seed=seed)
+    named = [f"{step.model} {', '.join(map(str, step.exits))}".strip() for step in steps]
+    say(f"exits that pay for their time: {'; '.join(named)}")
+    opened = open_executor(replace(run, steps=steps), network.name, trusted=trusted)
+    fit, calibrate = (run.recorded(part).along(steps) for part in ("fit", "calibrate"))
+
+    def choose(cost: CostModel) -> Policy:
+        return rule(fit.with_cost(cost), calibrate.with_cost(cost), budget=budget)
+
+    def route(policy: Policy) -> Integers:
+        return policy.route(calibrate.with_cost(policy.cost))
+
+    idle = [name for name in models if name not in {step.model for step in steps}]
+    unasked = {name: f"{name} is not asked: none of its exits pays for its time." for name in idle}
+    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=original), unasked)
+
+
+def _timed(
+    network: TimedNetwork, models: dict[str, TimedNetwork], inputs: Any, say: Callable[[str], None]
+) -> tuple[ExitTrace | CascadeTrace, Callable[[Any], Any]]:
+    """Return the fit part with the times of stages and heads as costs, and the original model (the slowest one)."""
+    recorded = network.run.recorded("fit")
+    if isinstance(recorded, ExitTrace):
+        cost, whole = _stage_cost(network, inputs, say)
+        return recorded.with_cost(cost), whole_network(whole)
+    traces, originals = {}, {}
+    for name, model in models.items():
+        prepare = InputPreparation(model.run)
+        cost, whole = _stage_cost(model, prepare(inputs), say)
+        traces[name] = recorded[name].with_cost(cost)
+        originals[name] = whole_network(whole, prepare)
+    return CascadeTrace(traces), originals[max(traces, key=lambda name: traces[name].cost.reference)]
+
+
+def _stage_cost(network: TimedNetwork, inputs: Any, say: Callable[[str], None]) -> tuple[CostModel, Executor]:
+    """Time one network's stages and heads on a batch of its inputs; also return its executor of one segment."""
+    say(f"timing every stage and head of {network.run.path} ({network.name})")
+    finest, whole = network.open(), network.open_whole()
+    return stage_and_head_cost(finest, whole, inputs), whole

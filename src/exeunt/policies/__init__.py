@@ -1,1 +1,0 @@
-"""The policies to use, by name in `catalogue`. The literature's rules to compare with: `exeunt.baselines`."""

@@ -1,0 +1,81 @@
+"""Policies by name, for the command line and for comparisons; and those that take no more than an allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from exeunt.errors import InputError
+from exeunt.policy import Policy
+from exeunt.policy.allocation import Spend, exponential_weights
+from exeunt.policy.allocation_search import line_search_paths, mean_of_paths
+from exeunt.policy.compose import Composition, FitPart, composed
+from exeunt.rules import baselines
+from exeunt.rules.auto import auto
+from exeunt.rules.common_threshold import common_threshold, risk_controlled
+from exeunt.rules.learned_correctness import learned_correctness
+from exeunt.rules.stopping import stopping
+
+
+@composed
+def eero(part: FitPart, *, temperature: float = 0.04, spend: Spend = "exactly") -> Composition:
+    """The EERO paper's rates: exponential weights on each exit's error; the most confident leave first.
+
+    The labelled fit part gives the errors (Prop. 3.8). `temperature`, `spend`: as for
+    `exeunt.policy.allocation.exponential_weights`. It also takes the arguments of all policies, see `compose`; with
+    `calibration="marginal"` this is the paper's Algorithm 1.
+    """
+    return Composition(
+        partial(exponential_weights, part.trace.risk, part.trace.cost, temperature=temperature, spend=spend)
+    )
+
+
+@composed
+def optimised(part: FitPart) -> Composition:
+    """Thresholds searched one after the other for the most right answers on the fit part.
+
+    The line searches are exact. The best rates on some 3,000 inputs fit their noise. So the search runs on six
+    bootstrap samples, and the rates are averaged. It also takes the arguments of all policies, see `compose`.
+    """
+    paths = line_search_paths(*part.scored, 6, part.seed)
+    return Composition(partial(mean_of_paths, paths))
+
+
+_TO_USE: tuple[Callable[..., Policy], ...] = (
+    eero,
+    auto,
+    stopping,
+    learned_correctness,
+    optimised,
+    common_threshold,
+    risk_controlled,
+)
+_TO_COMPARE_WITH: tuple[Callable[..., Policy], ...] = (
+    baselines.msdnet,
+    baselines.predictive_exit,
+    baselines.patience,
+    baselines.confident_patience,
+    baselines.eco_m2f,
+    baselines.genetic,
+    baselines.random_routing,
+)
+PRESETS = {make.__name__: make for make in (*_TO_USE, *_TO_COMPARE_WITH)}
+"""Every named policy: those to use, then the baselines. All take the arguments of `compose`."""
+DESCRIPTIONS = {
+    name: ("Baseline. " if make in _TO_COMPARE_WITH else "") + str(make.__doc__).partition("\n")[0]
+    for name, make in PRESETS.items()
+}
+"""What every policy is, in a sentence or two: the first line of its documentation."""
+
+
+def preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
+    """Return the policy of this name, or a callable as it is. Raises InputError that names all policies."""
+    if not isinstance(policy, str):
+        return policy
+    if policy not in PRESETS:
+        to_use, baseline = (", ".join(make.__name__ for make in one) for one in (_TO_USE, _TO_COMPARE_WITH))
+        raise InputError(
+            f"there is no policy {policy!r}; choose one of {to_use}, or a baseline: {baseline}; of live models or "
+            "tables of models also router and cascade_router"
+        )
+    return PRESETS[policy]
