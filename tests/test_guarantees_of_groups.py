@@ -12,6 +12,7 @@ from scipy.stats import t as student
 
 import exeunt as ex
 from exeunt.evaluation.cache import _trace_digest
+from exeunt.evaluation.replay import score_exits
 from exeunt.guarantees.p_values import betting
 from exeunt.policy.exchangeability import NOTICED
 from exeunt.trace.derived import alike_neighbours
@@ -112,7 +113,7 @@ def test_shares_and_budgets_are_of_the_mean_cost_that_is_guaranteed(most):
         paid = fit.cost.per_input[:, exits]
         assert fit.cost.cumulative[exits] == pytest.approx(rows @ paid / rows.sum())
     assert fit.cost.full > 1.2 * fit.cost.per_input[:, 2].mean()
-    whole = ex.evaluation.score_exits(fit, np.full(fit.n, 2))
+    whole = score_exits(fit, np.full(fit.n, 2))
     assert whole.saved == pytest.approx(0.0, abs=1e-12)
     assert whole.cost == pytest.approx(fit.cost.full)
     policy = ex.eero(fit, calibrate, budget="60%", delta=0.05)
@@ -262,7 +263,7 @@ def test_results_are_weighted_as_guarantees_are(most):
     """The interval is that of a ratio estimator: weighted residuals of groups, Student's t with groups - 1."""
     trace = videos(60, 4, most=most)
     exits = np.random.default_rng(0).integers(0, 3, trace.n)
-    found = ex.evaluation.score_exits(trace, exits)
+    found = score_exits(trace, exits)
     right, paid = trace.correct[np.arange(trace.n), exits].astype(float), COST.cumulative[exits]
     groups = trace.groups
     weight = np.minimum(most, groups.sizes)
@@ -287,12 +288,10 @@ def test_results_are_weighted_as_guarantees_are(most):
 def test_groups_that_show_no_spread_have_intervals_all_the_same():
     trace = videos(30, 4)
     sure = replace(trace, prediction=np.repeat(trace.label[:, None], 3, axis=1))
-    low, high = ex.evaluation.score_exits(sure, np.zeros(trace.n, dtype=int)).accuracy_interval
+    low, high = score_exits(sure, np.zeros(trace.n, dtype=int)).accuracy_interval
     assert low < 0.9
     assert high == pytest.approx(1)
-    one = ex.evaluation.score_exits(
-        trace.take(trace.groups.index == 0), np.zeros(trace.groups.sizes[0], dtype=int)
-    )
+    one = score_exits(trace.take(trace.groups.index == 0), np.zeros(trace.groups.sizes[0], dtype=int))
     assert (one.accuracy_interval, one.cost_interval) == ((0.0, 1.0), (1.0, 4.0))
 
 

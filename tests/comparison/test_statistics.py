@@ -16,6 +16,7 @@ from scipy.stats import binom, ttest_1samp, ttest_rel
 import exeunt as ex
 from exeunt.costs.mean_cost import MeanCostDistribution
 from exeunt.evaluation.one_split import mixture_curve, upper_hull
+from exeunt.evaluation.results import TraceResult
 from exeunt.evaluation.statistics import at_least, guarantees, overall_rows, share_over_budget
 from exeunt.policy.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.rules.catalogue import DESCRIPTIONS
@@ -24,13 +25,13 @@ POLICIES = ("eero", "msdnet", "patience", "auto")
 SPLITS, CELLS = 6, (3, 2)
 
 
-def _result(name: str, q: int, *, seed: int) -> ex.comparison.TraceResult:
+def _result(name: str, q: int, *, seed: int) -> TraceResult:
     """Made-up numbers of four policies on 3 exits: the arithmetic does not ask where they come from."""
     rng = np.random.default_rng(seed)
     cost, m = ex.CostModel([1.0, 2.0, 4.0], unit="ms"), 3
     amounts = np.linspace(1.5, 3.5, q)
     shape = (len(POLICIES), q, SPLITS)
-    return ex.comparison.TraceResult(
+    return TraceResult(
         name=name, n=200, left_out=0, cost=cost, amounts=amounts,
         accuracy=rng.random(shape), mean_cost=amounts[:, None] * rng.uniform(0.9, 1.05, shape),
         rates=rng.dirichlet(np.ones(m), shape[:2]), oracle=rng.random((q, SPLITS)), exits=rng.random((m, SPLITS)),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import exeunt as ex
 from exeunt.errors import InputError
-from exeunt.evaluation import figures as plots
+from exeunt.evaluation import figures
 from exeunt.evaluation.replay import score_exits
 from exeunt.guarantees.confidence_intervals import wilson_interval
 from exeunt.rules.baselines import msdnet
@@ -30,7 +30,7 @@ def band(ax, index):
 
 
 def test_accuracy_lines_are_the_means_over_splits_at_the_mean_cost(found, trace):
-    ax = plots.accuracy_against_budget(found, trace)
+    ax = figures.accuracy_against_budget(found, trace)
     for p, name in enumerate(found.names):
         x, y = line(ax, name)
         np.testing.assert_allclose(x, found.mean_cost[p].mean(axis=1) / trace.cost.full)
@@ -41,7 +41,7 @@ def test_accuracy_lines_are_the_means_over_splits_at_the_mean_cost(found, trace)
 
 
 def test_bands_are_the_intervals_over_splits(found, trace):
-    ax = plots.accuracy_against_budget(found, trace)
+    ax = figures.accuracy_against_budget(found, trace)
     rows = [row for row in found.rows() if row["policy"] == "mine"]
     y = band(ax, 0)[:, 1]
     assert y.min() == pytest.approx(min(row["accuracy_low"] for row in rows))
@@ -50,13 +50,13 @@ def test_bands_are_the_intervals_over_splits(found, trace):
 
 def test_a_single_split_has_no_band(trace):
     single = ex.frontier({"mine": ex.eero}, trace, ["40%", "80%"], splits=1)
-    ax = plots.accuracy_against_budget(single, trace)
+    ax = figures.accuracy_against_budget(single, trace)
     assert len(ax.collections) == 0
     assert ax.get_legend().get_title().get_text() == "one split"
 
 
 def test_each_exit_alone_stands_at_its_cost_and_accuracy_with_its_number(found, trace):
-    ax = plots.accuracy_against_budget(found, trace)
+    ax = figures.accuracy_against_budget(found, trace)
     x, y = line(ax, "each exit alone (numbered above)")
     np.testing.assert_allclose(x, trace.cost.cumulative / trace.cost.full)
     np.testing.assert_allclose(y, (trace.prediction == trace.label[:, None]).mean(axis=0))
@@ -70,7 +70,7 @@ def test_each_exit_alone_stands_at_its_cost_and_accuracy_with_its_number(found, 
 def test_the_axis_begins_where_policies_can_be_told_apart(trace):
     presets = {"mine": ex.eero, "theirs": msdnet}
     wide = ex.frontier(presets, trace, ["20%", "60%", "90%"], splits=3)
-    low, high = plots.accuracy_against_budget(wide, trace).get_ylim()
+    low, high = figures.accuracy_against_budget(wide, trace).get_ylim()
     judged = wide.accuracy[:, 1:].mean(axis=2)
     assert wide.accuracy[:, 0].mean() < low < judged.min()
     assert judged.max() < high
@@ -78,7 +78,7 @@ def test_the_axis_begins_where_policies_can_be_told_apart(trace):
 
 def test_a_result_is_marked_with_its_interval(found, trace, parts, policy):
     result = ex.evaluate(policy, parts[2])
-    ax = plots.accuracy_against_budget(found, trace, results=[result])
+    ax = figures.accuracy_against_budget(found, trace, results=[result])
     (marked,) = ax.containers
     x, y = marked.lines[0].get_xydata()[0]
     assert (x, y) == pytest.approx((result.cost / trace.cost.full, result.accuracy))
@@ -89,7 +89,7 @@ def test_a_result_is_marked_with_its_interval(found, trace, parts, policy):
 def test_an_unlabelled_result_cannot_be_marked(found, trace, parts, policy):
     blind = ex.ExitTrace(parts[2].prediction, parts[2].scores, trace.cost, None, parts[2].id)
     with pytest.raises(InputError, match="labelled"):
-        plots.accuracy_against_budget(found, trace, results=[ex.evaluate(policy, blind)])
+        figures.accuracy_against_budget(found, trace, results=[ex.evaluate(policy, blind)])
 
 
 def test_infeasible_budgets_leave_a_gap_not_a_zero(trace):
@@ -99,13 +99,13 @@ def test_infeasible_budgets_leave_a_gap_not_a_zero(trace):
         return ex.eero(fit, calibrate, budget=budget)
 
     gappy = ex.frontier({"picky": picky}, trace, ["30%", "60%", "90%"], splits=2)
-    y = line(plots.accuracy_against_budget(gappy, trace), "picky")[1]
+    y = line(figures.accuracy_against_budget(gappy, trace), "picky")[1]
     assert np.isnan(y[0])
     assert np.isfinite(y[1:]).all()
 
 
 def test_cost_against_budget(found, trace):
-    ax = plots.cost_against_budget(found)
+    ax = figures.cost_against_budget(found)
     x, y = line(ax, "theirs")
     np.testing.assert_allclose(x, [0.3, 0.6, 0.9])
     np.testing.assert_allclose(y, found.mean_cost[1].mean(axis=1) / trace.cost.full)
@@ -115,7 +115,7 @@ def test_cost_against_budget(found, trace):
 
 def test_rates_and_shares_are_the_bars(parts, policy):
     result = ex.evaluate(policy, parts[2])
-    ax = plots.rates_and_shares(policy, result)
+    ax = figures.rates_and_shares(policy, result)
     bars = [group for group in ax.containers if isinstance(group, BarContainer)]
     planned, shares = ([bar.get_height() for bar in group] for group in bars)
     np.testing.assert_allclose(planned, policy.rates)
@@ -128,17 +128,17 @@ def test_rates_and_shares_are_the_bars(parts, policy):
 
 def test_shares_of_weighted_inputs_may_be_1_but_for_rounding(parts, policy):
     shares = np.eye(policy.n_exits)[0] * (1 + 2**-52)
-    plots.rates_and_shares(policy, replace(ex.evaluate(policy, parts[2]), shares=shares))
+    figures.rates_and_shares(policy, replace(ex.evaluate(policy, parts[2]), shares=shares))
 
 
 def test_rates_and_shares_refuses_a_result_of_another_network(parts, policy, trace):
     pair = trace.selected([1, 3])
     with pytest.raises(InputError, match="4 exits"):
-        plots.rates_and_shares(policy, score_exits(pair, np.zeros(pair.n, dtype=int)))
+        figures.rates_and_shares(policy, score_exits(pair, np.zeros(pair.n, dtype=int)))
 
 
 def test_risk_has_wilson_intervals_and_marks_where_depth_harms(trace):
-    ax = plots.risk_per_exit(trace)
+    ax = figures.risk_per_exit(trace)
     (drawn,) = ax.containers
     np.testing.assert_allclose(drawn.lines[0].get_ydata(), trace.risk)
     z, n = 1.959963984540054, trace.n
@@ -152,7 +152,7 @@ def test_risk_has_wilson_intervals_and_marks_where_depth_harms(trace):
 
 
 def test_a_network_that_only_improves_has_no_mark(trace):
-    ax = plots.risk_per_exit(trace.selected([0, 3]))
+    ax = figures.risk_per_exit(trace.selected([0, 3]))
     assert all(each.get_label() != "worse than an earlier exit" for each in ax.get_lines())
 
 
@@ -161,7 +161,7 @@ def test_risk_at_the_ends_of_its_range(risk):
     label = np.zeros(20, dtype=int)
     prediction = np.full((20, 1), int(risk))
     sure = ex.ExitTrace.from_scores(np.ones((20, 1)), prediction, cost=ex.CostModel([1.0]), label=label)
-    low, high = plots.risk_per_exit(sure).get_ylim()
+    low, high = figures.risk_per_exit(sure).get_ylim()
     assert low == 0.0 if risk == 0.0 else 0.5 < low < 1.0
     assert low < high <= 1.0 + 1e-9
 
@@ -169,10 +169,10 @@ def test_risk_at_the_ends_of_its_range(risk):
 def test_axes_are_labelled_with_units_and_given_axes_are_used(found, trace, parts, policy):
     panels = Figure(figsize=(12, 8)).subplots(2, 2).ravel()
     drawn = [
-        plots.accuracy_against_budget(found, trace, ax=panels[0]),
-        plots.cost_against_budget(found, ax=panels[1]),
-        plots.rates_and_shares(policy, ex.evaluate(policy, parts[2]), ax=panels[2]),
-        plots.risk_per_exit(trace, ax=panels[3]),
+        figures.accuracy_against_budget(found, trace, ax=panels[0]),
+        figures.cost_against_budget(found, ax=panels[1]),
+        figures.rates_and_shares(policy, ex.evaluate(policy, parts[2]), ax=panels[2]),
+        figures.risk_per_exit(trace, ax=panels[3]),
     ]
     for ax, panel in zip(drawn, panels, strict=True):
         assert ax is panel
@@ -185,11 +185,11 @@ def test_axes_are_labelled_with_units_and_given_axes_are_used(found, trace, part
 def test_pyplot_is_never_imported_and_matplotlib_only_for_a_figure():
     code = """
 import sys, numpy as np, exeunt as ex
-from exeunt import plots
+from exeunt.evaluation import figures
 assert "matplotlib" not in sys.modules
 cost = ex.CostModel([1, 2])
 trace = ex.ExitTrace.from_scores(np.ones((9, 2)), np.zeros((9, 2), int), cost=cost, label=[0] * 9)
-plots.risk_per_exit(trace)
+figures.risk_per_exit(trace)
 assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -200,7 +200,7 @@ def test_the_style_leaves_global_settings_alone(trace):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    plots.risk_per_exit(trace)
+    figures.risk_per_exit(trace)
     assert dict(matplotlib.rcParams) == before
 
 
@@ -208,10 +208,10 @@ def test_figures_of_graded_answers_show_their_measure(trace):
     grades = Grades(np.random.default_rng(0).beta(2, 3, (trace.n, 4)), "IoU")
     graded = replace(trace, label=None, log_probability=None, grades=grades)
     found = ex.frontier({"mine": ex.eero}, graded, ["60%", "90%"], splits=2)
-    ax = plots.accuracy_against_budget(found, graded, results=[score_exits(graded, np.full(trace.n, 1))])
+    ax = figures.accuracy_against_budget(found, graded, results=[score_exits(graded, np.full(trace.n, 1))])
     assert ax.get_title(loc="left") == "IoU against budget"
     assert ax.get_ylabel() == "IoU (%)"
-    risk = plots.risk_per_exit(graded)
+    risk = figures.risk_per_exit(graded)
     assert risk.get_ylabel() == "mean loss (%)"
     bars = risk.containers[0]
     np.testing.assert_allclose(bars[0].get_ydata(), grades.loss.mean(axis=0))
