@@ -120,9 +120,9 @@ def gateway(
     program = [sys.executable, "-m", "exeunt", "gateway", str(file)]
     keys = [
         subprocess.run(
-            [*program, *option], check=True, capture_output=True, text=True, env={**os.environ, **environment}
+            [*program[:-1], "keys", str(file), *option], check=True, capture_output=True, text=True, env={**os.environ, **environment}
         ).stdout.split()[0]
-        for option in (["--add-client", "me"], ["--add-admin", "root"])
+        for option in (["--add", "me"], ["--add-admin", "root"])
     ]
     url = f"http://127.0.0.1:{port}"
     with running(program, url, "/health", environment, folder / "gateway.log") as process:

@@ -9,7 +9,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.runs.estimator_executor import EstimatorExecutor
-from exeunt.runs.executors import EXECUTORS, chosen_executor, open_executor
+from exeunt.runs.executors import EXECUTORS, chosen_executor, is_ready, open_executor
 from exeunt.runs.folder import RunFolder
 from made_runs import ABOUT, made_trace
 
@@ -125,11 +125,11 @@ def test_an_object_is_given_again(tmp_path):
         tmp_path, cost=traces["fit"].cost, traces=traces, about=about(model="mine"), network="object.json"
     )
     assert chosen_executor(run) == "object"
-    with pytest.raises(ex.InputError, match=r"exeunt.runs.load\(cascade, models=\{'mine': \.\.\.\}\)"):
+    with pytest.raises(ex.InputError, match=r"exeunt.load\(cascade, models=\{'mine': \.\.\.\}\)"):
         open_executor(run, "object")
     given = RunFolder(run.path, run.manifest, objects={"mine": ByLength()})
     assert open_executor(given, "object").n_exits == 1
-    with pytest.raises(ex.InputError, match="no weights for PyTorch"):
+    with pytest.raises(ex.InputError, match="this takes a run that holds the weights"):
         _ = run.weights
 
 
@@ -153,7 +153,7 @@ def test_an_estimator_on_disk_holds_what_is_trusted(tmp_path):
     run = made()
     np.testing.assert_array_equal(load_estimator(run).predict_proba(rows), fitted.predict_proba(rows))
     assert check_estimator(run) == "nothing but trusted types"
-    assert EXECUTORS["sklearn"].ready(run)
+    assert is_ready(run, EXECUTORS["sklearn"])
     with pytest.raises(ex.InputError, match=r"ByLength holds .*ByLength, which no file should bring"):
         save_estimator(ByLength(), tmp_path / "other.skops")
     skops.dump(ByLength(), tmp_path / "model.skops")

@@ -121,7 +121,7 @@ class Case:
     def _load(self) -> tuple[int, Any, str]:
         inputs = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
         try:
-            answers = exeunt.runs.load(self.path)(inputs)
+            answers = exeunt.load(self.path)(inputs)
         except ExeuntError as error:
             return 2, None, f"exeunt: {error}\n"
         return 0, (answers.label.tolist(), answers.exit.tolist()), ""

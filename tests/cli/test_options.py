@@ -14,7 +14,8 @@ pytest.importorskip("typer")
 from exeunt.cli.app import app
 from exeunt.errors import InputError
 from exeunt.jobs.timed_run import TimedNetwork
-from exeunt.runs.file_digests import WEIGHTS
+from exeunt.runs.kinds import KINDS
+from exeunt.runs.kinds.weights import WEIGHTS
 from exeunt.torch import attach
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.training.recipe import Recipe
@@ -90,7 +91,7 @@ def test_options_given_are_passed_on(job):
 
 def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     seen = {}
-    run = SimpleNamespace(cascade=(), manifest={"data": {}}, network_file=WEIGHTS)
+    run = SimpleNamespace(cascade=(), manifest={"data": {}}, kind=KINDS[WEIGHTS])
     monkeypatch.setattr("exeunt.runs.folder.RunFolder.open", lambda _: run)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda *_, **__: None)
     monkeypatch.setattr(

@@ -123,8 +123,8 @@ def test_from_a_run_to_answers_within_a_total(folder):
     shown = exeunt("show", "out", cwd=folder).stdout
     assert "FunctionModel" in shown
     assert re.findall(r"^\d +(.*\S) +\S+ +\S+% +\S+$", shown, re.M) == [
-        "small (live model)",
-        "large (live model)",
+        "small",
+        "large",
     ]
     assert "7 of 7 parts are as they were written" in exeunt("verify", "out", cwd=folder).stdout
     command = ["predict", "out", "--model", "models.yaml", "--data", "texts.parquet", "--out", "answers.csv"]

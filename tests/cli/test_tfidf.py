@@ -119,7 +119,7 @@ def test_what_another_process_wrote_meanwhile_is_not_replaced(folder, monkeypatc
 
 def test_it_imports_no_torch(folder):
     code = (
-        "import sys, exeunt.runs; r = exeunt.runs.load('run', policy=None); "
+        "import sys, exeunt.runs; r = exeunt.load('run', policy=None); "
         "print(r(r.prepare(['where is my card'])).label, 'torch' in sys.modules)"
     )
     exeunt("calibrate", "run", "--budget", "100%", cwd=folder)
@@ -190,7 +190,10 @@ def test_mistakes(folder):
             ("train", "--model", "tfidf", "--data", "alike.csv", "--out", "new"),
             "and one class teaches nothing",
         ),
-        (("export", "run"), "no weights for PyTorch"),
+        (
+            ("export", "run"),
+            "holds the estimator of scikit-learn, and this takes a run that holds the weights",
+        ),
         (("bench", "run"), "has one exit"),
         (("calibrate", "run", "--budget", "100%", "--of", "time"), "has one exit"),
         (("calibrate", "run", "--budget", "50%"), "below the cheapest exit"),

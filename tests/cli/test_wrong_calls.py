@@ -25,13 +25,17 @@ pytest.importorskip("fastapi")
 from PIL import Image  # noqa: E402 - after the skips
 
 from exeunt.cli.app import app  # noqa: E402
+from exeunt.cli.gateway import GATEWAY_VERBS  # noqa: E402
 from exeunt.runs.folder import RunFolder  # noqa: E402
 from made_runs import ABOUT, made_run  # noqa: E402
 
 from .command import called  # noqa: E402
 
-COMMANDS = typer.main.get_command(app).commands
-CALLBACKS = {one.name or one.callback.__name__: one.callback for one in app.registered_commands}
+_VERBS = typer.main.get_command(app).commands
+COMMANDS = {verb: command for verb, command in _VERBS.items() if verb != "gateway"}
+COMMANDS |= {f"gateway {verb}": command for verb, command in _VERBS["gateway"].commands.items()}
+CALLBACKS = {command.callback.__name__: command.callback for command in app.registered_commands}
+CALLBACKS |= {f"gateway {verb.__name__}": verb for verb in GATEWAY_VERBS}
 
 # What work a command begins with once everything that was given has been accepted.
 WORK = {
@@ -39,14 +43,15 @@ WORK = {
     "calibrate": "exeunt.runs.folder:RunFolder.check_policy",
     "evaluate": "exeunt.evaluation.figures:draw_evaluation",
     "compare": "exeunt.evaluation.compare:_records",
-    "predict": "exeunt.runs.executors:ExecutorKind.open",
-    "record": "exeunt.runs.executors:ExecutorKind.open",
+    "predict": "exeunt.torch.open_run:open_eager",
+    "record": "exeunt.torch.open_run:open_eager",
     "generate": "exeunt.torch.language.model:rebuild_decoder",
     "export": "exeunt.torch.to_onnx:load_network",
     "bench": "exeunt.jobs.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.jobs.cascade_run:_parts",
     "serve": "exeunt.serve.loaded_run:open_shared",
-    "gateway": "exeunt.gateway.config:read_config",
+    **{f"gateway {verb.__name__}": "exeunt.gateway.config:read_config" for verb in GATEWAY_VERBS},
+    "gateway demo": "exeunt.gateway.demo:demonstrate",
     "watch": "exeunt.jobs.watching:watch_file",
     "show": "exeunt.cli.show_diff_verify:_sections",
     "diff": "exeunt.cli.show_diff_verify:_answers",
@@ -57,7 +62,8 @@ ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
     ("record", "trusted"), ("record", "out"), ("generate", "out"), ("generate", "text_column"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
-    ("gateway", "add_client"), ("gateway", "add_admin"), ("gateway", "forget"),
+    ("gateway keys", "add"), ("gateway keys", "add_admin"), ("gateway keys", "spend"), ("gateway certify", "labels"),
+    ("gateway money", "book"), ("gateway money", "drop"), ("gateway money", "reason"), ("gateway money", "resume"),
     ("watch", "group_column"), ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip
 
@@ -153,7 +159,13 @@ BASES = {
     "bench": ["{run} --repeats 1"],
     "cascade": ["small={run} {run} --out {nothing}"],
     "serve": ["{run} --port 0"],
-    "gateway": ["{file}"],
+    "gateway serve": ["{file}"],
+    "gateway demo": [""],
+    "gateway certify": ["{file}"],
+    "gateway keys": ["{file} --add bob"],
+    "gateway forget": ["{file} bob"],
+    "gateway labels": ["{file} --count 3"],
+    "gateway money": ["{file} --book large --reason why"],
     "watch": ["{run} {file}"],
     "show": ["{run}"],
     "diff": ["{run} {run}"],
@@ -235,7 +247,7 @@ def outcome(places, monkeypatch):
         monkeypatch.setattr(reduce(getattr, owner, import_module(module)), function, work)
         accepted.clear()
         try:
-            done = called(verb, *(filled(word, names) for word in arguments))
+            done = called(*verb.split(), *(filled(word, names) for word in arguments))
         except Accepted:
             shutil.rmtree(root / "nothing", ignore_errors=True)
             return None
@@ -293,9 +305,6 @@ def test_an_executor_that_there_is_not_is_refused_where_nothing_is_run(tmp_path)
     done = called("calibrate", run.path, "--budget", "60%", "--executor", "nope")
     assert done.status == 2
     assert (
-        "there is no executor 'nope': choose one of cascade, onnx, sklearn, object, live, decoder, eager"
-        in done.err
+        "there is no executor 'nope': choose one of cascade, sklearn, live, onnx, object, eager" in done.err
     )
-    refused = called("calibrate", run.path, "--budget", "60%", "--labels", "labels.jsonl")
-    assert "--labels are of answers of a gateway: leave it out" in refused.err
     assert not run.has_policy

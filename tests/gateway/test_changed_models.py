@@ -79,14 +79,14 @@ def test_a_policy_with_features_of_a_forgotten_client_answers_no_more(
         with run.http(run.admin) as http:
             assert http.get("/admin/state").json()["policies"]["p1"]["unfit"] == ""
             if by_command:
-                exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--forget", "bob"])
+                exeunt(["gateway", "forget", str(tmp_path / "gateway.yaml"), "bob"])
                 assert "p1 held features of its requests" in capsys.readouterr().out
             else:
                 assert http.delete("/admin/clients/bob").json() == {"removed": 0}
             eventually(lambda: run.ask("x", model="auto:p1").status_code == 404)
             assert run.ask("x").headers["x-exeunt-policy"] == "p2"
             if by_command:
-                exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--forget", "alice"])
+                exeunt(["gateway", "forget", str(tmp_path / "gateway.yaml"), "alice"])
             else:
                 http.delete("/admin/clients/alice")
             eventually(lambda: run.gateway.live.active.name == "reference")

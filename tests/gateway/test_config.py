@@ -214,7 +214,7 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"holds other files, such as gateway\.yaml: give the gateway a folder"
     ):
-        exeunt(["gateway", str(file), "--add-client", "a"])
+        exeunt(["gateway", "keys", str(file), "--add", "a"])
     assert tmp_path.stat().st_mode == mode
     assert [one.name for one in tmp_path.iterdir()] == ["gateway.yaml"]
 
@@ -251,8 +251,8 @@ def test_a_grader_that_cannot_be_opened_is_told_with_the_file(
     file = written(
         tmp_path, config_text("http://127.0.0.1:1", shadow=shadow, listen=f"{{port: {free_port()}}}")
     )
-    exeunt(["gateway", str(file), "--add-client", "a"])
-    exeunt(["gateway", str(file), "--add-admin", "root"])
+    exeunt(["gateway", "keys", str(file), "--add", "a"])
+    exeunt(["gateway", "keys", str(file), "--add-admin", "root"])
     with pytest.raises(InputError, match=f"^{file}: .*{message}"):
         exeunt(["gateway", str(file)])
 
@@ -272,13 +272,13 @@ def test_a_start_that_fails_makes_no_folder(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             exeunt(["gateway", str(file)])
     for options, message in (
-        ([], "clients have no key yet: .*; who administers the gateway has no key yet"),
-        (["--forget", "a"], "there is no folder .*gateway yet: the first key makes it"),
-        (["--book", "large", "--reason", "x"], "there is no folder"),
-        (["--to-label", "3"], "there is no folder"),
+        (["serve"], "clients have no key yet: .*; who administers the gateway has no key yet"),
+        (["forget", "a"], "there is no folder .*gateway yet: the first key makes it"),
+        (["money", "--book", "large", "--reason", "x"], "there is no folder"),
+        (["labels", "--count", "3"], "there is no folder"),
     ):
         with pytest.raises(InputError, match=message):
-            exeunt(["gateway", str(file), *options])
+            exeunt(["gateway", options[0], str(file), *options[1:]])
     assert [one.name for one in tmp_path.iterdir()] == ["gateway.yaml"]
 
 

@@ -65,13 +65,21 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         assert told["claimed"] > 1_000 > 0.01 > told["maximum"]
         assert float(shown) == pytest.approx(told["claimed"] - told["maximum"])
 
+        capsys.readouterr()
+        exeunt(["gateway", "money", file])
+        table = capsys.readouterr().out
+        assert re.search(r"^each day +20 usd/day +[\d.]+ usd +20\.00 usd$", table, re.M), table
+        assert re.search(r"^client alice +no limit +[\d.]+ usd *$", table, re.M), table
+        assert "large has billed " in table
+        assert f"exeunt gateway money {file} --book large` (the bill was right)" in table
+
         log = run.gateway.folder / "disputes.jsonl"
         log.mkdir()
         with pytest.raises(FileError, match=r"^cannot write .*disputes\.jsonl, so nothing was decided: "):
-            exeunt(["gateway", file, "--book", "large", "--reason", "no"])
+            exeunt(["gateway", "money", file, "--book", "large", "--reason", "no"])
         assert money.disputed
         log.rmdir()
-        exeunt(["gateway", file, "--drop", "large", "--reason", "a fault of the provider"])
+        exeunt(["gateway", "money", file, "--drop", "large", "--reason", "a fault of the provider"])
         told = capsys.readouterr().out
         assert told.startswith("1 bill of large: ")
         assert told.endswith("It is asked again after POST /admin/models/large/resume.\n")
@@ -81,10 +89,14 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         with run.http(run.admin) as http:
             assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
         assert run.ask("x").json()["model"] == "large"
-        with run.http(run.admin) as http:
-            assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
+        capsys.readouterr()
+        exeunt(["gateway", "money", file, "--resume", "large"])
+        assert capsys.readouterr().out == "large is asked again\n"
+        assert run.gateway.money.whole.stopped == ()
+        with pytest.raises(InputError, match="'large' is not stopped: it is asked as before"):
+            exeunt(["gateway", "money", file, "--resume", "large"])
 
-        exeunt(["gateway", file, "--book", "large", "--reason", "its price was wrong"])
+        exeunt(["gateway", "money", file, "--book", "large", "--reason", "its price was wrong"])
         assert money.whole.spent > 1_000  # somebody has said so
         assert capsys.readouterr().out.endswith("count. It is asked as before.\n")
         assert_overdrawn(run)
@@ -209,4 +221,4 @@ def test_the_log_and_the_counts_say_which_model_is_stopped_and_how_it_is_asked_a
 )
 def test_what_the_command_refuses(tmp_path: Path, options: list[str], why: str) -> None:
     with running(tmp_path, shadow=""), pytest.raises(InputError, match=why):
-        exeunt(["gateway", str(tmp_path / "gateway.yaml"), *options])
+        exeunt(["gateway", "money", str(tmp_path / "gateway.yaml"), *options])

@@ -109,7 +109,7 @@ def test_the_first_units_are_counted_while_a_gateway_runs(
             run.ask(f"easy {i}")
         eventually(lambda: run.gateway.certifier.n_fitting > 0)
         eventually(lambda: f"{run.gateway.certifier.n_fitting} do," in str(run.gateway.standing))
-        exeunt(["calibrate", str(run.gateway.folder)])
+        exeunt(["gateway", "certify", str(run.gateway.folder)])
         assert f"fit policies: {run.gateway.certifier.n_fitting} do," in capsys.readouterr().out
 
 

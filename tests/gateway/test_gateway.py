@@ -276,15 +276,15 @@ def test_what_is_no_request_is_refused(run: Running, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--forget", "bob"], "there is no folder .* yet: the first key makes it"),
-        (["--spend", "5 usd"], "give them with --add-client NAME"),
-        (["--add-client", "a", "--add-admin", "b"], "at a time"),
-        (["--add-client", "a/b"], "up to 64 letters"),
-        (["--add-client", "a", "--spend", "5"], "unit"),
-        (["--add-client", "a", "--spend", "5 ms"], "is in ms"),
+        (["forget", "bob"], "there is no folder .* yet: the first key makes it"),
+        (["keys", "--spend", "5 usd"], "give them with --add NAME"),
+        (["keys", "--add", "a", "--add-admin", "b"], "at a time"),
+        (["keys", "--add", "a/b"], "up to 64 letters"),
+        (["keys", "--add", "a", "--spend", "5"], "unit"),
+        (["keys", "--add", "a", "--spend", "5 ms"], "is in ms"),
         (
-            [],
-            "clients have no key yet: make one with `exeunt gateway FILE --add-client NAME`; who administers .*-admin",
+            ["serve"],
+            "clients have no key yet: make one with `exeunt gateway keys FILE --add NAME`; who administers .*-admin",
         ),
     ],
 )
@@ -292,14 +292,14 @@ def test_what_the_command_refuses(tmp_path: Path, options: list[str], message: s
     file = tmp_path / "gateway.yaml"
     file.write_text(config_text("http://127.0.0.1:1", listen=f"{{port: {free_port()}}}"))
     with pytest.raises(InputError, match=message):
-        exeunt(["gateway", str(file), *options])
+        exeunt(["gateway", options[0], str(file), *options[1:]])
 
 
 def test_the_command_says_where_its_page_is(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(config_text("http://127.0.0.1:1", listen="{port: 0}"))
-    for option in ("--add-client", "--add-admin"):
-        exeunt(["gateway", str(file), option, option.strip("-")])
+    for option in ("--add", "--add-admin"):
+        exeunt(["gateway", "keys", str(file), option, option.strip("-")])
     command = [sys.executable, "-m", "exeunt", "gateway", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         late = threading.Timer(60, process.kill)  # who says nothing
@@ -323,8 +323,8 @@ def test_a_provider_without_its_key_is_named_at_the_start(
     file = tmp_path / "gateway.yaml"
     providers = "{mock: {base_url: 'http://127.0.0.1:1/v1', key: NO_SUCH_KEY}}"
     file.write_text(config_text("", providers=providers, listen=f"{{port: {free_port()}}}"))
-    for option in ("--add-client", "--add-admin"):
-        exeunt(["gateway", str(file), option, option.strip("-")])
+    for option in ("--add", "--add-admin"):
+        exeunt(["gateway", "keys", str(file), option, option.strip("-")])
     with pytest.raises(InputError, match="the environment variable NO_SUCH_KEY is not set"):
         exeunt(["gateway", str(file)])
 

@@ -143,7 +143,7 @@ def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path, capsys):
         eventually(lambda: run.n_compared == 3)
         records = run.gateway.records.read()
         assert provider.calls["expert"] == 6
-        exeunt(["gateway", str(tmp_path / "gateway.yaml"), "--to-label", "2"])
+        exeunt(["gateway", "labels", str(tmp_path / "gateway.yaml"), "--count", "2"])
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         labels = {(line["request"], line["model"]): 0.0 for line in lines}
         assert len(labels) == 2

@@ -87,7 +87,7 @@ def write_former(folder: Path, *clients: Client) -> Path:
 
 def test_nobody_starts_it_without_keys(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
-    with pytest.raises(InputError, match="--add-client"):
+    with pytest.raises(InputError, match="--add NAME"):
         keys.check()
     key = keys.add("alice")
     with pytest.raises(InputError, match="--add-admin"):
@@ -108,14 +108,22 @@ def test_no_client_is_allowed_nothing_and_the_last_key_does_not_go_unnoticed(
     with running(tmp_path):
         file = str(tmp_path / "gateway.yaml")
         with pytest.raises(InputError, match="spend must be above 0"):
-            exeunt(["gateway", file, "--add-client", "bob", "--spend", "0 usd/day"])
+            exeunt(["gateway", "keys", file, "--add", "bob", "--spend", "0 usd/day"])
         with pytest.raises(InputError, match="neither a key nor a record of 'bob'"):
-            exeunt(["gateway", file, "--forget", "bob"])
-        exeunt(["gateway", file, "--add-admin", "second"])
+            exeunt(["gateway", "forget", file, "bob"])
+        exeunt(["gateway", "keys", file, "--add-admin", "second"])
         capsys.readouterr()
-        exeunt(["gateway", file, "--forget", "root"])
+        exeunt(["gateway", "keys", file])
+        assert [
+            line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:] if line.strip("- ─━")
+        ] == [
+            ["alice", "asks"],
+            ["root", "administers"],
+            ["second", "administers"],
+        ]
+        exeunt(["gateway", "forget", file, "root"])
         assert capsys.readouterr().out == "root: the key and 0 records removed\n"
-        exeunt(["gateway", file, "--forget", "second"])
+        exeunt(["gateway", "forget", file, "second"])
         told = capsys.readouterr().out
         assert (
             "does not start like this: who administers the gateway has no key yet: make one with `exeunt"
@@ -170,12 +178,12 @@ def test_a_gateway_that_runs_sees_at_once_what_the_command_does(tmp_path: Path) 
     with running(tmp_path) as run:
         file = str(tmp_path / "gateway.yaml")
         done = subprocess.run(
-            [sys.executable, "-m", "exeunt", "gateway", file, "--add-client", "bob", "--spend", "3 usd"],
+            [sys.executable, "-m", "exeunt", "gateway", "keys", file, "--add", "bob", "--spend", "3 usd"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         run.client = done.stdout.split()[0]
         assert run.ask("easy 1").status_code == 200
-        exeunt(["gateway", file, "--forget", "bob"])
+        exeunt(["gateway", "forget", file, "bob"])
         assert run.ask("easy 2").status_code == 401
 
 

@@ -36,9 +36,9 @@ from .test_keys import client, write_former
 FEW, MANY, SEED = 2, 40, 61
 """Mutations of each file by default and in a campaign, and their seed."""
 LONGEST_S = 60
-START, CALIBRATE, ADD, FORGET = "start", "calibrate", "--add-client", "--forget"
+START, CERTIFY, ADD, FORGET = "start", "certify", "keys", "forget"
 READ_BY = {
-    "gateway.json": (CALIBRATE, START),
+    "gateway.json": (CERTIFY, START),
     "alarms.json": (START,),
     "watch.json": (START,),
     "active.json": (START,),
@@ -119,9 +119,9 @@ def outcome(config: GatewayConfig, call: str) -> Any:
     """
     file = str(config.folder.parent / "gateway.yaml")
     calls: dict[str, Any] = {
-        CALIBRATE: lambda: exeunt(["calibrate", str(config.folder)]),
-        ADD: lambda: exeunt(["gateway", file, ADD, "new"]),
-        FORGET: lambda: exeunt(["gateway", file, FORGET, "shop"]),
+        CERTIFY: lambda: exeunt(["gateway", CERTIFY, file]),
+        ADD: lambda: exeunt(["gateway", ADD, file, "--add", "new"]),
+        FORGET: lambda: exeunt(["gateway", FORGET, file, "shop"]),
         START: lambda: started(config),
     }
     try:

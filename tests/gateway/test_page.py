@@ -188,7 +188,7 @@ def assert_saved_everywhere(
     (saved,) = re.findall(r"^exeunt_gateway_saved_usd (\S+)", metrics, re.MULTILINE)
     assert float(saved) == pytest.approx(state["in_all"]["saved"][0], rel=1e-9)
     capsys.readouterr()
-    assert exeunt(["calibrate", str(run.gateway.folder)]) == 0
+    assert exeunt(["gateway", "certify", str(run.gateway.folder)]) == 0
     assert state["in_all"]["told"] in capsys.readouterr().out
     run.gateway.find_standing()
     assert state["in_all"]["told"] in (run.gateway.folder / "report.html").read_text()
@@ -413,7 +413,7 @@ def test_an_alarm_is_told(made_up: Any, browser: Any, opened: Any) -> None:
     )
     disputed, stopped = shown(browser, "stopped").split("\n")
     assert re.match(r"large has billed .*8,000.50.* for 2 requests that can cost .*0.25.* at most", disputed)
-    assert "exeunt gateway FILE --book large" in disputed
+    assert "exeunt gateway money FILE --book large" in disputed
     assert stopped.startswith("large is stopped: it billed more than it may cost.")
 
 

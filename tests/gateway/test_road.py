@@ -50,7 +50,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ask_all(run, "question", range(N))
         eventually(lambda: bool(gateway.standing and gateway.standing.certified), tries=600)
         assert gateway.live.active.name == "reference"  # who owns it decides
-        assert exeunt(["calibrate", folder]) == 0
+        assert exeunt(["gateway", "certify", folder]) == 0
         said = capsys.readouterr().out
         assert "Guarantee: with probability 95% over all looks and questions together" in said
         assert "per request is at most 10 points below that of large" in said

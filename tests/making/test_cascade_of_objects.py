@@ -68,7 +68,8 @@ def test_an_object_of_your_own(exported, tmp_path):
 
     cascade.save_policy(both(cascade))
     with pytest.raises(
-        ex.InputError, match=r"mine is no network of PyTorch, .* but object\.json: make a cascade without it"
+        ex.InputError,
+        match=r"mine holds no network of PyTorch, .* object of your own: make a cascade without it",
     ):
         RunInOneFile(cascade)
     with pytest.raises(ex.InputError, match="the name of no model: there is mine, large"):

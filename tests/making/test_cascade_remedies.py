@@ -40,7 +40,7 @@ def test_verify_finds_what_is_damaged_in_a_model(cascade, run):
     damage(run.path / "weights.safetensors", "flip")
     (failed,) = (part for part in verify(cascade.path) if part.state != "ok")
     assert failed.part == "cascade"
-    assert failed.text.startswith(f"weights of the model 'large': {run.path / 'weights.safetensors'}")
+    assert failed.text.startswith(f"network of the model 'large': {run.path / 'weights.safetensors'}")
     assert "restore it from a copy" in failed.text
 
 

@@ -15,8 +15,8 @@ from exeunt.data import open_inputs
 from exeunt.jobs import predict_inputs
 from exeunt.jobs.cascade_run import make_cascade
 from exeunt.policy.calibration import Thresholds
-from exeunt.runs.file_digests import CASCADE
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.cascade import CASCADE
 from exeunt.runs.manifest import sealed_manifest, write_cascade
 from exeunt.runs.runner import load
 from exeunt.runs.verification import verify
@@ -229,7 +229,9 @@ def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(c
     from exeunt.jobs.timed_run import choose_by_time
 
     said = []
-    with pytest.raises(ex.InputError, match=r"no weights for PyTorch, its network is in cascade\.json"):
+    with pytest.raises(
+        ex.InputError, match=r"holds the models of the cascade, and this takes a run that holds the weights"
+    ):
         make_precision(cascade, "int8", say=said.append)
     with pytest.raises(ex.InputError, match=r"by 'onnx': .* cascade\.json, which only 'cascade' runs: leave"):
         choose_by_time(

@@ -65,7 +65,7 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
 
     fit = made(0.9)
     run = SimpleNamespace(
-        n_exits=fit.n_exits, network_file="", cascade=[], runs_whole="", recorded=lambda _: fit
+        n_exits=fit.n_exits, refuse=lambda _: None, cascade=[], runs_whole="", recorded=lambda _: fit
     )
     for name, stub in (
         ("chosen_executor", "onnx"),

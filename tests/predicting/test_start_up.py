@@ -51,7 +51,7 @@ import sys
 sys.modules["torch"] = None
 import numpy as np
 import exeunt.runs
-runner = exeunt.runs.load({str(exported.path)!r})
+runner = exeunt.load({str(exported.path)!r})
 answers = runner(runner.prepare(["x.png", *np.load("rest.npy")]))
 print(answers.label.tolist(), answers.exit.tolist())
 """

@@ -22,8 +22,9 @@ from exeunt._support.sealed_json import DIGEST
 from exeunt.data import DataSource, SplitPlan
 from exeunt.errors import ArtefactError, InputError, MissingExtra
 from exeunt.jobs.cascade_run import make_cascade
-from exeunt.runs.file_digests import MANIFEST, WEIGHTS
+from exeunt.runs.file_digests import MANIFEST
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.weights import WEIGHTS
 from exeunt.runs.manifest import sealed_manifest
 from exeunt.runs.verification import verify
 from exeunt.torch.exits.placement import output_of
@@ -453,7 +454,7 @@ def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decod
     altered(teacher, other / "bf16", precision="bf16", weights_digest=weights)
     monkeypatch.setattr(DataSource, "decoded", None)
     for name, message in (
-        ("cascade", "has no weights for PyTorch, its network is in cascade.json"),
+        ("cascade", "holds the models of the cascade, and this takes a run that holds the weights"),
         (
             "own",
             "is a network of somebodys_module:network, and opening it would run that code: a teacher must be",

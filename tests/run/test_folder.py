@@ -99,7 +99,7 @@ def _touch(file):
         ),
         ("train/cats/1.png", r"seems to hold data \(train\): .* --data "),
         ("cat.JPG", r"seems to hold data \(cat\.JPG\)"),
-        ("gateway.json", r"the folder of a gateway, not a run folder: `exeunt calibrate \S+`"),
+        ("gateway.json", r"the folder of a gateway, not a run folder: `exeunt gateway certify FILE`"),
         (
             "config.json",
             r"Hugging Face model, not a run folder: make one with `exeunt train --model hf:\S+ --out RUN`$",

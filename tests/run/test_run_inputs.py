@@ -188,5 +188,5 @@ def test_a_runner_prepares_and_refuses_what_was_not(images):
 def test_a_runner_without_a_run_folder_says_so():
     runner = Runner(Flat(), POLICY)
     assert runner(PIXELS.transpose(0, 3, 1, 2).astype(np.float32)).valid.all()
-    with pytest.raises(ex.InputError, match=r"no run folder .* exeunt\.runs\.load"):
+    with pytest.raises(ex.InputError, match=r"no run folder .* exeunt\.load"):
         runner.prepare([PIXELS[0]])

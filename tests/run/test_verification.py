@@ -57,7 +57,7 @@ def run(whole, tmp_path) -> RunFolder:
 
 PART_OF = {
     "bundle.json": "manifest",
-    "weights.safetensors": "weights",
+    "weights.safetensors": "network",
     "costs.json": "costs",
     "traces/fit.parquet": "fit trace",
     "traces/calibrate.parquet": "calibrate trace",
@@ -130,8 +130,8 @@ def test_unreadable_files_are_told_from_damaged_ones(run, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr("exeunt._support.files.file_digest", refuse)
     found = failed(run)
-    assert "cannot read" in found["weights"]
-    assert "permission denied, change its permissions" in found["weights"]
+    assert "cannot read" in found["network"]
+    assert "permission denied, change its permissions" in found["network"]
     assert "cannot read" in found["onnx"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from exeunt.cli.cascade import cascade
 from exeunt.cli.compare import compare
 from exeunt.cli.evaluate import evaluate
 from exeunt.cli.export import export
-from exeunt.cli.gateway import gateway
+from exeunt.cli.gateway import GATEWAY_VERBS, ServeByDefault
 from exeunt.cli.language import generate
 from exeunt.cli.predict_and_record import predict, record
 from exeunt.cli.serve import serve
@@ -55,11 +56,37 @@ def _flowing(docstring: str | None) -> str:
     return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
-for verb in (
-    train, calibrate, evaluate, compare, predict, watch, record, generate, export, bench, serve, gateway, cascade, show,
-    diff, verify,
-):  # fmt: skip
-    app.command(help=_flowing(verb.__doc__), short_help=str(verb.__doc__).partition("\n")[0])(verb)
+gateway = typer.Typer(cls=ServeByDefault, no_args_is_help=True)
+_BEFORE_GATEWAY = (
+    train,
+    calibrate,
+    evaluate,
+    compare,
+    predict,
+    watch,
+    record,
+    generate,
+    export,
+    bench,
+    serve,
+)
+
+
+def _add(group: typer.Typer, verbs: Iterable[Callable[..., None]]) -> None:
+    for verb in verbs:
+        group.command(help=_flowing(verb.__doc__), short_help=str(verb.__doc__).partition("\n")[0])(verb)
+
+
+_add(gateway, GATEWAY_VERBS)
+_add(app, _BEFORE_GATEWAY)
+app.add_typer(
+    gateway,
+    name="gateway",
+    help="Answer chat completions within a budget, in front of models that are paid by the call.\n\n"
+    "`exeunt gateway FILE` serves.",
+    short_help="Answer chat completions within a budget, in front of models that are paid by the call.",
+)
+_add(app, (cascade, show, diff, verify))
 
 
 @cache

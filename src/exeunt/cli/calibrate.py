@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._support.progress import Progress
 from exeunt._support.text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
-from exeunt.cli.gateway_calibration import calibrate_gateway
-from exeunt.cli.language import calibrate_language_model
-from exeunt.cli.options import Execution, RunPath, changed, option, seed_option, with_groups
+from exeunt.cli.options import Execution, RunPath, option, seed_option, with_groups
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -40,10 +38,6 @@ class _Options:
         "run's own calibration part."
     )
     batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
-    labels: Path | None = option(
-        "Of a gateway: labels of answers, as `exeunt gateway --to-label` prints them. Says how often grades agree with "
-        "them."
-    )
     seed: int = seed_option()
 
 
@@ -51,34 +45,18 @@ class _Options:
 def calibrate(
     path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
 ) -> None:
-    """Choose thresholds that keep a budget, on inputs that the network has not seen.
-
-    RUN may be the folder of a gateway: then it shows what that has certified.
-    """
-    from exeunt.gateway.folder import is_gateway
-
-    if is_gateway(path):
-        kept = rule, replace(options, labels=None), execution
-        calibrate_gateway(path, guarantee, labels=options.labels, others=changed(*kept))
-    elif path.suffix in (".yaml", ".yml"):
-        raise InputError(
-            f"{path} is a file: give the folder that it names (folder), such as {path.with_suffix('')}"
-        )
-    elif options.labels is not None:
-        raise InputError("--labels are of answers of a gateway: leave it out, a run has labels of its own")
-    else:
-        _calibrate_run(path, guarantee, rule, options, execution)
+    """Choose thresholds that keep a budget, on inputs that the network has not seen."""
+    run = _opened(path)
+    run.kind.action("calibrate", _calibrate_run)(run, guarantee, rule, options, execution)
 
 
 def _calibrate_run(
-    path: Path, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
+    run: RunFolder, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
 ) -> None:
-    """Calibrate a run, and keep its policy, or policies."""
+    """Calibrate the exits of a run on recorded outputs, and keep its policy, or policies."""
     from exeunt.rules.by_name import policy_set, rule_for
     from exeunt.rules.cheapest import cheapest
-    from exeunt.runs.file_digests import DECODER, LIVE
 
-    run = _opened(path)
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
     amounts = guarantee.amounts
@@ -86,13 +64,9 @@ def _calibrate_run(
     loss = guarantee.loss
     if options.traces is not None and loss is not None and guarantee.agree is None:
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
-    if run.network_file == DECODER:
-        kept = replace(rule, policy=Rule.policy), replace(options, seed=_Options.seed), execution
-        calibrate_language_model(run, guarantee, rule.policy, options.seed, others=changed(*kept))
-        return
     if guarantee.per != Guarantee.per:
         raise InputError("--per is about the tokens of a language model that generates: leave it out")
-    make = rule.made(live=run.network_file == LIVE)
+    make = rule.made(live=run.kind.is_paid)
     answer = (
         {"answer": rule.answer or "auto"} if rule.answer or (run.cascade and rule.policy != "router") else {}
     )
@@ -130,7 +104,7 @@ def _calibrate_run(
         echo(policy)
     if removed:
         echo(f"\nremoved, because they come from an earlier calibration: {listed(removed, 3)}")
-    echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
+    echo(f"\nwritten to {run.path}; next: exeunt evaluate {quote(str(run.path))}")
 
 
 def _opened(path: Path) -> RunFolder:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exeunt._support.text import counted, echo, text_table
-from exeunt.cli.language import evaluate_language_model
 from exeunt.cli.options import Execution, RunPath, changed, option, with_groups
 from exeunt.errors import InputError
 
@@ -38,10 +37,7 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
     Of policies for several budgets, a table of all comes first; RUN@50% evaluates the one for this budget alone.
     Warns if the test part is not exchangeable with the calibration part, which every guarantee assumes.
     """
-    from exeunt._support.files import write_json
-    from exeunt.runs.file_digests import DECODER, EVALUATION
     from exeunt.runs.folder import RunFolder
-    from exeunt.runs.saved_policies import named_by_budget
 
     run = RunFolder.open(path)
     if changed(execution) and not options.pictures:
@@ -49,9 +45,17 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
             "traces are replayed, and the network runs for --pictures alone: leave out --executor and --model"
         )
     page = _pictures(run, options.pictures, execution)  # first: what refuses it does so before the work
-    if run.network_file == DECODER:
-        evaluate_language_model(run, path)
-        return
+    run.kind.action("evaluate", _evaluate)(run, options)
+    if page is not None:
+        echo(f"written to {page}")
+
+
+def _evaluate(run: RunFolder, options: _Options) -> None:
+    """Replay the policies of a run on its test part."""
+    from exeunt._support.files import write_json
+    from exeunt.runs.file_digests import EVALUATION
+    from exeunt.runs.saved_policies import named_by_budget
+
     policies, about_budgets = run.policies, dict[str, Any]()
     results = [_evaluated(run, policy) for policy in policies]
     policy, result = policies[-1], results[-1]
@@ -83,8 +87,6 @@ def evaluate(path: RunPath, options: _Options, execution: Execution) -> None:
         )  # fmt: skip
         for figure in figures:
             echo(f"written to {figure}")
-    if page is not None:
-        echo(f"written to {page}")
 
 
 def _pictures(run: RunFolder, count: int, execution: Execution) -> Path | None:

@@ -61,14 +61,12 @@ def export(path: RunPath, options: _Options) -> None:
             "--one-file and --web go without --precision: a run at int8 is exported once it has a policy of its own, "
             f"by `exeunt calibrate {own} --budget 50%` and `exeunt export {own} --one-file`"
         )
-    from exeunt.runs.executors import EXECUTORS, chosen_executor, open_executor
-    from exeunt.runs.file_digests import DECODER, LIVE
+    from exeunt.runs.executors import EXECUTORS, is_exported
     from exeunt.runs.folder import RunFolder
     from exeunt.runs.run_path import INT8, refuse_masks
 
     run, node_modules = RunFolder.open(path), options.node_modules or _MODULES
-    if run.network_file in (LIVE, DECODER):
-        open_executor(run, chosen_executor(run))  # raises: no file can hold what answers
+    run.refuse("run")
     if holds_policy:
         refuse_masks(run.path, run.manifest)
         run.policy  # noqa: B018 - raises where there is none
@@ -84,7 +82,9 @@ def export(path: RunPath, options: _Options) -> None:
         raise InputError(
             f"{path} is a cascade, which has no network of its own: export its models, {models}, {way}"
         )
-    keeps_stages = (holds_policy or precision == INT8) and (run.cascade or EXECUTORS["onnx"].exported(run))
+    keeps_stages = (holds_policy or precision == INT8) and (
+        run.cascade or is_exported(run, EXECUTORS["onnx"])
+    )
     if not keeps_stages and precision in (None, INT8):
         _export_stages(run, options.trusted)
     if precision is not None:

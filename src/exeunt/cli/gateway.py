@@ -1,4 +1,7 @@
-"""`exeunt gateway FILE`: an endpoint of chat completions in front of models that are paid by the call."""
+"""`exeunt gateway`: an endpoint of chat completions in front of models that are paid by the call, and its folder.
+
+`serve` answers; the others look at the gateway's folder or change it, also while the gateway runs.
+"""
 
 from __future__ import annotations
 
@@ -6,164 +9,137 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from exeunt._support.text import counted, echo, listed
-from exeunt.cli.options import changed, options_under, with_groups
+from exeunt._support.text import counted, echo, listed, text_table
+from exeunt.cli.options import option, with_groups
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from exeunt.gateway.config import GatewayConfig
-    from exeunt.gateway.keys import Client, Keys
+    from exeunt.gateway.config import GatewayConfig, Spend
+    from exeunt.gateway.keys import Client
 
-_keys, _money = options_under("Keys"), options_under("Money")
+_File: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The YAML file of the gateway.", show_default=False)
+]
+_FileOrFolder: TypeAlias = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The YAML file of the gateway, or its folder.", show_default=False),
+]
+_NO_LIMIT = "no limit"
+
+
+def serve(file: _File) -> None:
+    """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
+    config = _config(file)
+    from exeunt.gateway.server import serve_gateway
+
+    serve_gateway(config, file)
+
+
+def demo() -> None:
+    """Show the road from shadow to live with invented models. Ctrl-C ends it."""
+    require("starlette", extra="gateway")
+    from exeunt.gateway.demo import demonstrate
+
+    with TemporaryDirectory() as folder:
+        demonstrate(Path(folder))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Keys:
-    add_client: str | None = _keys("Make a key for a client of this name, print it, and end.")
-    add_admin: str | None = _keys("Make a key to administer the gateway with, print it, and end.")
-    shadow: bool | None = _keys(
-        "Whether requests of the new client may be sent to other models for comparison; they may by default. A further "
-        "key of a client keeps what its first one had."
+class _CertifyOptions:
+    labels: Path | None = option(
+        "Labels of answers, as `exeunt gateway labels` prints them. Says how often grades agree with them."
     )
-    spend: str | None = _keys("What requests of the new client may cost, such as '5 usd/day'.")
-    forget: str | None = _keys(
-        "Remove the key and all records of a client, and the policies that hold features of its requests, and end."
-    )
-
-    def check(self) -> None:
-        """Raise InputError for options that do not belong together."""
-        if self.add_client is None and (self.spend is not None or self.shadow is not None):
-            raise InputError("--spend and --no-shadow are about a client: give them with --add-client NAME")
-        if sum(one is not None for one in (self.add_client, self.add_admin, self.forget)) > 1:
-            raise InputError("give one of --add-client, --add-admin and --forget at a time")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Money:
-    book: str | None = _money(
-        "Let the disputed bills of this model count in full, and end: they were right, and its price was wrong."
-    )
-    drop: str | None = _money(
-        "Let the disputed bills of this model count no more than their requests can cost, and end."
-    )
-    reason: str | None = _money("Why, for the gateway's folder: with --book or --drop.")
-
-    @property
-    def decides(self) -> bool:
-        """Whether a dispute is decided. Raises InputError for options that do not belong together."""
-        models = [one for one in (self.book, self.drop) if one is not None]
-        if len(models) > 1 or bool(models) != bool((self.reason or "").strip()):
-            raise InputError("give --book MODEL or --drop MODEL, and say why with --reason TEXT")
-        return bool(models)
 
 
 @with_groups
-def gateway(
-    keys: _Keys,
-    money: _Money,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="The YAML file of the gateway.", show_default=False)
-    ] = None,
-    demo: Annotated[
-        bool,
-        typer.Option(
-            "--demo", help="Show the road from shadow to live with invented models, in place of FILE."
-        ),
-    ] = False,
-    to_label: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Print so many answers, drawn at random, for people to label, and end: see `calibrate --labels`.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Answer chat completions within a budget: in the shadow, then by a certified policy. Ctrl-C ends it."""
-    require("starlette", extra="gateway")
-    from exeunt.gateway.config import read_config
-    from exeunt.gateway.folder import gateway_folder
-    from exeunt.gateway.keys import Keys
-    from exeunt.gateway.server import serve_gateway
-
-    if demo == (file is not None):
-        raise InputError("name the YAML file of a gateway, or give --demo alone")
-    if file is None:
-        if given := changed(keys) or changed(money) or "--to-label" * (to_label is not None):
-            raise InputError(f"the demonstration has keys and records of its own: leave out {given}")
-        from exeunt.gateway.demo import demonstrate
-
-        with TemporaryDirectory() as folder:
-            demonstrate(Path(folder))
-        return
-    keys.check()
-    decides = money.decides
-    config = read_config(file)
-    if (name := keys.add_client or keys.add_admin) is not None:
-        known = Keys(gateway_folder(config.folder))
-        again = " Its other key is void." if known.named(name) else ""
-        key = known.add(name, admin=keys.add_admin is not None, shadow=keys.shadow, spend=keys.spend)
-        echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.{again}")
-        if (client := known.named(name)) is not None and not client.admin:
-            echo(_allowed(client, config))
-    elif not (decides or keys.forget is not None or to_label is not None):
-        serve_gateway(config, file)
-    elif not config.folder.exists():
-        raise InputError(
-            f"there is no folder {config.folder} yet: the first key makes it (--add-client NAME)"
-        )
-    elif decides:
-        _decide(config.folder, money)
-    elif keys.forget is not None:
-        _forget(config.folder, Keys(gateway_folder(config.folder)), keys.forget)
-    else:
-        _print_to_label(config.folder, to_label or 0)
-
-
-def _decide(folder: Path, money: _Money) -> None:
-    from exeunt.gateway.money import decide_disputes, resumed_by
-    from exeunt.stream.bill import in_usd
-
-    book, model = money.book is not None, money.book or money.drop or ""
-    found, is_stopped = decide_disputes(folder, model, book=book, reason=money.reason or "", now=time.time())
-    what = f"{in_usd(found.claimed)} count" if book else f"{in_usd(found.maximum)} count, and no more"
-    again = f"It is asked again after {resumed_by(model)}." if is_stopped else "It is asked as before."
-    echo(f"{counted(found.bills, 'bill')} of {model}: {what}. {again}")
-
-
-def _print_to_label(folder: Path, n: int) -> None:
-    from exeunt.gateway.folder import GatewayModels
-    from exeunt.gateway.labels import to_label
+def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
+    """Show what is certified now, what was saved, and how many more requests it takes; as often as one likes."""
+    folder, labels = _folder(file), options.labels
+    from exeunt.gateway.evidence import own_settings
+    from exeunt.gateway.folder import REPORT, GatewayModels
+    from exeunt.gateway.labels import agreement, read_labels
+    from exeunt.gateway.money import compared_in
+    from exeunt.gateway.standing import STANDING
+    from exeunt.stream.bill import Bill, Span
     from exeunt.stream.records import COMPARED, Records
 
     models = GatewayModels.read(folder)
     with closing(Records(folder)) as records:
-        compared = records.read("compared = ?", (COMPARED,))
-    for line in to_label(compared, models.reference, n):
-        echo(line)
+        standing = records.kept(STANDING)
+        lines = [] if standing is None else [standing["text"]]
+        if spans := records.kept("bill"):
+            bill = Bill([Span.from_dict(span) for span in spans])
+            lines.append(bill.told(compared_in(folder), time.time()))
+        if labels is not None:
+            own = own_settings(records.settings(), models)
+            where = f"compared = ? AND setting IN ({', '.join('?' * len(own))})"
+            graded = records.read(where, (COMPARED, *own))
+            lines.append(agreement(read_labels(labels), graded, models.reference, models.measure))
+    if standing is None:
+        lines.insert(
+            0, f"nothing is known yet of {folder}: run its gateway with `exeunt gateway {quote(str(file))}`"
+        )
+    else:
+        lines.append(f"\nreport: {quote(str(folder / REPORT))}")
+    echo("\n".join(lines))
 
 
-def _allowed(client: Client, config: GatewayConfig) -> str:
-    """Say what holds for the requests of a client."""
-    spend = client.spend or config.spend.key
-    shared = "may be" if client.shadow else "are never"
-    return (
-        f"Its requests {f'may cost {spend}' if spend else 'have no limit of their own'}, and {shared} sent to other "
-        "models for comparison."
+@dataclass(frozen=True, kw_only=True)
+class _KeyOptions:
+    add: str | None = option("Make a key for a client of this name, and print it.")
+    add_admin: str | None = option("Make a key to administer the gateway with, and print it.")
+    shadow: bool | None = option(
+        "Whether requests of the new client may be sent to other models for comparison; they may by default. A further "
+        "key of a client keeps what its first one had."
     )
+    spend: str | None = option("What requests of the new client may cost, such as '5 usd/day'.")
+
+    def __post_init__(self) -> None:
+        if self.add is None and (self.spend is not None or self.shadow is not None):
+            raise InputError("--spend and --no-shadow are about a client: give them with --add NAME")
+        if self.add is not None and self.add_admin is not None:
+            raise InputError("give one of --add and --add-admin at a time")
 
 
-def _forget(folder: Path, keys: Keys, name: str) -> None:
+@with_groups
+def keys(file: _File, options: _KeyOptions) -> None:
+    """Show who has keys, or make one. It counts at once, also for a gateway that runs."""
+    config = _config(file)
+    from exeunt.gateway.folder import gateway_folder
+    from exeunt.gateway.keys import Keys
+
+    name = options.add or options.add_admin
+    if name is None:
+        echo(_shown(Keys(_folder(file)).clients, config))
+        return
+    known = Keys(gateway_folder(config.folder))
+    again = " Its other key is void." if known.named(name) else ""
+    key = known.add(name, admin=options.add is None, shadow=options.shadow, spend=options.spend)
+    echo(f"{key}\nThis is the key of {name}. It is kept as a digest: nobody can show it again.{again}")
+    if (client := known.named(name)) is not None and not client.admin:
+        echo(_allowed(client, config.spend))
+
+
+def forget(
+    file: _FileOrFolder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The client.", show_default=False)],
+) -> None:
+    """Remove the key and all records of a client, and the policies that hold features of its requests."""
+    folder = _folder(file)
+    from exeunt.gateway.folder import gateway_folder
     from exeunt.gateway.forgetting import forget_client
+    from exeunt.gateway.keys import Keys
     from exeunt.stream.records import Records
 
+    known = Keys(gateway_folder(folder))
     with closing(Records(folder)) as records:
-        key, removed, policies = forget_client(name, keys, records)
+        key, removed, policies = forget_client(name, known, records)
     echo(f"{name}: {'the key and ' if key else ''}{counted(removed, 'record')} removed")
     if policies:
         echo(
@@ -171,6 +147,147 @@ def _forget(folder: Path, keys: Keys, name: str) -> None:
             "others"
         )
     try:
-        keys.check()
+        known.check()
     except InputError as missing:
         echo(f"The gateway does not start like this: {missing}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LabelOptions:
+    count: int = option("How many answers.", default=100, min=1)
+
+
+@with_groups
+def labels(file: _FileOrFolder, options: _LabelOptions) -> None:
+    """Print answers for people to label, drawn at random, beside the reference's: see `exeunt gateway certify`."""
+    folder = _folder(file)
+    from exeunt.gateway.folder import GatewayModels
+    from exeunt.gateway.labels import to_label
+    from exeunt.stream.records import COMPARED, Records
+
+    models = GatewayModels.read(folder)
+    with closing(Records(folder)) as records:
+        compared = records.read("compared = ?", (COMPARED,))
+    for line in to_label(compared, models.reference, options.count):
+        echo(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MoneyOptions:
+    book: str | None = option(
+        "Let the disputed bills of this model count in full: they were right, and its price was wrong."
+    )
+    drop: str | None = option(
+        "Let the disputed bills of this model count no more than their requests can cost."
+    )
+    reason: str | None = option("Why, for the gateway's folder: with --book or --drop.")
+    resume: str | None = option("Let this model be asked again, which billed more than it may cost.")
+
+    def __post_init__(self) -> None:
+        decided = [model for model in (self.book, self.drop) if model is not None]
+        if len(decided) > 1 or bool(decided) != bool((self.reason or "").strip()):
+            raise InputError("give --book MODEL or --drop MODEL, and say why with --reason TEXT")
+        if decided and self.resume is not None:
+            raise InputError("decide about the bills of a model first, and --resume it then")
+
+
+@with_groups
+def money(file: _File, options: _MoneyOptions) -> None:
+    """Show limits, what is spent and left of each, and disputed bills; decide these, or let a model be asked again."""
+    config, folder = _config(file), _folder(file)
+    from exeunt.gateway.folder import gateway_folder
+    from exeunt.gateway.keys import Keys
+    from exeunt.gateway.money import decide_disputes, resume_model, resumed_by, spent_in
+    from exeunt.stream.bill import in_usd
+
+    if (model := options.book or options.drop) is not None:
+        book = options.book is not None
+        bills, is_stopped = decide_disputes(
+            folder, model, book=book, reason=options.reason or "", now=time.time()
+        )
+        counts = f"{in_usd(bills.claimed)} count" if book else f"{in_usd(bills.maximum)} count, and no more"
+        again = f"It is asked again after {resumed_by(model)}." if is_stopped else "It is asked as before."
+        echo(f"{counted(bills.bills, 'bill')} of {model}: {counts}. {again}")
+        return
+    if options.resume is not None:
+        resume_model(folder, options.resume)
+        echo(f"{options.resume} is asked again")
+        return
+    limits, disputed = spent_in(folder, config.spend, config.shadow, Keys(gateway_folder(folder)).clients)
+    rows = [
+        [name, of.limit or _NO_LIMIT, in_usd(of.spent), "" if of.left is None else in_usd(of.left)]
+        for name, of in limits.items()
+    ]
+    echo(text_table(["money", "limit", "spent so far", "left"], rows))
+    for model, bills in disputed.items():
+        echo(
+            f"{model} has billed {in_usd(bills.claimed)} for {counted(bills.bills, 'request')} that can cost "
+            f"{in_usd(bills.maximum)} at most. That much counts. Decide with `exeunt gateway money {quote(str(file))} "
+            f"--book {quote(model)}` (the bill was right) or `--drop {quote(model)}`, and --reason TEXT"
+        )
+
+
+GATEWAY_VERBS = (serve, demo, certify, keys, forget, labels, money)
+
+
+class ServeByDefault(typer.core.TyperGroup):
+    """`exeunt gateway FILE` is `exeunt gateway serve FILE`."""
+
+    def parse_args(self, context: typer.Context, arguments: list[str]) -> list[str]:  # type: ignore[override]
+        """Put the verb before a file."""
+        if arguments and arguments[0] not in self.commands and not arguments[0].startswith("-"):
+            arguments = ["serve", *arguments]
+        return super().parse_args(context, arguments)  # type: ignore[arg-type]
+
+
+def _config(file: Path) -> GatewayConfig:
+    require("starlette", extra="gateway")
+    from exeunt.gateway.config import read_config
+
+    return read_config(file)
+
+
+def _folder(file: Path) -> Path:
+    """Return the folder of a gateway, of its file or itself. Raises InputError if there is none yet."""
+    require("msgspec", extra="gateway")
+    from exeunt.gateway.folder import GATEWAY
+
+    if file.is_dir():
+        if not (file / GATEWAY).is_file():
+            raise InputError(
+                f"{file} is not the folder of a gateway that has run: give the YAML file of the gateway"
+            )
+        return file
+    folder = _config(file).folder
+    if not folder.exists():
+        raise InputError(
+            f"there is no folder {folder} yet: the first key makes it, `exeunt gateway keys {quote(str(file))} --add "
+            "NAME`"
+        )
+    return folder
+
+
+def _shown(clients: tuple[Client, ...], config: GatewayConfig) -> str:
+    """Return a table of who has keys."""
+    rows = [
+        [client.name, "administers", "", ""]
+        if client.admin
+        else [
+            client.name,
+            "asks",
+            client.spend or config.spend.key or _NO_LIMIT,
+            "yes" if client.shadow else "no",
+        ]
+        for client in sorted(clients, key=lambda client: client.name)
+    ]
+    return text_table(["name", "key", "may spend", "compared"], rows) if rows else "nobody has a key yet"
+
+
+def _allowed(client: Client, spend: Spend) -> str:
+    """Say what holds for the requests of a client."""
+    limit = client.spend or spend.key
+    shared = "may be" if client.shadow else "are never"
+    return (
+        f"Its requests {f'may cost {limit}' if limit else 'have no limit of their own'}, and {shared} sent to other "
+        "models for comparison."
+    )

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._support.text import counted, echo, text_table
 from exeunt.cli import interruptible
-from exeunt.cli.calibration_options import Guarantee
+from exeunt.cli.calibration_options import Guarantee, Rule
 from exeunt.cli.options import (
     STANDARD,
+    Execution,
     RunPath,
     changed,
     column_names,
@@ -74,7 +75,7 @@ def generate(path: RunPath, options: _Options) -> None:
         if options.out.is_dir():
             raise InputError(f"{options.out} is a folder: give a file for --out")
         check_writable(options.out.parent, f"cannot write {options.out}")
-    model = _opened(path)
+    model = _opened(run)
     prompts = [data.content(i) for i in range(len(data))]
     calibrated = model.prompts.most_tokens
     if not options.full and options.most_tokens not in (None, calibrated):
@@ -111,12 +112,13 @@ def generate(path: RunPath, options: _Options) -> None:
 
 
 def calibrate_language_model(
-    run: RunFolder, guarantee: Guarantee, policy: str, seed: int, *, others: str
+    run: RunFolder, guarantee: Guarantee, rule: Rule, options: Any, execution: Execution
 ) -> None:
-    """Choose thresholds for tokens, by answering the calibration prompts. `others`: options given that it lacks."""
+    """Choose thresholds for tokens, by answering the calibration prompts. `options`: those of `exeunt calibrate`."""
     from exeunt.policy import PolicySet
 
-    if others:
+    seed, defaults = options.seed, type(options)
+    if others := changed(replace(rule, policy=Rule.policy), replace(options, seed=defaults.seed), execution):
         raise InputError(f"the calibration of a language model takes no {others}")
     amounts: list[str | float | None] = [*guarantee.amounts] or [None]
     wrong = changed(replace(guarantee, budget=None, agree=None, per=Guarantee.per, budgets=None, delta=None))
@@ -127,12 +129,12 @@ def calibrate_language_model(
         )
     if (delta := guarantee.checked_delta(certifies=True)) is None:
         raise InputError("what a language model guarantees is tested: give a --delta")
-    model = _opened(run.path)
+    model = _opened(run)
     agree = None if guarantee.agree is None else share(guarantee.agree, "--agree", example="98%", or_one=True)
     common: dict[str, Any] = {
         "per": guarantee.per,
         "delta": delta,
-        "policy": policy,
+        "policy": rule.policy,
         "seed": seed,
         "progress": True,
     }
@@ -147,14 +149,14 @@ def calibrate_language_model(
     echo(f"\nwritten to {run.path}; next: exeunt evaluate {quote(str(run.path))}")
 
 
-def evaluate_language_model(run: RunFolder, path: Path) -> None:
+def evaluate_language_model(run: RunFolder, _options: object) -> None:
     """Answer the test prompts by the policy: how many tokens and answers differ, and what they cost."""
     from exeunt._support.files import write_json
     from exeunt.runs.file_digests import EVALUATION
     from exeunt.runs.saved_policies import named_by_budget
     from exeunt.torch.language.model import summarise
 
-    model, results = _opened(path), {}
+    model, results = _opened(run), {}
     for name, policy in named_by_budget(model.run.policies).items():
         if len(model.run.policies) > 1:
             echo(f"the policy for {name}:")
@@ -170,11 +172,11 @@ def evaluate_language_model(run: RunFolder, path: Path) -> None:
     write_json(run.path / EVALUATION, about)
 
 
-def _opened(path: Path) -> LanguageModel:
+def _opened(run: RunFolder) -> LanguageModel:
     require("torch", extra="torch")
     from exeunt.torch.language import LanguageModel
 
-    return LanguageModel.open(path)
+    return LanguageModel.of(run)
 
 
 def _shown(network: DecoderWithExits, result: Mapping[str, Any]) -> str:

@@ -90,10 +90,8 @@ class Asked(NamedTuple):
 
 def asked_models(run: RunFolder, data: Dataset, models: str | None, money: Total, out: str) -> Asked | None:
     """Open the live models of a run, with the money for an answer to every input; None for a run of networks."""
-    from exeunt.runs.file_digests import LIVE
-
     total, ledger = money.total, money.ledger
-    if run.network_file != LIVE:
+    if not run.kind.is_paid:
         if other := changed(money):
             raise InputError(
                 f"{other}: such options are for runs of services and functions, and {run.path} computes its answers "

@@ -114,7 +114,7 @@ class _Road:
         if standing is None or not standing.certified:
             raise ExeuntError(f"nothing is certified yet: {standing}")
         best = min(standing.certified.values(), key=lambda policy: policy.cost)
-        echo(f"certify: as `exeunt calibrate {gateway.folder}` shows\n{best}\n")
+        echo(f"certify: as `exeunt gateway certify {gateway.folder}` shows\n{best}\n")
         self._administer("PUT", "/admin/policy", {"policy": best.name})
 
     def live(self, start: int, n: int) -> None:

@@ -3,7 +3,7 @@
 `gateway.json`: the models and the reference, written by the gateway. `keys.db`: see `exeunt.gateway.keys`.
 `records.db`: see `exeunt.stream.records`. `secret.key`: the secret of the HMACs in it.
 `proposals/`: plans that are tested. `policies/`, `active.json`: those that passed, see `exeunt.gateway.saved_policies`.
-`report.html`: what the latest `exeunt calibrate` printed.
+`report.html`: what `exeunt gateway certify` shows.
 """
 
 from __future__ import annotations
@@ -118,11 +118,6 @@ def gateway_folder(path: Path) -> Path:
         )
     make_folder(path).chmod(0o700)
     return path
-
-
-def is_gateway(path: Path) -> bool:
-    """Return whether a path is the folder of a gateway."""
-    return (path / GATEWAY).is_file()
 
 
 def secret(folder: Path, records: Records) -> bytes:

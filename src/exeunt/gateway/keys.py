@@ -129,7 +129,7 @@ class Keys:
             check_limit(spend, "spend")
             if exact_quantity(spend)[0] == 0:
                 raise InputError(
-                    "spend must be above 0: whom nothing is allowed gets no key, or loses it by --forget"
+                    "spend must be above 0: whom nothing is allowed gets no key, or loses it by `exeunt gateway forget`"
                 )
         key = f"ex-{secrets.token_urlsafe(32)}"
         given: dict[str, Any] = {
@@ -141,7 +141,8 @@ class Keys:
             known = next(iter(_clients(connection, "name = ?", name)), Client(name, "", admin))
             if known.admin != admin:
                 raise InputError(
-                    f"{name} has a key of the other kind: choose another name, or remove that one with --forget"
+                    f"{name} has a key of the other kind: choose another name, or remove that one with `exeunt "
+                    "gateway forget`"
                 )
             connection.execute("DELETE FROM client WHERE name = ?", (name,))
             chosen = {option: value for option, value in given.items() if value is not None}
@@ -266,10 +267,10 @@ class Keys:
 
 def check_clients(clients: Iterable[Client]) -> None:
     """Raise InputError unless there is a key of a client, and one to administer with."""
-    kinds = {"clients have": "--add-client NAME", "who administers the gateway has": "--add-admin NAME"}
+    kinds = {"clients have": "--add NAME", "who administers the gateway has": "--add-admin NAME"}
     there = [client.admin for client in clients]
     if missing := [
-        f"{whom} no key yet: make one with `exeunt gateway FILE {option}`"
+        f"{whom} no key yet: make one with `exeunt gateway keys FILE {option}`"
         for admin, (whom, option) in enumerate(kinds.items())
         if admin not in there
     ]:
@@ -316,7 +317,7 @@ def _former(file: Path) -> tuple[list[Client], str]:
 
     Raises ArtefactError for what holds no keys.
     """
-    remedy = "restore it, or remove it and make all keys anew with --add-client and --add-admin"
+    remedy = "restore it, or remove it and make all keys anew with --add and --add-admin"
     try:
         digest, entries = file_digest(file), read_json(file, remedy=remedy)
     except (FileNotFoundError, InputError):

@@ -105,7 +105,7 @@ def agreement(
     if n_units(len(chosen), groups) < 2:
         raise InputError(
             f"of {counted(len(labels), 'label')} {len(chosen)} are of answers in the records that a policy is made of, "
-            "in fewer than two units: label more of what `exeunt gateway FILE --to-label 100` prints"
+            "in fewer than two units: label more of what `exeunt gateway labels FILE` prints"
         )
     grades = np.array([one.grade for one in chosen])
     wanted = np.array([labels[one.record.request, one.model] for one in chosen])

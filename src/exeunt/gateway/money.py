@@ -69,10 +69,7 @@ class Money:
     @property
     def disputed(self) -> dict[str, Disputed]:
         """Bills above what requests can cost, by model, of which nobody has decided."""
-        found: dict[str, Disputed] = {}
-        for one in self.whole.disputed:
-            found[one.model] = found.get(one.model, Disputed()).with_bill(one)
-        return found
+        return _disputed(self.whole)
 
     @property
     def compared(self) -> float:
@@ -159,6 +156,69 @@ def decide_disputes(
             f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are"
         )
     return found, is_stopped
+
+
+def resume_model(folder: Path, model: str) -> None:
+    """Let a model be asked again that was stopped. Raises InputError if it is not stopped."""
+    with closing(SQLiteStore(folder / MONEY, "normal")) as store:
+        ledger = _opened(store, _ALL)
+        if ledger is None or model not in ledger.stopped:
+            raise InputError(f"{model!r:.80} is not stopped: it is asked as before")
+        ledger.resume(model)
+
+
+class Spent(NamedTuple):
+    """A limit, what is spent of it since the beginning, and what is left, in US dollars; None without a limit."""
+
+    limit: str | None
+    spent: float
+    left: float | None
+
+
+def spent_in(
+    folder: Path, spend: Spend, shadow: Shadow | None, clients: Iterable[Client]
+) -> tuple[dict[str, Spent], dict[str, Disputed]]:
+    """Return what is spent of the limits of a gateway's file, by name, and disputed bills, by model.
+
+    The gateway may run meanwhile, and keeps the limits that it started with.
+    """
+    with closing(SQLiteStore(folder / MONEY, "normal")) as store:
+        whole = _opened(store, _ALL)
+        day = None if whole is None else _opened(store, "day", whole)
+
+        def spent(ledger: Ledger | None, limit: str | None) -> Spent:
+            if ledger is None:
+                return Spent(limit, 0.0, None if limit is None else float(exact_quantity(limit)[0]))
+            return Spent(limit, ledger.spent, None if limit is None else ledger.left)
+
+        def below(name: str) -> Ledger | None:
+            return None if day is None else _opened(store, name, day)
+
+        limits = {"all": spent(whole, spend.total), "each day": spent(day, spend.day and f"{spend.day}/day")}
+        if shadow is not None:
+            limits["comparisons"] = spent(below("shadow"), shadow.spend)
+        for client in clients:
+            if not client.admin:
+                limits[f"client {client.name}"] = spent(
+                    below(f"client {client.name}"), client.spend or spend.key
+                )
+        return limits, {} if whole is None else _disputed(whole)
+
+
+def _opened(store: SQLiteStore, name: str, within: Ledger | None = None) -> Ledger | None:
+    """Return a ledger as it is, without setting its limit; None if there is none yet."""
+    try:
+        return Ledger(name=name, store=None if within else store, within=within)
+    except InputError:
+        return None
+
+
+def _disputed(ledger: Ledger) -> dict[str, Disputed]:
+    """Return bills above what requests can cost, by model, of which nobody has decided."""
+    disputed: dict[str, Disputed] = {}
+    for bill in ledger.disputed:
+        disputed[bill.model] = disputed.get(bill.model, Disputed()).with_bill(bill)
+    return disputed
 
 
 def _append(file: Path, line: Mapping[str, Any]) -> None:

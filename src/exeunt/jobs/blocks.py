@@ -120,7 +120,7 @@ class Job(ABC):
 
     `policy`: the policy that answers; None if every exit runs on every input. `workers`: threads that decode images of
     a block while the network runs. `strict`: raise UnreadableInput for the first input that cannot be read. `trusted`:
-    see `exeunt.runs.load`.
+    see `exeunt.load`.
 
     Raises InputError for a `batch_size` below 1.
     """

@@ -16,8 +16,9 @@ from exeunt._support.text import listed
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.errors import InputError
 from exeunt.jobs.estimator_run import check_model, record_model
-from exeunt.runs.file_digests import CASCADE, DECODER, TRACED
+from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.cascade import CASCADE
 from exeunt.runs.manifest import CascadeEntry, provenance, write_cascade
 from exeunt.runs.run_inputs import text_columns
 from exeunt.score.tie_breaking import distinct_keys
@@ -52,7 +53,7 @@ def make_cascade(
     A model that is no run is an object with `predict_proba(inputs)`, (n, k), of raw inputs: texts, or images
     (n, h, w, 3). It answers all inputs that the first run has recorded, from which it must not have learned, and
     becomes a run in OUT/models/NAME. An estimator of scikit-learn is stored there. Another object must be given again
-    to answer: `exeunt.runs.load(OUT, models={NAME: ...})`. `price`: by name, what an answer of each of these costs, in
+    to answer: `exeunt.load(OUT, models={NAME: ...})`. `price`: by name, what an answer of each of these costs, in
     the unit of the runs.
 
     Raises InputError for fewer than two models, no run among them, models of other classes, kinds of inputs or units,
@@ -154,9 +155,11 @@ def _way(cascade: Path, model: Path) -> str:
 def _check_alike(models: Mapping[str, RunFolder]) -> None:
     """Raise InputError unless all models answer the same question about the same kind of inputs."""
     for name, run in models.items():
-        if run.network_file == DECODER or run.masks:
-            does = "answers with masks" if run.masks else "generates texts"
-            raise InputError(f"{name} {does}, and the models of a cascade answer with classes: leave it out")
+        run.refuse("join")
+        if run.masks:
+            raise InputError(
+                f"{name} answers with masks, and the models of a cascade answer with classes: leave it out"
+            )
     first, *others = models
     for name in others:
         a, b = models[first].manifest, models[name].manifest

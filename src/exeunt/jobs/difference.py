@@ -109,7 +109,7 @@ def _facts(side: Side) -> dict[str, dict[str, Any]]:
         "network": {
             **{("weights given" if name == "weights" else name): v for name, v in about["model"].items()},
             **_numbered("exit", side.run.exit_names),
-            "weights": short[side.run.network_file],
+            "weights": short[side.run.kind.file],
             **{name: short[name] for name in side.run.files.names_below("model")},
         },
         "heads": flattened({name: value for name, value in about["network"].items() if name != "exits"}),

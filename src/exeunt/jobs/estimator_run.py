@@ -21,8 +21,10 @@ from exeunt.errors import InputError, require
 from exeunt.jobs.batches import prepared_batches
 from exeunt.jobs.record import record_data
 from exeunt.runs.estimator_executor import EstimatorExecutor, save_estimator
-from exeunt.runs.file_digests import CONFIG, ESTIMATOR, OBJECT, TRACED
+from exeunt.runs.file_digests import CONFIG, TRACED
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.estimator import ESTIMATOR
+from exeunt.runs.kinds.own_object import OBJECT
 from exeunt.runs.manifest import provenance
 from exeunt.runs.run_inputs import part_data, restore_preparation
 

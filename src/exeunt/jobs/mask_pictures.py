@@ -45,7 +45,7 @@ def draw_masks(
 ) -> Path:
     """Write a page with `count` test images, the mask of each exit and where the policy answered; return its path.
 
-    The images are the first ones of each exit that answers some, in turn. For the other options see `exeunt.runs.load`.
+    The images are the first ones of each exit that answers some, in turn. For the other options see `exeunt.load`.
     Raises InputError for a network that answers with classes, and where the data of the run are not found.
     """
     if not run.masks:

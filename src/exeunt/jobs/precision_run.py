@@ -23,8 +23,10 @@ from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import FOLDER
 from exeunt.onnx.quantisation import quantise_export
 from exeunt.runs.executors import open_executor
-from exeunt.runs.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
+from exeunt.runs.file_digests import FOLDERS, TRACED
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.onnx import ONNX
+from exeunt.runs.kinds.weights import WEIGHTS
 from exeunt.runs.manifest import provenance
 from exeunt.runs.run_inputs import load_preparation, part_data
 from exeunt.runs.run_path import INT8, PRECISIONS, refuse_precision
@@ -57,7 +59,7 @@ def make_precision(
     says in fp32. "bf16" and "fp16"
     run the network in PyTorch, with weights and activations of 16 bits.
     `data`: where the run's data are now, by default where they were. `workers`: threads that decode images. `trusted`:
-    see `exeunt.runs.load`.
+    see `exeunt.load`.
 
     Raises InputError for an unknown precision or one that this machine does not compute in, a run without weights, at
     another precision or not exported, data that have changed, or an int8 network that answers too differently.

@@ -149,7 +149,7 @@ def predict_job(
     """Return the job that answers inputs with a run folder's network and policy.
 
     `top`, `probabilities`, `kept`: see `PredictionColumns`. `group_column`: one of `kept`, which names the groups that
-    inputs come in: of each the first row is watched for drift. `executor`: see `exeunt.runs.load`. `make`: another kind
+    inputs come in: of each the first row is watched for drift. `executor`: see `exeunt.load`. `make`: another kind
     of job, such as `exeunt.jobs.predict_live.LiveJob`. `options`: those of `Job`.
 
     Raises InputError as these do, for an executor that cannot run the network, or a column of groups that is not kept.

@@ -50,7 +50,7 @@ def record_inputs(
     the folder is a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
     counted. Parts that an interrupted recording has written are kept, and a manifest is written once all are there.
     `probabilities`: keep the class probabilities, however many there are in total; by default up to 2^28, as a trace
-    does. `do_blocks`: does the blocks in place of this process. `executor`: see `exeunt.runs.load`. `options`:
+    does. `do_blocks`: does the blocks in place of this process. `executor`: see `exeunt.load`. `options`:
     those of `Job`.
 
     Raises InputError if there are no inputs, or inputs of another kind than the network takes, if inputs differ in

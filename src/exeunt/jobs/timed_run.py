@@ -21,7 +21,6 @@ from exeunt.policy.policy_set import feasible
 from exeunt.rules.cascade import with_unasked
 from exeunt.rules.useful_exits import worthwhile_exits
 from exeunt.runs.executors import chosen_executor, executor_device, open_executor
-from exeunt.runs.file_digests import LIVE
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import InputPreparation, load_preparation, part_data
 from exeunt.runs.runner import open_shared
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TimedNetwork:
-    """A run folder with the executor `name`. `trusted`: see `exeunt.runs.load`."""
+    """A run folder with the executor `name`. `trusted`: see `exeunt.load`."""
 
     run: RunFolder
     name: str
@@ -48,11 +47,7 @@ class TimedNetwork:
 
         Raises InputError for live models.
         """
-        if run.network_file == LIVE:
-            raise InputError(
-                f"{run.path} asks live models, which are not timed, because their calls may cost money: give budgets "
-                f"in {run.cost.unit}, or as shares"
-            )
+        run.refuse("time")
         return cls(run, chosen_executor(run, executor), trusted)
 
     def models(self) -> dict[str, TimedNetwork]:
@@ -74,7 +69,7 @@ class TimedNetwork:
         return self.open(None if self.run.runs_whole else ((0, self.run.n_exits - 1),))
 
     def open_for(self, policy: Policy) -> Executor:
-        """Open the executor with the exits and models that a policy runs, as `exeunt.runs.load` does."""
+        """Open the executor with the exits and models that a policy runs, as `exeunt.load` does."""
         return open_shared(self.run, {"": policy}, executor=self.name, trusted=self.trusted).executor
 
     def original(self) -> Callable[[Any], Any]:

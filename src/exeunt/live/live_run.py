@@ -23,8 +23,8 @@ from exeunt.errors import InputError
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.live.live_model import LiveModel, Reply, shares_of
-from exeunt.runs.file_digests import LIVE
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.live import LIVE
 from exeunt.runs.manifest import provenance
 from exeunt.runs.saved_policies import POLICIES, POLICY, remove_of_policy
 from exeunt.score.confidence import NO_ANSWER, PartialEvidence
@@ -147,8 +147,7 @@ def live_cascade(run: RunFolder, models: Mapping[str, LiveModel], **options: Any
 
     Raises InputError for a run of other models.
     """
-    if run.network_file != LIVE:
-        raise InputError(f"{run.path} asks no live models: answer with it as with any run")
+    run.network_file(LIVE)  # raises for a run of another kind
     check_models(run, models)
     return LiveCascade(models, run.policy, classes=run.manifest["class_names"], **options)
 
@@ -161,14 +160,14 @@ def check_models(
     Raises InputError unless these are the models that were recorded, and each input costs at most what was certified.
     """
     classes = tuple(run.manifest["class_names"])
-    recorded = run.live_models
+    recorded = {entry.name: entry for entry in run.cascade}
     for name, known in recorded.items():
         if name not in models:
             raise InputError(
                 f"{run.path} was recorded of {name!r}, and there are {', '.join(models)}: add that model"
             )
         others = not isinstance(models[name], FeatureModel) and models[name].classes != classes
-        if others or digest_of(models[name]) != known["identity"]:
+        if others or digest_of(models[name]) != known.identity:
             raise InputError(
                 f"the model {name!r} is not the one that {run.path} was recorded of: its classes, name, prompt, "
                 "options or function differ. Record it again"
@@ -178,9 +177,10 @@ def check_models(
         for name in recorded:
             most[name] = max(most[name], models[name].most(given))
     for name, known in recorded.items():
-        if (highest := most[name] * (1 + models[name].retries)) > known["highest"] * (1 + 1e-9):
+        highest = most[name] * (1 + models[name].retries)
+        if known.highest is not None and highest > known.highest * (1 + 1e-9):
             raise InputError(
-                f"an input may cost {highest:.4g} usd at {name!r}, and at most {known['highest']:.4g} usd was "
+                f"an input may cost {highest:.4g} usd at {name!r}, and at most {known.highest:.4g} usd was "
                 "recorded, for which budgets are calibrated: record such inputs, or such prices, in a new folder"
             )
     return most

@@ -38,7 +38,8 @@ from exeunt.ledger.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import GAVE_NONE, LiveModel, Reply, check_unit, work_through
 from exeunt.live.live_run import RecordedModel, digest_of, make_live_run, write_models
-from exeunt.runs.file_digests import LIVE, MANIFEST
+from exeunt.runs.file_digests import MANIFEST
+from exeunt.runs.kinds.live import LIVE
 from exeunt.runs.saved_policies import POLICIES, POLICY, remove_of_policy
 
 ANSWERS, TABLE, KEY, MONEY = "answers.jsonl", "recording.parquet", "key", "money.db"

@@ -12,8 +12,9 @@ from exeunt._support.files import check_file, is_inside
 from exeunt._support.sealed_json import read_sealed, write_sealed
 from exeunt._support.text import counted
 from exeunt.errors import ArtefactError, InputError
-from exeunt.runs.file_digests import ONNX, WEIGHTS
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.onnx import ONNX
+from exeunt.runs.kinds.weights import WEIGHTS
 
 FOLDER = "onnx"
 _FILE = "manifest.json"
@@ -85,7 +86,7 @@ class OnnxManifest:
 
     def check_exported_from(self, run: RunFolder) -> None:
         """Raise InputError if another network was exported than the run's."""
-        if run.network_file == ONNX:
+        if ONNX in run.files.digests:
             run.files.path(ONNX)
         elif self.weights != run.files.digests[WEIGHTS] or self.n_exits != run.n_exits:
             raise InputError(

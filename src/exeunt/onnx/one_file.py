@@ -17,8 +17,7 @@ from exeunt.onnx.manifest import FOLDER, OnnxManifest, check_onnx
 from exeunt.onnx.model_file import rename_inputs
 from exeunt.onnx.nested_if import ModelStage, model_with_policy
 from exeunt.policy import Policy
-from exeunt.runs.executors import EXECUTORS
-from exeunt.runs.file_digests import WEIGHTS
+from exeunt.runs.executors import EXECUTORS, is_exported
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_path import refuse_masks, refuse_precision
 from exeunt.trace.cascade_step import CascadeStep
@@ -85,13 +84,13 @@ def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Ca
     for step in steps:
         model = run.open_model(step.model) if run.cascade else run
         refuse_masks(model.path, model.manifest)
-        if not EXECUTORS["onnx"].exported(model):
+        if not is_exported(model, EXECUTORS["onnx"]):
             refuse_precision(model.path, model.manifest)
             why = f"was not exported: run `exeunt export {quote(str(model.path))}` first"
-            if model.network_file != WEIGHTS:
+            if "onnx" not in model.kind.executors:
                 why = (
-                    f"is no network of PyTorch, which one file needs, but {model.network_file}: make a cascade without "
-                    "it, or answer with `exeunt predict` or exeunt.runs.load"
+                    f"holds no network of PyTorch, which one file needs, but {model.kind.holds}: make a cascade "
+                    "without it, or answer with `exeunt predict` or exeunt.load"
                 )
             raise InputError(f"{model.path} {why}")
         check_onnx(model)

@@ -20,7 +20,8 @@ from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.inputs import raw_batch
 from exeunt.engine.plan import check_segments
 from exeunt.errors import ArtefactError, InputError, require
-from exeunt.runs.file_digests import ESTIMATOR, OBJECT
+from exeunt.runs.kinds.estimator import ESTIMATOR
+from exeunt.runs.kinds.own_object import OBJECT
 from exeunt.runs.folder import RunFolder
 
 _ROUNDED = 0.05  # how far a sum of rounded probabilities may be from 1
@@ -133,7 +134,7 @@ def open_object(run: RunFolder, *, segments: Segments | None = None, **_: Any) -
     if name not in run.objects:
         raise InputError(
             f"the model {name!r} is an object of your own, which no file holds: open the cascade in Python and give "
-            f"the object, exeunt.runs.load(cascade, models={{{name!r}: ...}})"
+            f"the object, exeunt.load(cascade, models={{{name!r}: ...}})"
         )
     return _opened(run, run.objects[name], "object", segments)
 

@@ -7,20 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from exeunt._support.files import check_file, file_digest, is_inside
 from exeunt.errors import ArtefactError
+from exeunt.runs.kinds import KINDS, RunKind
 
-MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
-ONNX = "onnx/manifest.json"
-CASCADE = "cascade.json"
-ESTIMATOR, OBJECT, LIVE = "model.skops", "object.json", "models.json"
-DECODER = "decoder.safetensors"
-NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT, LIVE, DECODER)
-"""Files that hold a run's network: weights of PyTorch, stages for ONNX Runtime alone (another precision), the models of
-a cascade, an estimator of scikit-learn, a note that the network is an object that no file holds, the names of live
-models, or a decoder that generates."""
+MANIFEST, COSTS = "bundle.json", "costs.json"
 CONFIG = "config.yaml"
 """The options of the `exeunt train` that made a run, without its folder."""
 EVALUATION = "evaluation.json"
@@ -45,26 +39,13 @@ POLICY_INSIDE = (ONE_FILE, f"{WEB}/model.onnx")
 TRACED = ("fit", "calibrate", "test")
 FOLDERS = ("model", "tokenizer")
 """Subfolders all of whose files have a digest."""
-_WHAT = {
-    WEIGHTS: "the weights of backbone and heads",
-    ONNX: "the manifest of the exported stages",
-    CASCADE: "the models of the cascade",
-    ESTIMATOR: "the estimator of scikit-learn",
-    OBJECT: "the note that the network is an object of your own",
-    LIVE: "the names of the live models",
-    DECODER: "the weights of decoder and heads",
+_HOLDS = {
+    **{file: kind.holds for file, kind in KINDS.items()},
     COSTS: "what an answer costs at each exit",
     "traces": "the recorded outputs of every exit",
     "model": "the configuration of the Hugging Face model",
     "tokenizer": "the tokeniser",
 }
-_MADE_BY = {
-    CASCADE: "make the cascade anew with `exeunt cascade`",
-    ONNX: "repeat the `exeunt export --precision` that made it",
-    OBJECT: "make the cascade that it is a model of anew",
-    LIVE: "repeat the `exeunt record --model` that made it",
-}
-"""How to make a run anew that `exeunt train` did not make, by the file of its network."""
 
 
 def trace_file(part: str) -> str:
@@ -75,7 +56,7 @@ def trace_file(part: str) -> str:
 def digests_of(root: Path, parts: Iterable[str], network: str) -> dict[str, str]:
     """Return the digests by name of all files that can change an answer; `parts` have traces.
 
-    `network`: one of NETWORKS. The exported stages have their digests in the manifest that is named here.
+    `network`: the file of its kind. The exported stages have their digests in the manifest that is named here.
     """
     names = [
         network,
@@ -103,7 +84,7 @@ class RunFiles:
         if name not in self._checked:
             if not is_inside(file, self.root):
                 raise ArtefactError(f"{file} lies outside the run {self.root}: put the file itself there")
-            what = _WHAT.get(name.partition("/")[0], "a part of the run")
+            what = _HOLDS.get(name) or _HOLDS.get(name.partition("/")[0], "a part of the run")
             check_file(file, self.digests[name], what=what, remedy=self._remedy)
             self._checked.add(name)
         return file
@@ -126,16 +107,20 @@ class RunFiles:
             self.path(file)
         if added := sorted(set(_files_below(self.root, name)) - set(known)):
             raise ArtefactError(
-                f"{self.root / added[0]} was added to {_WHAT[name]} after training: move it away"
+                f"{self.root / added[0]} was added to {_HOLDS[name]} after training: move it away"
             )
+
+    @cached_property
+    def kind(self) -> RunKind:
+        """The kind of the run, by the file that its network is in."""
+        return next(kind for file, kind in KINDS.items() if file in self.digests)
 
     @property
     def _remedy(self) -> str:
-        made_by = next((how for network, how in _MADE_BY.items() if network in self.digests), None)
-        return "restore it from a copy of the run, or " + (
-            made_by
-            or f"remove {self.root / MANIFEST} and repeat the run's `exeunt train`, which goes on from its checkpoint"
+        made_by = self.kind.made_by or (
+            f"remove {self.root / MANIFEST} and repeat the run's `exeunt train`, which goes on from its checkpoint"
         )
+        return f"restore it from a copy of the run, or {made_by}"
 
 
 def _files_below(root: Path, folder: str) -> list[str]:

@@ -32,10 +32,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from exeunt._support.files import make_folder, write_json
-from exeunt._support.checked_types import check_kind
 from exeunt._support.sealed_json import DIGEST, read_built, read_sealed, write_sealed
 from exeunt.costs.cost_model import CostModel
 from exeunt.engine.executor import CPU
@@ -43,7 +42,9 @@ from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy
 from exeunt.runs import file_digests
-from exeunt.runs.manifest import REMEDY, CascadeEntry, read_cascade, read_manifest, sealed_manifest
+from exeunt.runs.kinds import KINDS, RunKind, imported
+from exeunt.runs.kinds.weights import WEIGHTS
+from exeunt.runs.manifest import REMEDY, CascadeEntry, read_manifest, sealed_manifest
 from exeunt.runs.run_path import at_precision, check_precision, split_budget, why_not_a_run
 from exeunt.runs.saved_policies import SavedPolicies, remove_of_policy
 from exeunt.timing.measuring import is_this_machine
@@ -54,13 +55,6 @@ T = TypeVar("T")
 
 _PLAN = "plan"
 _PLAN_FORMAT: dict[str, Any] = {"format_": "exeunt-plan", "version": 1}
-
-
-class LiveEntry(TypedDict):
-    """What `models.json` says of a live model: the most that an input can cost, and what tells it from others."""
-
-    highest: float
-    identity: str
 
 
 @dataclass(frozen=True)
@@ -91,12 +85,12 @@ class RunFolder(SavedPolicies):
         cost: CostModel,
         traces: Mapping[str, ExitTrace],
         about: Mapping[str, Any],
-        network: str = file_digests.WEIGHTS,
+        network: str = WEIGHTS,
     ) -> RunFolder:
         """Complete the folder `path` to a run folder; it holds its network, and model and tokenizer if there are any.
 
         `about`: the manifest's other entries, JSON-able: model, heads, data, split, training, provenance.
-        `network`: the file that the network is in, one of `file_digests.NETWORKS`. Raises InputError without it.
+        `network`: the file that the network is in, which tells its kind. Raises InputError without it.
         """
         root = Path(path)
         if not (root / network).is_file():
@@ -123,7 +117,7 @@ class RunFolder(SavedPolicies):
         if not cls.exists(root):
             raise InputError(why_not_a_run(root))
         needed = (file_digests.COSTS, *(file_digests.trace_file(part) for part in file_digests.TRACED))
-        manifest = read_manifest(root / file_digests.MANIFEST, files=needed, one_of=file_digests.NETWORKS)
+        manifest = read_manifest(root / file_digests.MANIFEST, files=needed, one_of=list(KINDS))
         run = cls(root, manifest, budget)
         check_precision(root, run.manifest)
         return run
@@ -139,9 +133,27 @@ class RunFolder(SavedPolicies):
         return file_digests.RunFiles(self.path, self.manifest["files"])
 
     @property
-    def network_file(self) -> str:
-        """The file that the network is in: one of `file_digests.NETWORKS`."""
-        return next(name for name in file_digests.NETWORKS if name in self.files.digests)
+    def kind(self) -> RunKind:
+        """What commands can do with such a run, and how."""
+        return self.files.kind
+
+    def network_file(self, name: str) -> Path:
+        """Return the path of the file `name` that holds the network. Raises InputError for a run of another kind."""
+        if name != self.kind.file:
+            raise InputError(
+                f"{self.path} holds {self.kind.holds}, and this takes a run that holds {KINDS[name].holds}"
+            )
+        return self.files.path(name)
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file of backbone and heads. Raises InputError for a run of another kind."""
+        return self.network_file(WEIGHTS)
+
+    def refuse(self, verb: str) -> None:
+        """Raise InputError if a run of this kind cannot do this, see `RunKind.refuses`."""
+        if sentence := self.kind.refuses.get(verb):
+            raise InputError(sentence.format(run=self.path, unit=self.cost.unit))
 
     @property
     def n_exits(self) -> int:  # type: ignore[override]
@@ -151,36 +163,30 @@ class RunFolder(SavedPolicies):
     @property
     def exit_names(self) -> tuple[str, ...]:
         """What answers at each exit: a head behind a module, the network's last layer, or a model of a cascade."""
-        if self.network_file == file_digests.LIVE:
-            return tuple(f"{model.name} (live model)" for model in self.cascade)
+        if self.cascade and len(self.cascade) == self.n_exits:
+            return tuple(model.name for model in self.cascade)
         network = self.manifest["network"]
         new = network.get("new_classifier")
-        own = "mask decoder" if self.masks else "classifier"
-        own = "vocabulary layer" if self.network_file == file_digests.DECODER else own
-        last = f"(new classifier: {new})" if new else f"(own {own})"
+        own = "own mask decoder" if self.masks else self.kind.last_exit
+        last = f"(new classifier: {new})" if new else f"({own})"
         return *network["exits"], f"{self.cascade[-1].name}: last exit" if self.cascade else last
 
     @cached_property
     def cascade(self) -> tuple[CascadeEntry, ...]:
         """The models of a cascade, in order; none for one network. Live models have one exit each."""
-        name = self.network_file
-        if name == file_digests.LIVE:
-            models = tuple(CascadeEntry(model, 1, ".", self.digest) for model in self._highest)
-        elif name == file_digests.CASCADE:
-            models = read_cascade(self.files.path(name))
-        else:
+        if not self.kind.models:
             return ()
-        self.check_exits(name, sum(model.n_exits for model in models))
+        file = self.kind.file
+        models: tuple[CascadeEntry, ...] = imported(self.kind.models)(self.files.path(file), self.digest)
+        self.check_exits(file, sum(model.n_exits for model in models))
         return models
 
     def open_model(self, name: str) -> RunFolder:
-        """Open the run of a model of the cascade: for a live model this one.
+        """Open the run of a model of the cascade; that of a live model is the cascade itself.
 
         Raises ArtefactError if it was made anew since the cascade was.
         """
         entry = next(entry for entry in self.cascade if entry.name == name)
-        if self.network_file == file_digests.LIVE:
-            return self
         model = replace(RunFolder.open(entry.folder(self.path)), objects=self.objects)
         if model.digest != entry.digest:
             raise ArtefactError(
@@ -200,19 +206,11 @@ class RunFolder(SavedPolicies):
         return str(self.manifest["model"].get("runs_whole", ""))
 
     @property
-    def weights(self) -> Path:
-        """The safetensors file of backbone and heads. Raises InputError if the network is in another file."""
-        if self.network_file != file_digests.WEIGHTS:
-            raise InputError(
-                f"{self.path} has no weights for PyTorch, its network is in {self.network_file}: this takes runs that "
-                "PyTorch trained"
-            )
-        return self.files.path(file_digests.WEIGHTS)
-
-    @property
     def cost(self) -> CostModel:  # type: ignore[override]
         """Cumulative cost per exit."""
-        return self._built(file_digests.COSTS, CostModel.from_dict, "cost model")
+        return read_built(
+            self.files.path(file_digests.COSTS), CostModel.from_dict, kind="cost model", remedy=REMEDY
+        )
 
     def check_exits(self, name: str, found: int) -> None:
         """Raise ArtefactError unless the file `name` is for as many exits as the network has."""
@@ -240,27 +238,8 @@ class RunFolder(SavedPolicies):
     def by_model(self, trace: ExitTrace) -> ExitTrace | CascadeTrace:
         """Return a trace of all exits; of a cascade, as its CascadeTrace."""
         steps = [model.step for model in self.cascade]
-        return CascadeTrace.of(trace, steps, self._highest) if steps else trace
-
-    @cached_property
-    def _highest(self) -> dict[str, float]:
-        """By live model, the most that an input can cost."""
-        return {name: float(known["highest"]) for name, known in self.live_models.items()}
-
-    @cached_property
-    def live_models(self) -> Mapping[str, LiveEntry]:
-        """What is kept of each live model, by name; none for a run of another kind."""
-        if self.network_file != file_digests.LIVE:
-            return {}
-        kind = Mapping[str, LiveEntry]
-        models: Mapping[str, LiveEntry] = self._built(
-            file_digests.LIVE, lambda body: check_kind(body, kind, "models"), "list of live models"
-        )
-        return models
-
-    def _built(self, name: str, build: Callable[[Any], T], kind: str) -> T:
-        """Return what is made of a JSON file of the run."""
-        return read_built(self.files.path(name), build, kind=kind, remedy=REMEDY)
+        highest = {model.name: model.highest for model in self.cascade if model.highest is not None}
+        return CascadeTrace.of(trace, steps, highest) if steps else trace
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
         """Return the recorded outputs on a part, as `Policy.priced` does."""

@@ -18,6 +18,7 @@ from exeunt._support.sealed_json import (
     built,
     check_digest,
     content_digest,
+    read_built,
     read_document,
     read_sealed,
     write_sealed,
@@ -153,12 +154,15 @@ class CascadeEntry:
     """A model of a cascade: its name, its number of exits, and its run folder.
 
     `run`: the path from the cascade's folder to the model's. `digest`: of the model's manifest.
+    Of a live model also `highest`, the most that an input can cost, and `identity`, what tells it from others.
     """
 
     name: str
     n_exits: int
     run: str
     digest: str
+    highest: float | None = None
+    identity: str = ""
 
     @property
     def step(self) -> CascadeStep:
@@ -178,7 +182,7 @@ class CascadeEntry:
 
 def write_cascade(file: Path, models: Sequence[CascadeEntry]) -> None:
     """Write the models of a cascade, in order."""
-    body = [asdict(model) for model in models]
+    body = [{name: field for name, field in asdict(model).items() if field} for model in models]
     write_sealed(file, "models", body, format_=_CASCADE_FORMAT, version=_CASCADE_VERSION)
 
 
@@ -189,7 +193,22 @@ def _entry(model: Mapping[str, Any]) -> CascadeEntry:
     return entry
 
 
-def read_cascade(file: Path) -> tuple[CascadeEntry, ...]:
+class _LiveModel(TypedDict):
+    highest: float
+    identity: str
+
+
+def read_live_models(file: Path, digest: str) -> tuple[CascadeEntry, ...]:
+    """Read the live models of the run with this digest. Raises ArtefactError if the file is damaged."""
+
+    def entries(body: Any) -> tuple[CascadeEntry, ...]:
+        check_kind(body, Mapping[str, _LiveModel], "models")
+        return tuple(CascadeEntry(name, 1, ".", digest, **model) for name, model in body.items())
+
+    return read_built(file, entries, kind="list of live models", remedy=REMEDY)
+
+
+def read_cascade(file: Path, _digest: str = "") -> tuple[CascadeEntry, ...]:
     """Read the models of a cascade. Raises ArtefactError if the file is damaged, edited, of another kind or newer."""
     return read_sealed(
         file, "models", lambda body: tuple(map(_entry, body)),

@@ -9,7 +9,9 @@ from shlex import quote
 from typing import Any
 
 from exeunt.errors import ArtefactError, InputError
-from exeunt.runs.file_digests import CASCADE, CONFIG, MANIFEST, WEIGHTS
+from exeunt.runs.file_digests import CONFIG, MANIFEST
+from exeunt.runs.kinds.cascade import CASCADE
+from exeunt.runs.kinds.weights import WEIGHTS
 from exeunt.runs.manifest import read_manifest
 
 INT8 = "int8"
@@ -67,7 +69,7 @@ def refuse_masks(root: Path, manifest: Mapping[str, Any]) -> None:
     if manifest["network"].get("masks"):
         raise InputError(
             f"{root} answers with masks, and one file, or a page, holds policies of classes alone: answer with its "
-            "stages (exeunt predict, exeunt serve, exeunt.runs.load)"
+            "stages (exeunt predict, exeunt serve, exeunt.load)"
         )
 
 
@@ -113,8 +115,8 @@ def _what_else(path: Path, names: Collection[str]) -> str:
     """Return what a folder holds that is no run, and what to do; "" if nobody knows."""
     if _GATEWAY in names:
         return (
-            f"{path} is the folder of a gateway, not a run folder: `exeunt calibrate {quote(str(path))}` shows "
-            "what is certified on its records, and `exeunt gateway FILE` answers"
+            f"{path} is the folder of a gateway, not a run folder: `exeunt gateway certify FILE`, with the file that "
+            "names it, shows what is certified on its records"
         )
     if "config.json" in names:
         return f"{path} is a Hugging Face model, not a run folder: {_make_with('--model', f'hf:{path}')}"

@@ -22,7 +22,7 @@ from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.runs.executors import chosen_executor, executor_device, open_executor
-from exeunt.runs.file_digests import OBJECT
+from exeunt.runs.kinds import own_object
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import InputPreparation
 from exeunt.runs.streaming import answer_stream
@@ -73,7 +73,7 @@ class Runner:
         run folder.
         """
         if self.preparation is None:
-            raise InputError("this runner has no run folder to prepare inputs: make it with exeunt.runs.load")
+            raise InputError("this runner has no run folder to prepare inputs: make it with exeunt.load")
         return self.preparation(inputs)
 
     def __call__(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
@@ -168,7 +168,7 @@ def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
     if unknown := [name for name in objects if name not in names]:
         raise InputError(f"models gives {unknown[0]!r}, the name of no model: there is {', '.join(names)}")
     for entry in run.cascade:
-        if entry.name in objects and run.open_model(entry.name).network_file != OBJECT:
+        if entry.name in objects and run.open_model(entry.name).kind is not own_object.KIND:
             raise InputError(
                 f"models gives {entry.name!r}, whose network is in a file: the object would not be asked, leave it out"
             )
@@ -199,7 +199,7 @@ def open_shared(
     trusted: str | None = None,
     plan: Plan | None = None,
 ) -> SharedExecutor:
-    """Open a run's network once for all these policies, by name. For the options see `exeunt.runs.load`.
+    """Open a run's network once for all these policies, by name. For the options see `exeunt.load`.
 
     The network is cut where any of the policies lets inputs answer: nowhere else are rows dropped. A plan is for all
     exits of one network; by default it is the run folder's for this machine.

@@ -15,8 +15,9 @@ from exeunt._support.text import counted
 from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.policy import Policy
-from exeunt.runs.executors import EXECUTORS, ExecutorKind
-from exeunt.runs.file_digests import COSTS, FOLDERS, TRACED, WEIGHTS, trace_file
+from exeunt.runs.executors import EXECUTORS, executor_device, is_ready
+from exeunt.runs.file_digests import COSTS, FOLDERS, TRACED, trace_file
+from exeunt.runs.kinds import ExecutorKind, imported
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.saved_policies import POLICIES, POLICY
 
@@ -54,8 +55,7 @@ def _checked(part: str, check: Callable[[], str]) -> CheckedPart:
 
 
 def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
-    network = "weights" if run.network_file == WEIGHTS else "network"
-    yield network, lambda: f"{run.files.path(run.network_file).stat().st_size / 1e6:.1f} MB"
+    yield "network", lambda: f"{run.network_file(run.kind.file).stat().st_size / 1e6:.1f} MB"
     yield "costs", partial(_costs, run)
     for part in TRACED:
         yield f"{part} trace", partial(_trace, run, part)
@@ -75,7 +75,7 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
 
 def _executor(run: RunFolder, kind: ExecutorKind) -> str:
     """Check the files of an executor; of a cascade also its models, but not their policies."""
-    text = kind.check(run)
+    text = str(imported(kind.checker)(run))
     for entry in run.cascade:
         for part in verify(entry.folder(run.path)):
             if part.state == "FAILED" and part.part not in ("policy", "policies"):
@@ -126,8 +126,7 @@ def _policies(run: RunFolder, file: str, policies: Sequence[Policy]) -> str:
 
 
 def _plan(run: RunFolder, name: str, device: str, file: str) -> str:
-    kind = EXECUTORS[name]
-    here = CPU if device == CPU or not kind.ready(run) else kind.computes_on()
+    here = CPU if device == CPU or not is_ready(run, EXECUTORS[name]) else executor_device(name)
     plan = run.plan(name, here if here.startswith(device) else device)
     if plan is None:
         return "not used: it was measured on another kind of machine or device"

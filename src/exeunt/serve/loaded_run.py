@@ -20,7 +20,6 @@ from exeunt.live.live_run import check_models
 from exeunt.live.models_file import read_models
 from exeunt.policy import Policy
 from exeunt.runs.executors import chosen_executor
-from exeunt.runs.file_digests import LIVE
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.runner import SharedExecutor, open_shared
 from exeunt.runs.saved_policies import name_at, named_by_budget
@@ -169,11 +168,12 @@ class LoadedLive(LoadedRun):
 def load_run(settings: Settings) -> LoadedRun:
     """Load the run folder, run every stage at the sizes that its plan names, and time it.
 
-    Raises what opening raises (see `exeunt.runs.load`), InputError if there are no policies, or none for the
+    Raises what opening raises (see `exeunt.load`), InputError if there are no policies, or none for the
     budgets of the settings.
     """
     run = RunFolder.open(settings.run)
-    if run.network_file != LIVE:
+    opened = run.kind.action("serve", open_network)
+    if opened is open_network:
         chosen_executor(run)  # raises: some runs cannot be served, with or without a policy
     policies = named_by_budget(run.policies)
     if settings.budget is not None:
@@ -187,13 +187,13 @@ def load_run(settings: Settings) -> LoadedRun:
     reader = InputReader(
         run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
     )
-    kind, parts = (_live if run.network_file == LIVE else _network)(run, policies, reader, settings)
+    kind, parts = opened(run, policies, reader, settings)
     fit = run.recorded("fit")
     fitted = {name: policy.priced(fit) for name, policy in policies.items()}
     traces = {name: trace for name, trace in fitted.items() if trace.has_loss}
     last = f"{run.cascade[-1].name}: last exit" if run.cascade else "last exit"
     shared: SharedExecutor = parts["shared"]
-    return kind(
+    loaded: LoadedRun = kind(
         **parts,
         run=run,
         class_names=run.manifest["class_names"],
@@ -209,9 +209,10 @@ def load_run(settings: Settings) -> LoadedRun:
         reader=reader,
         warning=run.evaluation_warning,
     )
+    return loaded
 
 
-def _network(
+def open_network(
     run: RunFolder, policies: Mapping[str, Policy], reader: InputReader, settings: Settings
 ) -> tuple[type[LoadedRun], dict[str, Any]]:
     """Open and time a network or a cascade of networks; return what a LoadedRun has of it."""
@@ -239,10 +240,10 @@ def _network(
     return LoadedRun, {"shared": shared, "engine": engine, "seconds": seconds}
 
 
-def _live(
+def open_live(
     run: RunFolder, policies: Mapping[str, Policy], reader: InputReader, settings: Settings
 ) -> tuple[type[LoadedRun], dict[str, Any]]:
-    """Open live models, as `_network` does a network. Raises InputError without their file or a limit of money."""
+    """Open live models, as `open_network` does a network. Raises InputError without their file or a limit of money."""
     if settings.trusted is None or settings.max_spend is None:
         raise InputError(
             f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "

@@ -34,7 +34,7 @@ class Settings:
     """The settings of a server.
 
     `run`: the run folder. `name`: of the model in the Open Inference Protocol; by default the folder's.
-    `executor`, `threads`, `trusted`: see `exeunt.runs.load`.
+    `executor`, `threads`, `trusted`: see `exeunt.load`.
     `budget`: the largest mean cost per row, as people write it, until somebody sets another; by default the largest
     that there is a policy for.
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.

@@ -174,4 +174,4 @@ export const rests = ({ name, why, for_s: seconds, models }) => {
 export const isStopped = (model) =>
   `${model} is stopped: it billed more than it may cost. Correct its price in the file, start the gateway again, then POST /admin/models/${model}/resume.`;
 export const isDisputed = ([model, { bills, claimed, maximum }]) =>
-  `${model} has billed ${usd(claimed)} for ${requests(bills)} that can cost ${usd(maximum)} at most. That much counts. The rest is disputed, so the provider may ask for more than the limits allow. Decide with exeunt gateway FILE --book ${model} (the bill is right) or --drop ${model}, and --reason.`;
+  `${model} has billed ${usd(claimed)} for ${requests(bills)} that can cost ${usd(maximum)} at most. That much counts. The rest is disputed, so the provider may ask for more than the limits allow. Decide with exeunt gateway money FILE --book ${model} (the bill is right) or --drop ${model}, and --reason.`;

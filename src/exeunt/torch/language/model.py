@@ -17,8 +17,8 @@ from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.rules.cheapest import checked_loss
-from exeunt.runs.file_digests import DECODER
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.decoder import DECODER
 from exeunt.runs.run_inputs import load_preparation, part_data
 from exeunt.runs.runner import Runner
 from exeunt.torch.devices import best_device, limit_threads
@@ -56,15 +56,18 @@ class LanguageModel:
 
         Raises InputError if there is none, or it holds no decoder; ArtefactError if it is damaged.
         """
-        run = RunFolder.open(path)
-        if run.network_file != DECODER:
-            raise InputError(f"{run.path} holds no decoder to generate with: train one with --task generate")
+        return cls.of(RunFolder.open(path))
+
+    @classmethod
+    def of(cls, run: RunFolder) -> LanguageModel:
+        """Open the network of a run folder. Raises as `open` does."""
+        weights = run.network_file(DECODER)
         limit_threads()
         run.files.check_folder("model")
         about = run.manifest["inputs"]
         model = rebuild_decoder(run.path / "model")
         network = DecoderWithExits(model, **run.manifest["network"])
-        load_weights(network, run.files.path(DECODER))
+        load_weights(network, weights)
         way = PromptTokens(
             load_preparation(run),
             about["chat"],

@@ -21,8 +21,9 @@ from exeunt._support.text import counted
 from exeunt.data import open_source, plan_split
 from exeunt.data.columns import NO_LABELS
 from exeunt.errors import InputError
-from exeunt.runs.file_digests import CONFIG, DECODER, TRACED
+from exeunt.runs.file_digests import CONFIG, TRACED
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds.decoder import DECODER
 from exeunt.runs.manifest import provenance
 from exeunt.torch.devices import best_device
 from exeunt.torch.language.decoder import context_of
