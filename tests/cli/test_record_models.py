@@ -1,4 +1,4 @@
-"""`exeunt record --model`: services and functions from a YAML file, as a run that all commands take."""
+"""`exeunt record --models`: services and functions from a YAML file, as a run that all commands take."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def made(folder):
 def record(folder, spend, *more, **options):
     command = [
         "record",
-        "--model",
+        "--models",
         "models.yaml",
         "--data",
         "texts.parquet",
@@ -127,7 +127,7 @@ def test_from_a_run_to_answers_within_a_total(folder):
         "large",
     ]
     assert "7 of 7 parts are as they were written" in exeunt("verify", "out", cwd=folder).stdout
-    command = ["predict", "out", "--model", "models.yaml", "--data", "texts.parquet", "--out", "answers.csv"]
+    command = ["predict", "out", "--models", "models.yaml", "--data", "texts.parquet", "--out", "answers.csv"]
     answering.calls.clear()
     done = exeunt(*command, "--total", "0.1 usd", cwd=folder).stdout
     assert "150 of 150 inputs answered" in done
@@ -155,7 +155,7 @@ def test_several_jobs_count_what_they_spend_in_one_ledger(calibrated, tmp_path, 
     spent = []
     for out in ("one.csv", "other.csv"):
         done = exeunt(
-            "predict", "out", "--model", "models.yaml", "--data", "texts.parquet", "--total", "0.1 usd",
+            "predict", "out", "--models", "models.yaml", "--data", "texts.parquet", "--total", "0.1 usd",
             "--ledger", place, "--out", tmp_path / out, cwd=calibrated,
         )  # fmt: skip
         assert "150 of 150 inputs answered" in done.stdout
@@ -176,7 +176,7 @@ def test_answers_are_to_the_columns_that_were_recorded(folder, columns):
     run = RunFolder.open(folder / "out")
     assert (run.manifest["data"]["name"], run.manifest["data"]["text"]) == ("texts.parquet", columns)
     exeunt("calibrate", "out", "--budget", "50%", cwd=folder)
-    command = ["predict", "out", "--model", "models.yaml", "--total", "1 usd", "--data"]
+    command = ["predict", "out", "--models", "models.yaml", "--total", "1 usd", "--data"]
     assert (
         "150 of 150 inputs answered" in exeunt(*command, "texts.parquet", "--out", "a.csv", cwd=folder).stdout
     )
@@ -188,29 +188,29 @@ def test_answers_are_to_the_columns_that_were_recorded(folder, columns):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "name their file with --model models.yaml"),
-        (["--model", "models.yaml"], "--total '5 usd'"),
+        ([], "name their file with --models models.yaml"),
+        (["--models", "models.yaml"], "--total '5 usd'"),
         (
-            ["--model", "models.yaml", "--total", "0.001 usd"],
+            ["--models", "models.yaml", "--total", "0.001 usd"],
             "an answer for each of 150 inputs to come may cost 0.03 usd",
         ),
         (
-            ["--model", "models.yaml", "--total", "1 eur"],
+            ["--models", "models.yaml", "--total", "1 eur"],
             "prices of live models are in usd, and the ledger is in eur",
         ),
         (
-            ["--model", "models.yaml", "--total", "1 usd", "--engine", "ray", "--out", "new"],
+            ["--models", "models.yaml", "--total", "1 usd", "--engine", "ray", "--out", "new"],
             "the workers of a cluster share a ledger: name one with --ledger postgresql://",
         ),
         (
-            ["--model", "models.yaml", "--total", "1 usd", "--ledger", "money.db"],
+            ["--models", "models.yaml", "--total", "1 usd", "--ledger", "money.db"],
             "name one with --out",
         ),
         (
-            ["--model", "models.yaml", "--total", "1 usd", "--ledger", "mysql://h/d", "--out", "new.csv"],
+            ["--models", "models.yaml", "--total", "1 usd", "--ledger", "mysql://h/d", "--out", "new.csv"],
             "or at an address postgresql://user@host/database, got 'mysql'://",
         ),
-        (["--model", "none.yaml", "--total", "1 usd"], "there is no file none.yaml"),
+        (["--models", "none.yaml", "--total", "1 usd"], "there is no file none.yaml"),
     ],
 )
 def test_what_predict_needs_to_ask(calibrated, options, message):
@@ -243,7 +243,7 @@ def test_files_of_models_that_are_wrong(folder, changed, message):
 
 
 def test_without_a_limit_nothing_is_asked(folder):
-    command = ["record", "--model", "models.yaml", "--data", "texts.parquet", "--out", "out"]
+    command = ["record", "--models", "models.yaml", "--data", "texts.parquet", "--out", "out"]
     done = exeunt(*command, cwd=folder, ok=False)
     assert "--max-spend '3 usd'" in done.stderr
     assert not (folder / "out").exists()

@@ -66,7 +66,7 @@ def recorded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in (
-            "record --model models.yaml --data texts.parquet --out run --max-spend 3usd",
+            "record --models models.yaml --data texts.parquet --out run --max-spend 3usd",
             "calibrate run --budget 50%",
         ):
             done = called(*command.split())
@@ -76,7 +76,7 @@ def recorded(tmp_path_factory):
 
 def predict(out, total, *more, data="new.parquet", run="run"):
     return [
-        "predict", run, "--model", "models.yaml", "--data", data, "--total", total, "--out", str(out), *more,
+        "predict", run, "--models", "models.yaml", "--data", data, "--total", total, "--out", str(out), *more,
     ]  # fmt: skip
 
 

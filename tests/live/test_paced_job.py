@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 def predict(folder, out, total, run="run"):
     return [
-        "predict", str(folder / run), "--model", str(folder / "models.yaml"), "--data", str(folder / "new.parquet"),
+        "predict", str(folder / run), "--models", str(folder / "models.yaml"), "--data", str(folder / "new.parquet"),
         "--total", f"{total:.6f} usd", "--out", str(out),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`exeunt record --model`: a recording that goes on where it stopped, asks nothing twice, and keeps to its money."""
+"""`exeunt record --models`: a recording that goes on where it stopped, asks nothing twice, and keeps to its money."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_answers_are_those_of_replay_and_each_key_pays_for_its_own(live):
     places = [keys[key] for key in Texts(texts).content_keys().tolist()]
     limits = {"max_spend": "5 usd", "max_spend_per_key": "1 usd/hour", "api_keys": KEYS}
     with (
-        running(run, trusted=models, **limits) as server,
+        running(run, models=models, **limits) as server,
         httpx.Client(base_url=server.url, timeout=20) as client,
     ):
         found = ask(client, KEYS[0], *texts).json()
@@ -115,7 +115,7 @@ def test_a_key_without_money_gets_early_answers_then_402_or_429_and_others_go_on
     hard = [f"e {i}" for i in range(60)]
     limits = {"max_spend": "1 usd", "max_spend_per_key": "0.0105 usd", "live_file": tmp_path / "serving.json"}
     with (
-        running(run, trusted=models, api_keys=KEYS, **limits) as server,
+        running(run, models=models, api_keys=KEYS, **limits) as server,
         httpx.Client(base_url=server.url, timeout=20) as client,
     ):
         answers = ask(client, KEYS[0], *hard).json()["answers"]
@@ -134,7 +134,7 @@ def test_a_key_without_money_gets_early_answers_then_402_or_429_and_others_go_on
     limits = {"max_spend": "0.011 usd/hour", "live_file": tmp_path / "again" / "serving.json"}
     (tmp_path / "again").mkdir()
     with (
-        running(run, trusted=models, **limits) as server,
+        running(run, models=models, **limits) as server,
         httpx.Client(base_url=server.url, timeout=20) as client,
     ):
         client.post("/predict", json={"texts": hard})
@@ -161,7 +161,7 @@ def test_many_clients_never_spend_more(live, tmp_path):
                 one for each in await asyncio.gather(*(client(http, i) for i in range(16))) for one in each
             ]
 
-    with running(run, trusted=models, **limits) as server:
+    with running(run, models=models, **limits) as server:
         responses = asyncio.run(all_clients(server.url))
     assert {one.status_code for one in responses} == {200, 402}
     cost = sum(row["cost"] for one in responses if one.status_code == 200 for row in one.json()["answers"])
@@ -175,7 +175,7 @@ def test_a_deadline_returns_what_is_known(live, tmp_path):
     run, models = live
     limits = {"max_spend": "1 usd", "live_file": tmp_path / "serving.json"}
     with (
-        running(run, trusted=models, **limits) as server,
+        running(run, models=models, **limits) as server,
         httpx.Client(base_url=server.url, timeout=20) as client,
     ):
         found = client.post(
@@ -190,20 +190,20 @@ def test_a_deadline_returns_what_is_known(live, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({}, "name their file with --model models.yaml"),
-        ({"trusted": True}, "--max-spend"),
-        ({"trusted": True, "max_spend": "1 eur"}, "eur"),
-        ({"trusted": True, "max_spend": "1 usd", "slo_s": 0.1}, "leave out --slo-ms"),
-        ({"trusted": True, "max_spend": "1 usd/year"}, "a rate is an amount per second"),
-        ({"trusted": True, "max_spend_per_key": "1 usd"}, "--api-key-file"),
+        ({}, "name their file with --models models.yaml"),
+        ({"models": True}, "--max-spend"),
+        ({"models": True, "max_spend": "1 eur"}, "eur"),
+        ({"models": True, "max_spend": "1 usd", "slo_s": 0.1}, "leave out --slo-ms"),
+        ({"models": True, "max_spend": "1 usd/year"}, "a rate is an amount per second"),
+        ({"models": True, "max_spend_per_key": "1 usd"}, "--api-key-file"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused_before_it_serves(live, tmp_path, settings, why):
     from exeunt.serve.loaded_run import load_run
 
     run, models = live
-    if settings.get("trusted"):
-        settings = {**settings, "trusted": models}
+    if settings.get("models"):
+        settings = {**settings, "models": models}
 
     def served():
         made = Settings(run=run.path, live_file=tmp_path / "serving.json", **settings)

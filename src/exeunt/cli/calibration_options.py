@@ -152,7 +152,7 @@ class Rule:
             return partial(preset(self.policy), calibration=self.calibration, ties=self.ties, **options)
         if not live:
             raise InputError(
-                f"{self.policy} chooses which live models to ask (`exeunt record --model models.yaml`), and networks "
+                f"{self.policy} chooses which live models to ask (`exeunt record --models models.yaml`), and networks "
                 "are asked one after the other: take another --policy"
             )
         if self.score is not None or self.calibration != "sequential":

@@ -103,9 +103,12 @@ def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:
 
 def changed(*groups: Any) -> str:
     """Return the options of groups that differ from their defaults, as people write them; "" for none."""
-    options = [(group, one) for group in groups for one in fields(group) if one.default is not MISSING]
-    names = [one.name for group, one in options if getattr(group, one.name) not in (one.default, [])]
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return ", ".join(
+        next(iter(option.metadata["names"]), f"--{option.name.replace('_', '-')}")
+        for group in groups
+        for option in fields(group)
+        if option.default is not MISSING and getattr(group, option.name) not in (option.default, [])
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +132,15 @@ class Execution:
 class LiveExecution(Execution):
     """The same for runs that live models may answer."""
 
-    trusted: str | None = option(
-        "A YAML file of services and functions: for a run that `exeunt record --model` made, and for `exeunt record` "
-        "without RUN. Else the name of a network that code of your own makes, to allow that code to run.",
-        "--model",
+    models: Path | None = option(
+        "A YAML file of services and functions: for a run that `exeunt record --models` made, and for `exeunt record` "
+        "without RUN."
     )
+
+    @property
+    def of_network(self) -> dict[str, Any]:
+        """The options of a run whose network is run."""
+        return {"executor": self.executor, "trusted": self.trusted}
 
 
 cluster_option = options_under("Many machines")

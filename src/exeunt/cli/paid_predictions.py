@@ -88,11 +88,11 @@ class Asked(NamedTuple):
         return f"{spent}; no answer of {named}" if named else spent
 
 
-def asked_models(run: RunFolder, data: Dataset, models: str | None, money: Total, out: str) -> Asked | None:
+def asked_models(run: RunFolder, data: Dataset, models: Path | None, money: Total, out: str) -> Asked | None:
     """Open the live models of a run, with the money for an answer to every input; None for a run of networks."""
     total, ledger = money.total, money.ledger
     if not run.kind.is_paid:
-        if other := changed(money):
+        if other := changed(money) or "--models" * (models is not None):
             raise InputError(
                 f"{other}: such options are for runs of services and functions, and {run.path} computes its answers "
                 "here: leave them out"
@@ -100,7 +100,7 @@ def asked_models(run: RunFolder, data: Dataset, models: str | None, money: Total
         return None
     if models is None or total is None:
         raise InputError(
-            f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "
+            f"{run.path} asks services or functions: name their file with --models models.yaml, and what all answers "
             "may cost with --total '5 usd'"
         )
     from exeunt._support.paths import place
@@ -121,4 +121,4 @@ def asked_models(run: RunFolder, data: Dataset, models: str | None, money: Total
     check_unit(Ledger(total=total))
     pays = partial(Ledger, total=total, **options)
     live = live_cascade(run, read_models(models))
-    return Asked(run, live, pays, total, Path(models).absolute())
+    return Asked(run, live, pays, total, models.absolute())

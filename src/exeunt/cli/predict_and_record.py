@@ -16,7 +16,6 @@ from exeunt.cli import interruptible
 from exeunt.cli.options import (
     STANDARD,
     Cluster,
-    Execution,
     LiveExecution,
     RunPath,
     changed,
@@ -66,7 +65,7 @@ class _Inputs:
     )
 
     def opened(
-        self, path: Path, execution: Execution, cluster: _Workers, keep: Mapping[str, str] | None = None
+        self, path: Path, execution: LiveExecution, cluster: _Workers, keep: Mapping[str, str] | None = None
     ) -> tuple[RunFolder, Dataset, dict[str, Any]]:
         """Open the run, and the inputs as it was trained on them; return the options as the library takes them, too.
 
@@ -77,7 +76,7 @@ class _Inputs:
 
         run = RunFolder.open(path)
         own = {"strict": self.strict, "batch_size": self.batch_size, **cluster.of_job(self.workers)}
-        options = {**own, **vars(execution)}
+        options = {**own, **execution.of_network}
         if self.data == STANDARD:
             for name, named_by in (keep or {}).items():
                 raise InputError(
@@ -196,7 +195,7 @@ def predict(
             **given(output, without=("out", "keep", "masks")),
             "say": lambda text: echo(text, err=prints),
         }
-        asked = asked_models(run, data, execution.trusted, live, out)
+        asked = asked_models(run, data, execution.models, live, out)
         if asked is not None:
             _check_paid(live, output, cluster)
             if asked.paced:
@@ -266,7 +265,7 @@ def record(
         Path | None,
         typer.Argument(
             metavar="[RUN]",
-            help="Run folder that `exeunt train` made; or leave it out and name services or functions by --model.",
+            help="Run folder that `exeunt train` made; or leave it out and name services or functions by --models.",
             show_default=False,
         ),
     ] = None,
@@ -282,13 +281,11 @@ def record(
     resumes.
     """
     if path is None:
-        if other := changed(cluster, replace(output, force=False), replace(execution, trusted=None)):
+        if other := changed(cluster, replace(output, force=False), replace(execution, models=None)):
             raise InputError(f"{other}: such options are about a RUN, and there is none")
-        return _record_models(inputs, execution.trusted, output, live)
-    if other := changed(live):
-        raise InputError(
-            f"{other}: such options are about services and functions (--model) in place of a RUN"
-        )
+        return _record_models(inputs, execution.models, output, live)
+    if other := changed(live, replace(execution, executor=None, trusted=None)):
+        raise InputError(f"{other}: such options are about services and functions in place of a RUN")
     from exeunt.jobs.record import record_inputs
     from exeunt.jobs.summary import recorded_text
 
@@ -303,7 +300,7 @@ def record(
     return None
 
 
-def _record_models(inputs: _Inputs, models: str | None, output: _Recording, live: _Live) -> None:
+def _record_models(inputs: _Inputs, models: Path | None, output: _Recording, live: _Live) -> None:
     from exeunt.costs.budget_text import amount_text
     from exeunt.data import open_inputs
     from exeunt.ledger import Ledger
@@ -312,7 +309,7 @@ def _record_models(inputs: _Inputs, models: str | None, output: _Recording, live
 
     if models is None or live.max_spend is None:
         raise InputError(
-            "name a RUN; or services and functions with --model models.yaml, and what they may cost with "
+            "name a RUN; or services and functions with --models models.yaml, and what they may cost with "
             "--max-spend '3 usd'"
         )
     keep = {} if live.id_column is None else {live.id_column: "--id-column"}

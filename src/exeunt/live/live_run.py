@@ -1,7 +1,7 @@
 """Runs whose network is live models: a cascade, made of what was recorded of them.
 
 `models.json` in place of weights holds their names. Whoever answers with such a run gives the models again, in Python
-or on the command line with `--model models.yaml`.
+or on the command line with `--models models.yaml`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def read_models(path: str | Path) -> dict[str, LiveModel]:
     is not there or takes other arguments.
     """
     if not (file := Path(path)).is_file():
-        raise InputError(f"there is no file {file}: --model names a YAML file of models, or RUN is missing")
+        raise InputError(f"there is no file {file}: --models names a YAML file of models, or RUN is missing")
     entries = read_yaml(file, extra="cli")
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise InputError(f"{file} must hold models by name, each with its options")

@@ -1,4 +1,4 @@
-"""`exeunt record --model`: what live models say about inputs, each asked once, as a table and as a run.
+"""`exeunt record --models`: what live models say about inputs, each asked once, as a table and as a run.
 
 The folder holds `answers.jsonl`, a line per answer as it comes; `recording.parquet`, a row per input that all models
 were asked about; and `key`, the secret of the HMACs that stand for inputs. Only their owner can read these files.

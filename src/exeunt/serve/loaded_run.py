@@ -216,6 +216,11 @@ def open_network(
     run: RunFolder, policies: Mapping[str, Policy], reader: InputReader, settings: Settings
 ) -> tuple[type[LoadedRun], dict[str, Any]]:
     """Open and time a network or a cascade of networks; return what a LoadedRun has of it."""
+    if settings.models is not None:
+        raise InputError(
+            f"--models: such options are for runs of services and functions, and {run.path} computes its answers here: "
+            "leave them out"
+        )
     shared = open_shared(
         run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
     )
@@ -244,12 +249,12 @@ def open_live(
     run: RunFolder, policies: Mapping[str, Policy], reader: InputReader, settings: Settings
 ) -> tuple[type[LoadedRun], dict[str, Any]]:
     """Open live models, as `open_network` does a network. Raises InputError without their file or a limit of money."""
-    if settings.trusted is None or settings.max_spend is None:
+    if settings.models is None or settings.max_spend is None:
         raise InputError(
-            f"{run.path} asks services or functions: name their file with --model models.yaml, and what all answers "
+            f"{run.path} asks services or functions: name their file with --models models.yaml, and what all answers "
             "may cost with --max-spend, such as '20 usd/day'"
         )
-    models, places = read_models(settings.trusted), [entry.name for entry in run.cascade]
+    models, places = read_models(settings.models), [entry.name for entry in run.cascade]
     check_models(run, models)
     names = run.manifest["class_names"]
     cascades = {name: LiveCascade(models, policy, classes=names) for name, policy in policies.items()}

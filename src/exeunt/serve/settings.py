@@ -34,7 +34,7 @@ class Settings:
     """The settings of a server.
 
     `run`: the run folder. `name`: of the model in the Open Inference Protocol; by default the folder's.
-    `executor`, `threads`, `trusted`: see `exeunt.load`.
+    `executor`, `threads`, `trusted`: see `exeunt.load`. `models`: the file of live models, of a run that asks them.
     `budget`: the largest mean cost per row, as people write it, until somebody sets another; by default the largest
     that there is a policy for.
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.
@@ -67,6 +67,7 @@ class Settings:
     executor: str | None = None
     threads: int | None = None
     trusted: str | None = None
+    models: Path | None = None
     budget: str | None = None
     live_file: Path | None = None
     slo_s: float | None = None
