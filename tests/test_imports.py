@@ -23,7 +23,7 @@ HEAVY = {
     "starlette", "uvicorn",
 }  # fmt: skip
 
-SERVERS = ("msgspec", "fastapi", "starlette", "uvicorn", "prometheus_client", "httpx", "openai", "sqlalchemy")
+SERVERS = ("msgspec", "fastapi", "starlette", "uvicorn", "prometheus_client", "httpx", "openai", "psycopg")
 
 
 def _run(code: str) -> str:
@@ -78,7 +78,7 @@ def test_help_imports_nothing_heavy(arguments, allowed):
     pytest.importorskip("typer")
     code = f"""
 import json, sys
-from exeunt.cli import main
+from exeunt.cli.main import main
 sys.argv = ["exeunt", *{arguments}]
 try:
     main()

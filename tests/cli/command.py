@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from exeunt.cli import main
+from exeunt.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -132,7 +132,7 @@ class Done(NamedTuple):
 
 def command(patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
     """Run the command line as `exeunt` does; an exception that it does not turn into a line is raised."""
-    from exeunt.cli import main
+    from exeunt.cli.main import main
 
     capfd.readouterr()
     with patch.context() as inner:

@@ -321,7 +321,7 @@ class Case:
 
 def called(*arguments: str) -> tuple[int, str, str]:
     """Run the command line; an error that it does not turn into a line is raised."""
-    from exeunt.cli import main
+    from exeunt.cli.main import main
 
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["exeunt", *arguments]

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from exeunt.cli import described, interruptible
+from exeunt.cli.main import described
+from exeunt.cli.options import interruptible
 from exeunt.errors import InputError, MissingExtra
 from exeunt.runs.folder import RunFolder
 
@@ -134,7 +135,7 @@ class Interrupting:
                 raise {made_of_it}
 
 sys.meta_path.insert(0, Interrupting())
-from exeunt.cli import main
+from exeunt.cli.main import main
 main(["show", {str(run.path)!r}])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

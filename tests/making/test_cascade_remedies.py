@@ -6,7 +6,7 @@ import pytest
 
 import exeunt as ex
 from damaged_files import damage
-from exeunt.cli import main
+from exeunt.cli.main import main
 from exeunt.jobs.cascade_run import make_cascade
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.verification import verify

@@ -22,7 +22,7 @@ def test_an_image_is_answered_without_heavy_imports(exported, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "x.png")
     code = f"""
 import json, sys
-from exeunt.cli import main
+from exeunt.cli.main import main
 sys.argv = ["exeunt", "predict", {str(exported.path)!r}, "--data", "x.png"]
 try:
     main()

@@ -12,9 +12,16 @@ import typer
 
 from exeunt._support.progress import Progress
 from exeunt._support.text import echo
-from exeunt.cli import interruptible
 from exeunt.cli.compared_traces import Tables, open_traces
-from exeunt.cli.options import Cluster, delta_or_none, option, seed_option, this_command, with_groups
+from exeunt.cli.options import (
+    Cluster,
+    delta_or_none,
+    interruptible,
+    option,
+    seed_option,
+    this_command,
+    with_groups,
+)
 from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:

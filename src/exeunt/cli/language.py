@@ -10,7 +10,6 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from exeunt._support.text import counted, echo, text_table
-from exeunt.cli import interruptible
 from exeunt.cli.calibration_options import Guarantee, Rule
 from exeunt.cli.options import (
     STANDARD,
@@ -18,6 +17,7 @@ from exeunt.cli.options import (
     RunPath,
     changed,
     column_names,
+    interruptible,
     option,
     share,
     standard_input,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
@@ -76,6 +77,11 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
             for one in fields(group):
                 limits = dict(one.metadata)
                 names = limits.pop("names")
+                if limits.keys() & {
+                    "min",
+                    "max",
+                }:  # a range takes half of a narrow screen, and errors tell it
+                    limits.setdefault("metavar", "<float>" if "float" in str(types[one.name]) else "<int>")
                 if not names and one.default is False:
                     names = (f"--{one.name.replace('_', '-')}",)  # without --no-...
                 kind: Any = Annotated[types[one.name], typer.Option(*names, **limits)]
@@ -173,6 +179,15 @@ class Cluster:
     def given(self) -> dict[str, Any]:
         """The options that were given, as the library takes them."""
         return given(self, without=("engine",))
+
+
+@contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C inside the block say what is kept of the work, and how to resume it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept()) from None
 
 
 def standard_input() -> bytes:

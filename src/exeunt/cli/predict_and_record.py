@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exeunt._support.text import echo
-from exeunt.cli import interruptible
 from exeunt.cli.options import (
     STANDARD,
     Cluster,
@@ -22,6 +21,7 @@ from exeunt.cli.options import (
     cluster_option,
     column_names,
     given,
+    interruptible,
     option,
     options_under,
     standard_input,

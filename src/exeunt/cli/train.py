@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, cast
 import typer
 
 from exeunt._support.text import echo
-from exeunt.cli import interruptible
 from exeunt.cli.config_file import as_config, option_names, read_config
 from exeunt.cli.options import (
     column_names,
     count_or_share,
     given,
+    interruptible,
     numbers,
     option,
     seed_option,

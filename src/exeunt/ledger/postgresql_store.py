@@ -1,16 +1,16 @@
 """Ledgers in a PostgreSQL database, which several machines share (extra `exeunt[postgres]`).
 
-SQLAlchemy reads the address and makes the tables; the statements are those of the SQLite store (`sql_books`), which has
-to do without SQLAlchemy, and go through psycopg, because a transaction took 242 microseconds so and 737 through
-SQLAlchemy.
+The statements are those of the SQLite store (`sql_books`), and go through psycopg.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
+from urllib.parse import quote
 from uuid import uuid4
 from weakref import finalize
 
@@ -69,14 +69,13 @@ class PostgreSQLStore(GroupCommitStore):
     def __init__(self, address: str, *, wait_s: float = _WAIT_S, clock: Clock | None = None) -> None:
         if not 0 <= wait_s <= _MOST_S:
             raise InputError(f"wait_s is a number of seconds from 0 to {_MOST_S:,}, got {wait_s}")
-        self._alchemy: Any = require("sqlalchemy", extra="postgres")
         self._driver: Any = require("psycopg", extra="postgres")
-        self._url, self._conninfo = _read_address(self._alchemy, self._driver, address)
+        self._address = _read_address(self._driver, address)
         self._wait_s, self._clock = wait_s, clock
         self._connection: Any = None
         self._known: KnownRows = {}
         self._opened = self._away = False
-        super().__init__(_shown(self._alchemy, self._url))
+        super().__init__(_shown(self._address))
 
     def begin_anew(self) -> None:
         """Have no connection and no thread, as `GroupCommitStore.begin_anew` says."""
@@ -131,7 +130,7 @@ class PostgreSQLStore(GroupCommitStore):
     def _connected(self) -> Any:
         """Return the connection, opened if there is none."""
         if self._connection is None:
-            connection = self._driver.connect(self._conninfo)
+            connection = self._driver.connect(**_OPTIONS | self._address, client_encoding="utf8")
             try:
                 # Each statement must see what was committed before it got the lock.
                 connection.isolation_level = self._driver.IsolationLevel.READ_COMMITTED
@@ -160,9 +159,7 @@ class PostgreSQLStore(GroupCommitStore):
         connection.commit()
         connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
         if value(f"SELECT to_regclass('{_ACCOUNT}')") is None:
-            dialect = self._url.get_dialect()()
-            for statement in _tables(self._alchemy):
-                connection.execute(str(statement.compile(dialect=dialect)))
+            connection.execute(_TABLES)
         said = value(f"SELECT obj_description('{_ACCOUNT}'::regclass, 'pg_class')") or ""
         if not said.startswith(_COMMENT):
             raise ArtefactError(
@@ -255,9 +252,8 @@ class PostgreSQLStore(GroupCommitStore):
         """Return what the server or the driver says, in a line and without the password."""
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = lines[0] if lines else type(error).__name__
-        query = self._url.normalized_query
-        secrets = (self._url.password, *query.get("password", ()), *query.get("sslpassword", ()))
-        return "for a reason that names the password" if any(one and one in why for one in secrets) else why
+        secrets = [self._address[name] for name in ("password", "sslpassword") if self._address.get(name)]
+        return "for a reason that names the password" if any(secret in why for secret in secrets) else why
 
 
 _of_parents: list[Any] = []
@@ -268,64 +264,60 @@ def _close(connection: Any, process: int) -> None:
         connection.close()
 
 
-def _read_address(alchemy: Any, driver: Any, address: str) -> tuple[Any, str]:
-    """Return an address as SQLAlchemy's URL, and as libpq takes it.
+def _read_address(driver: Any, address: str) -> dict[str, str]:
+    """Return the options of libpq that an address gives.
 
     Raises InputError, which says nothing of what may be a password, also for options that are not libpq's: psycopg's
     `autocommit` would end the lock with each statement.
     """
-    scheme = address.partition("://")[0]
+    scheme, _, rest = address.partition("://")
     if scheme not in _SCHEMES:
         raise InputError(
             f"a ledger is kept in a file, or at an address postgresql://user@host/database, got {scheme!r:.40}://"
         )
+    names = [option.partition("=")[0] for option in rest.partition("?")[2].split("&")]
     try:
-        url = alchemy.make_url(address).set(drivername="postgresql+psycopg")
-        options = {**_OPTIONS, **url.get_dialect()().create_connect_args(url)[1], "client_encoding": "utf8"}
-        conninfo = driver.conninfo.make_conninfo(**options)
-        if "@" in (url.host or "") or not url.database or "\0" in conninfo:
+        options: dict[str, str] = driver.conninfo.conninfo_to_dict(f"postgresql://{rest}")
+        hosts, ports = (options.get(name, "").split(",") for name in ("host", "port"))
+        for host in hosts:
+            if ":" in host:
+                ipaddress.IPv6Address(host)  # any other ends at its port
+        if "@" in options.get("host", "") or not options.get("dbname") or len({*names}) < len(names):
             raise ValueError
-        return url, conninfo
-    except (alchemy.exc.ArgumentError, driver.ProgrammingError, ValueError):
+        if not all(port.isdigit() for port in ports if port):
+            raise ValueError
+    except (driver.ProgrammingError, ValueError):
         raise InputError(
             "the address of the ledger cannot be read: write postgresql://user:password@host:port/database, special "
-            "characters of the password as in %40 for @, and after ? nothing but options of libpq"
+            "characters of the password as in %40 for @, and after ? nothing but options of libpq, each once"
         ) from None
+    return options
 
 
-def _shown(alchemy: Any, url: Any) -> str:
+def _shown(options: Mapping[str, str]) -> str:
     """Return an address without password and options."""
-    shown = alchemy.URL.create("postgresql", url.username, None, url.host, url.port, url.database)
-    return str(shown.render_as_string())
+    user = f"{quote(options['user'], safe='')}@" if options.get("user") else ""
+    port = f":{options['port']}" if options.get("port") else ""
+    host = options.get("host", "")
+    return f"postgresql://{user}{'' if host.startswith('/') else host}{port}/{options['dbname']}"
 
 
-def _tables(alchemy: Any) -> Iterator[Any]:
-    """Yield the statements that make the tables."""
-    schema = alchemy.schema
-    kinds = {int: alchemy.BigInteger, bool: alchemy.Boolean}
+def _columns(record: type[Account] | type[Hold]) -> str:
+    """Return the columns of a table of these records, in SQL."""
+    kinds = {int: "bigint", bool: "boolean"}
+    columns = [
+        f'"{name}" {kinds.get(kind, "text")}{"" if type(None) in get_args(kind) else " NOT NULL"}'
+        for name, kind in get_type_hints(record).items()
+    ]
+    return ", ".join([*columns, f"{CHECKSUM} bigint NOT NULL"])
 
-    def columns(record: Any, *key: str) -> Iterator[Any]:
-        for name, kind in get_type_hints(record).items():
-            yield alchemy.schema.Column(
-                name, kinds.get(kind, alchemy.Text), primary_key=name in key, autoincrement=False,
-                nullable=type(None) in get_args(kind),
-            )  # fmt: skip
-        yield schema.Column(CHECKSUM, alchemy.BigInteger, nullable=False)
 
-    made = schema.MetaData()
-    account = schema.Table(_ACCOUNT, made, *columns(Account, "name"), comment=_COMMENT + _VERSION)
-    hold = schema.Table(_HOLD, made, *columns(Hold, "ledger", "number"))
-    keys = schema.Index(
-        f"{_HOLD}_keys", hold.c.ledger, hold.c.key, unique=True, postgresql_where=hold.c.key.is_not(None)
-    )
-    unsettled = schema.Index(f"{_HOLD}_unsettled", hold.c.state, postgresql_where=alchemy.text("state < 3"))
-    client = schema.Table(
-        _CLIENT, made,
-        schema.Column("id", alchemy.Text, primary_key=True),
-        schema.Column("latest", alchemy.BigInteger, nullable=False),
-        schema.Column("time", alchemy.DateTime(timezone=True), nullable=False),
-    )  # fmt: skip
-    yield from map(schema.CreateTable, (account, hold, client))
-    yield from map(schema.CreateIndex, (keys, unsettled))
-    yield alchemy.DDL(_DISPUTED)
-    yield schema.SetTableComment(account)
+_TABLES = f"""
+CREATE TABLE {_ACCOUNT} ({_columns(Account)}, PRIMARY KEY ("name"));
+CREATE TABLE {_HOLD} ({_columns(Hold)}, PRIMARY KEY ("ledger", "number"));
+CREATE UNIQUE INDEX {_HOLD}_keys ON {_HOLD} ("ledger", "key") WHERE "key" IS NOT NULL;
+CREATE INDEX {_HOLD}_unsettled ON {_HOLD} ("state") WHERE "state" < 3;
+{_DISPUTED};
+CREATE TABLE {_CLIENT} (id text PRIMARY KEY, latest bigint NOT NULL, time timestamptz NOT NULL);
+COMMENT ON TABLE {_ACCOUNT} IS '{_COMMENT}{_VERSION}';
+"""
