@@ -28,8 +28,8 @@ class Network:
     )
     out: Path = option("Run folder to make.", default=MISSING)
     task: str = option(
-        "What the network does: classify inputs, segment images (a class for each pixel), or generate (a decoder answers "
-        "prompts token by token).",
+        "What the network does: classify inputs, segment images (a class for each pixel), or generate (a decoder "
+        "answers prompts token by token).",
         default="classify",
     )
     weights: str | None = option(
