@@ -28,7 +28,7 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 
 def of_kinds(made: T) -> T:
     """Return a dataclass whose fields are of their kinds. Raises InputError, which names the field, for others."""
-    check_fields(type(made), {one.name: getattr(made, one.name) for one in fields(made)})  # type: ignore[arg-type]
+    check_fields(type(made), {field.name: getattr(made, field.name) for field in fields(made)})  # type: ignore[arg-type]
     return made
 
 

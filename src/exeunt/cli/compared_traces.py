@@ -201,7 +201,7 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
         )
     if options.cost is not None:
         raise InputError("--cost is of the exits of one network: models have a --price each")
-    priced = {one: _price(text) for one, text in zip(names, prices, strict=True)}
+    priced = {name: _price(text) for name, text in zip(names, prices, strict=True)}
     models = CascadeTrace.from_table(
         table,
         **options.columns(table),
@@ -209,7 +209,7 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
         prediction=options.prediction or (None if options.loss else "prediction_{}"),
         price={one: price for one, (price, _) in priced.items()},
         highest={one: most for one, (_, most) in priced.items() if most is not None},
-        features=[one.strip() for one in (options.features or "").split(",") if one.strip()],
+        features=[part.strip() for part in (options.features or "").split(",") if part.strip()],
         features_price=options.features_price,
         price_per=options.price_per,
         unit=options.unit or "usd",
@@ -217,11 +217,11 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
     models = models if models.has_loss else models.with_reference()
     good = how_good(models.measure)
     shown = ", ".join(
-        f"{one} at {models[one].cost.show(models[one].cost.full)} {good.format(1 - models[one].risk[0])}"
-        for one in names
+        f"{name} at {models[name].cost.show(models[name].cost.full)} {good.format(1 - models[name].risk[0])}"
+        for name in names
     )
     say(f"{name}: {counted(models.n, 'input')}; {shown}")
-    by_cost = sorted(names, key=lambda one: models[one].cost.full)
+    by_cost = sorted(names, key=lambda name: models[name].cost.full)
     cheap, dear = by_cost[0], by_cost[-1]
     _tell_of_grades(options, cheap, models[cheap].risk[0], dear, models[dear].risk[0], say)
     return models

@@ -60,8 +60,8 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
     results = [_evaluated(run, policy) for policy in policies]
     policy, result = policies[-1], results[-1]
     if len(policies) > 1:
-        about_budgets["budgets"] = [one.to_dict() for one in results]
-        about_budgets["warning"] = next((one.warning for one in results if one.warning), "")
+        about_budgets["budgets"] = [result.to_dict() for result in results]
+        about_budgets["warning"] = next((result.warning for result in results if result.warning), "")
         echo(f"{_by_budget(policies, results)}{run.active_text}\n")
     if run.budget is not None:
         echo(f"the policy for {next(iter(named_by_budget(policies)))}, the largest within {run.budget}\n")

@@ -91,14 +91,14 @@ def generate(path: RunPath, options: _Options) -> None:
     from exeunt.torch.language.model import summarise
 
     lines = []
-    for prompt, one in zip(prompts, answers, strict=True):
-        said = one.continuation
-        about = {"tokens": len(said.tokens), "exits": said.exits, "cost": one.cost}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        said = answer.continuation
+        about = {"tokens": len(said.tokens), "exits": said.exits, "cost": answer.cost}
         differs = (
             {"differs": [i for i, differs in enumerate(said.differs) if differs]} if options.compare else {}
         )
         lines.append(
-            json.dumps({"prompt": prompt, "answer": one.text, **about, **differs}, ensure_ascii=False)
+            json.dumps({"prompt": prompt, "answer": answer.text, **about, **differs}, ensure_ascii=False)
         )
     if options.out is None:
         echo("\n".join(lines))
@@ -107,7 +107,7 @@ def generate(path: RunPath, options: _Options) -> None:
         if keep is not None:
             keep.unlink(missing_ok=True)
         echo(f"{counted(len(answers), 'answer')} written to {options.out}")
-    summary = summarise(model.network, [one.continuation for one in answers])
+    summary = summarise(model.network, [answer.continuation for answer in answers])
     echo(_shown(model.network, summary), err=options.out is None)
 
 

@@ -93,7 +93,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def with_options(*arguments: Any, **options: Any) -> None:
         for name, group in groups.items():
-            named = {one.name for one in fields(group)} & options.keys()
+            named = {field.name for field in fields(group)} & options.keys()
             options[name] = group(**{one: options.pop(one) for one in named})
         command(*arguments, **options)
 

@@ -134,7 +134,7 @@ def _answers(a: Side, b: Side) -> str:
         name = side.name if side.policy is not None else f"{side.name} (full network: no policy)"
         model = result.cost_model
         rows.append([name, accuracy, model.show(result.cost), f"{result.cost / model.full:.1%}"])
-    measures = "/".join(dict.fromkeys(one.measure for one in found.results))
+    measures = "/".join(dict.fromkeys(result.measure for result in found.results))
     return (
         f"{found.answered_differently:.2%} of {found.n} common test inputs are answered differently, "
         f"{found.left_elsewhere:.2%} at another exit\n"

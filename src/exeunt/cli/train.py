@@ -100,13 +100,13 @@ def _train_classifier(asked: _Asked) -> None:
         _train_tfidf(context, network, parts, job.seed)
         return
     for task, group in (("generate", language), ("segment", masks)):
-        takes = {one.name for one in context.command.params} - {one.name for one in fields(group)}
+        takes = {one.name for one in context.command.params} - {field.name for field in fields(group)}
         _refuse_others(context, takes, "--task classify", f"only --task {task} does")
     _train_network(asked)
 
 
 def _train_segmenter(asked: _Asked) -> None:
-    of_others = {one.name for one in fields(asked.language)} | {"text_column"}
+    of_others = {field.name for field in fields(asked.language)} | {"text_column"}
     takes = {one.name for one in asked.context.command.params} - of_others
     _refuse_others(asked.context, takes, "--task segment", "masks are of images")
     _train_network(

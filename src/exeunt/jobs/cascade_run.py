@@ -124,7 +124,7 @@ def _about(models: Mapping[str, RunFolder], whole: str, *, labelled: bool) -> di
     n_classes, macs = first["model"]["n_classes"], models[whole].cost.full
     data = {name: value for name, value in first["data"].items() if name != "reference"}
     if not labelled:
-        name = max(reversed(list(models)), key=lambda one: models[one].cost.full)
+        name = max(reversed(list(models)), key=lambda model: models[model].cost.full)
         data["reference"] = {"exit": exits.index(f"{name}: last exit"), "name": name}
     return {
         "class_names": first["class_names"],

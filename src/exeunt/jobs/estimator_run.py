@@ -242,7 +242,7 @@ def _fitted(
     losses = {}
     if n_held and len(np.unique(labels[rest])) > 1:
         losses = {one: _loss(fitted(one, rest), made[held], labels[held]) for one in _CHOICES}
-    chosen = min(losses, key=lambda one: losses[one]) if losses else _CHOICES[0]
+    chosen = min(losses, key=lambda strength: losses[strength]) if losses else _CHOICES[0]
     shown = ", ".join(f"{strength:g}: {loss:.4f}" for strength, loss in losses.items())
     say(f"loss on {n_held:,} training texts, by the inverse strength of regularisation: {shown or 'too few'}")
     estimator = Pipeline([("features", features), ("classifier", fitted(chosen))])

@@ -51,7 +51,7 @@ def write_mask_files(parts: Sequence[AnyPath], folder: Path) -> None:
 
 def _places(name: str) -> tuple[str, ...]:
     """Return the folders and the file of a name below any folder: without a root, and without steps out of it."""
-    return tuple(one for one in PurePosixPath(name.replace("\\", "/")).parts if one not in ("/", ".."))
+    return tuple(part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".."))
 
 
 def _short(name: str) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def draw_masks(
     pictures = [prepare.resize(data.content(row), name=data.name(row)) for row in rows]
     opened = open_executor(run, chosen_executor(run, executor), trusted=trusted)
     outputs = all_logits(opened, prepare.batch(pictures))
-    masks = np.stack([MaskEvidence(one, opened.mask_scale)["mask"] for one in outputs], axis=1)
+    masks = np.stack([MaskEvidence(output, opened.mask_scale)["mask"] for output in outputs], axis=1)
     truth = data.targets(np.array(rows), prepare)
     names, shares = run.manifest["class_names"], policy.cost.cumulative / policy.cost.full
     of_truth = [None] * len(rows) if truth is None else truth

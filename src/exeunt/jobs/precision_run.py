@@ -142,7 +142,7 @@ def _moved(
         pairs = zip(_probabilities(before, batch), _probabilities(after, batch), strict=True)
         distances = [np.abs(one - other).sum(axis=1) / 2 for one, other in pairs]
         n += len(distances[0])
-        total += [one.reshape(len(one), -1).mean(axis=1).sum() for one in distances]
+        total += [distance.reshape(len(distance), -1).mean(axis=1).sum() for distance in distances]
     return total / max(n, 1)
 
 
@@ -151,8 +151,8 @@ def _probabilities(executor: OnnxExecutor, batch: Mapping[str, NDArray[Any]]) ->
     state, _ = executor.start(batch)
     for segment, (first, last) in enumerate(executor.segments):
         logits, state = executor.run(segment, state, range(first, last + 1))
-        for one in logits:
-            powers = np.exp(one - one.max(axis=1, keepdims=True))
+        for logit in logits:
+            powers = np.exp(logit - logit.max(axis=1, keepdims=True))
             yield powers / powers.sum(axis=1, keepdims=True)
 
 

@@ -114,7 +114,7 @@ class PredictionColumns:
         answered = (arrays["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in arrays.items()}
         for name in WATCHED:
-            cells[name] = [None if value is None or math.isnan(value) else value for value in cells[name]]
+            cells[name] = [None if cell is None or math.isnan(cell) else cell for cell in cells[name]]
         named = self._named(cells["label"])
         cells |= {"name": list(names), "error": list(errors), "class_name": named, **kept}
         if probabilities is not None:

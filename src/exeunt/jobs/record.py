@@ -107,8 +107,8 @@ class RecordJob(Job):
                 into.take_in(item, strict=self.strict)
                 if len(item.positions):
                     logits = all_logits(opened, item.inputs)
-                    finite = np.all([_finite(one) for one in logits], axis=0)
-                    kept = [one[finite] for one in logits]
+                    finite = np.all([_finite(logit) for logit in logits], axis=0)
+                    kept = [logit[finite] for logit in logits]
                     trace = self._trace(kept, item.keys[finite], opened.mask_scale)
                     into.results.append((item.positions[finite], trace))
 
@@ -160,7 +160,7 @@ def record_data(
         if batch.unreadable:
             raise batch.unreadable[0][1]
         logits = all_logits(executor, batch.inputs)
-        finite = np.all([_finite(one) for one in logits], axis=0)
+        finite = np.all([_finite(logit) for logit in logits], axis=0)
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
             raise InputError(f"the network's output for {data.name(int(batch.positions[row]))} is not finite")

@@ -35,7 +35,9 @@ def load(
     else:
         return runner.load(path, **options)
     if options:
-        raise InputError(f"{', '.join(options)}: such options are of a run, and {path} is none: leave them out")
+        raise InputError(
+            f"{', '.join(options)}: such options are of a run, and {path} is none: leave them out"
+        )
     return opened(path)  # type: ignore[no-any-return]
 
 

@@ -112,9 +112,11 @@ def _policies(run: RunFolder, file: str, policies: Sequence[Policy]) -> str:
         calibrate = run.recorded("calibrate")
     except ExeuntError:
         return f"{names}, not replayed without the calibrate trace"  # whose own line says why
-    if all(one.calibration == "generation" for one in policies):
+    if all(policy.calibration == "generation" for policy in policies):
         return f"{names}, calibrated by generating, which is not repeated here"
-    replayed = [one for one in policies if one.calibration != "generation" and one.counts is not None]
+    replayed = [
+        policy for policy in policies if policy.calibration != "generation" and policy.counts is not None
+    ]
     whole = [one for one in replayed if one.n_calibration == calibrate.n]
     if not all(policy.was_calibrated_on(calibrate) for policy in whole):
         raise ArtefactError(

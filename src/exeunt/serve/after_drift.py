@@ -166,7 +166,7 @@ def at_last_exit(policy: Policy, kind: type[Policy] = Policy, **options: Any) ->
 
 def _changed(policy: Policy, kind: type[Policy], **changes: Any) -> Policy:
     """Return a policy that differs in these fields, and promises nothing."""
-    of = {one.name: getattr(policy, one.name) for one in fields(Policy)}
+    of = {field.name: getattr(policy, field.name) for field in fields(Policy)}
     promises = dict.fromkeys(("distribution", "certificate", "loss_certificate", "watched"))
     return kind(**{**of, **promises, **changes})
 

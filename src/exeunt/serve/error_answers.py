@@ -71,7 +71,7 @@ def _(error: RequestValidationError | ValidationError) -> Told:
 
 def problems(error: RequestValidationError | ValidationError, whole: str = "the body") -> str:
     """Return what is wrong and where, without the given values. `whole`: the place of what has no other."""
-    found = [_problem(one, whole) for one in error.errors()[:_SHOWN]]
+    found = [_problem(error, whole) for error in error.errors()[:_SHOWN]]
     more = len(error.errors()) - len(found)
     return "; ".join(found) + (f"; and {more} more" if more else "")
 
@@ -92,7 +92,7 @@ def error_body(why: str) -> bytes:
 
 async def send_error(send: Send, status: int, why: str, headers: Mapping[str, str]) -> None:
     """Send the answer of an error."""
-    about = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    about = [(name.encode(), header.encode("latin-1")) for name, header in headers.items()]
     await send_answer(send, status, error_body(why), [(b"content-type", b"application/json"), *about])
 
 

@@ -50,11 +50,11 @@ def about(active: ActiveRun, settings: Settings) -> dict[str, Any]:
     policies = [
         {
             "name": name,
-            "budget": one.budget,
-            "expected_cost": one.expected_cost,
+            "budget": policy.budget,
+            "expected_cost": policy.expected_cost,
             "accuracy": loaded.accuracy[name],
         }
-        for name, one in loaded.policies.items()
+        for name, policy in loaded.policies.items()
     ]
     return {
         "model": settings.model_name,

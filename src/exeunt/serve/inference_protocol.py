@@ -154,7 +154,7 @@ class Infer:
         read = _known_head if rest and len(head) <= _SHORT else _head
         self._request, data = read(head, reader.max_rows * reader.strings_each)
         given = self._request
-        names = [one.name for one in given.outputs or []]
+        names = [output.name for output in given.outputs or []]
         self._types = answer_types(masks=reader.gives_masks)
         if unknown := [name for name in names if name not in self._types]:
             raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(self._types)}")
@@ -238,7 +238,7 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
     if reader.kind == "text":
         return reader.texts(np.vectorize(_text, otypes=[object])(values).tolist())
     elements = values.tolist()
-    return reader.images(elements if binary else [bodies.from_base64(one) for one in elements])
+    return reader.images(elements if binary else [bodies.from_base64(element) for element in elements])
 
 
 def _text(value: Any) -> Any:

@@ -68,7 +68,7 @@ class Counts:
         if not self.latencies:
             return dict.fromkeys(_QUANTILES)
         logarithms = sorted(self.latencies)
-        reached = np.cumsum([self.latencies[one] for one in logarithms])
+        reached = np.cumsum([self.latencies[logarithm] for logarithm in logarithms])
         places = {name: np.searchsorted(reached, share * reached[-1]) for name, share in _QUANTILES.items()}
         return {name: 1e3 * math.exp(logarithms[place] / _FINE) for name, place in places.items()}
 
@@ -84,8 +84,8 @@ class Counts:
 def sum_of(parts: Iterable[Counts]) -> Counts:
     """Return the counts of several periods or workers together."""
     whole = Counts()
-    for one in parts:
-        whole.add(one)
+    for part in parts:
+        whole.add(part)
     return whole
 
 
@@ -182,20 +182,20 @@ class Metrics:
         new = self._new
         new.latencies[round(_FINE * math.log(max(seconds, 1e-6)))] += 1
         new.seconds.append((seconds, len(answers), own_deadline))
-        for one in answers:
-            new.cost += one.cost
-            if one.degraded:
+        for answer in answers:
+            new.cost += answer.cost
+            if answer.degraded:
                 new.problems["degraded"] += 1
-            if one.expired:
+            if answer.expired:
                 new.problems["expired"] += 1
-            if one.exit < 0:
+            if answer.exit < 0:
                 new.problems["errors"] += 1
                 continue
-            at: Any = one.policy, one.exit
+            at: Any = answer.policy, answer.exit
             new.exits[at] += 1
             if policy is not None:
                 new.own_answered[policy] += 1
-            if one.degraded or one.expired:
+            if answer.degraded or answer.expired:
                 new.ended_early[at] += 1
 
     def ended(self, path: str, status: int) -> None:

@@ -109,7 +109,7 @@ def _read_json(body: bytes, _: str, options: dict[str, Any], reader: InputReader
         width = None if reader.strings_each == 1 else reader.strings_each
         rows = reader.texts(bodies.strings(texts, width, name="texts"))
     else:
-        rows = reader.images([bodies.from_base64(one) for one in bodies.strings(images, name="images")])
+        rows = reader.images([bodies.from_base64(string) for string in bodies.strings(images, name="images")])
     return PredictRequest(rows, options_of(options))
 
 

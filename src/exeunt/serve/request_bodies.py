@@ -166,4 +166,4 @@ def tensor_bytes(values: NDArray[Any]) -> bytes:
     if values.dtype != object:
         return values.tobytes()
     elements = [(value or "").encode() for value in values]
-    return b"".join(struct.pack("<I", len(one)) + one for one in elements)
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)

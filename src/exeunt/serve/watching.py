@@ -36,7 +36,7 @@ class ServedWatches:
     def __init__(
         self, policies: Mapping[str, Policy], exits: Mapping[str, Sequence[int]], *, several: bool
     ) -> None:
-        watched = {name: one for name, one in policies.items() if is_watched(one)}
+        watched = {name: policy for name, policy in policies.items() if is_watched(policy)}
         several |= len(watched) > 1
         self._watches = {name: Watch(one, of_several=several) for name, one in watched.items()}
         self._own = {name: {exit_: own for own, exit_ in enumerate(exits[name])} for name in watched}
@@ -47,13 +47,13 @@ class ServedWatches:
     @property
     def evidence(self) -> float:
         """The evidence for drift of the policy with the most of it, on a logarithmic scale: an alarm comes at 1."""
-        levels = (evidence_level(one.evidence, one.threshold) for one in self._watches.values())
+        levels = (evidence_level(watch.evidence, watch.threshold) for watch in self._watches.values())
         return max(levels, default=0.0)
 
     @property
     def alarms(self) -> dict[str, Alarm]:
         """The alarms that stand, by policy."""
-        return {name: one.alarm for name, one in self._watches.items() if one.alarm is not None}
+        return {name: watch.alarm for name, watch in self._watches.items() if watch.alarm is not None}
 
     def rest(self, name: str) -> None:
         """Tell the watch of a policy nothing more, because another one answers its rows; its alarm stands."""
@@ -87,7 +87,9 @@ class ServedWatches:
         if not (tickets and self._watches):
             return {}
         answers = [ticket.answers for ticket, _ in tickets]
-        early = [column for one in answers for column in (one.expired, one.degraded) if column is not None]
+        early = [
+            column for answer in answers for column in (answer.expired, answer.degraded) if column is not None
+        ]
         if early and np.concatenate(early).any():
             return {}
         names = [
@@ -115,5 +117,5 @@ class ServedWatches:
 def _columns(answers: Sequence[Answers], *names: str) -> Iterator[NDArray[Any] | None]:
     """Yield columns of all answers together; None for those that are not known."""
     for name in names:
-        parts = [getattr(one, name) for one in answers]
+        parts = [getattr(answer, name) for answer in answers]
         yield None if any(part is None for part in parts) else np.concatenate(parts)
