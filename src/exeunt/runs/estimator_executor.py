@@ -20,9 +20,9 @@ from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.inputs import raw_batch
 from exeunt.engine.plan import check_segments
 from exeunt.errors import ArtefactError, InputError, require
+from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds.estimator import ESTIMATOR
 from exeunt.runs.kinds.own_object import OBJECT
-from exeunt.runs.folder import RunFolder
 
 _ROUNDED = 0.05  # how far a sum of rounded probabilities may be from 1
 _LEAST = float(np.finfo(np.float32).tiny)  # stands for a probability of 0, which has no logarithm

@@ -17,7 +17,6 @@ from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds import KINDS, ExecutorKind, imported
 from exeunt.runs.run_inputs import InputPreparation
 
-
 EXECUTORS = {name: executor for kind in KINDS.values() for name, executor in kind.executors.items()}
 """By name. The executor of a cascade opens those of its models."""
 

@@ -22,8 +22,8 @@ from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.runs.executors import chosen_executor, executor_device, open_executor
-from exeunt.runs.kinds import own_object
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds import own_object
 from exeunt.runs.run_inputs import InputPreparation
 from exeunt.runs.streaming import answer_stream
 from exeunt.trace.cascade_step import CascadeStep, models_in_order

@@ -17,8 +17,8 @@ from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.policy import Policy
 from exeunt.runs.executors import EXECUTORS, executor_device, is_ready
 from exeunt.runs.file_digests import COSTS, FOLDERS, TRACED, trace_file
-from exeunt.runs.kinds import ExecutorKind, imported
 from exeunt.runs.folder import RunFolder
+from exeunt.runs.kinds import ExecutorKind, imported
 from exeunt.runs.saved_policies import POLICIES, POLICY
 
 
