@@ -49,9 +49,9 @@ def prepared_batches(
 def _text_batches(preparation: Any, texts: Dataset, batch_size: int) -> Iterator[PreparedBatch]:
     order = by_length(texts, batch_size)
     for start in range(0, len(texts), batch_size):
-        rows, found, unreadable = readable_texts(texts, order[start : start + batch_size].tolist())
-        inputs, truncated = text_batch(preparation, found)
-        keys = np.array([content_key(text) for text in found], dtype=np.uint64)
+        rows, read, unreadable = readable_texts(texts, order[start : start + batch_size].tolist())
+        inputs, truncated = text_batch(preparation, read)
+        keys = np.array([content_key(text) for text in read], dtype=np.uint64)
         yield PreparedBatch(inputs, keys, np.array(rows, dtype=np.int64), truncated, unreadable)
 
 
@@ -79,22 +79,22 @@ def _image_batches(
 def _one_ahead(items: Iterable[Any]) -> Iterator[Any]:
     """Yield each item once the next one is made, so that threads read the next batch while one is used."""
     begun: list[Any] = []
-    for item in items:
-        begun.append(item)
+    for entry in items:
+        begun.append(entry)
         if len(begun) > 1:
             yield begun.pop(0)
     yield from begun
 
 
 def _stacked(
-    found: Sequence[tuple[int, tuple[Pixels, int] | UnreadableImage]], preparation: Preprocess | RawImages
+    images: Sequence[tuple[int, tuple[Pixels, int] | UnreadableImage]], preparation: Preprocess | RawImages
 ) -> PreparedBatch:
-    read = [(row, *image) for row, image in found if not isinstance(image, UnreadableImage)]
+    read = [(row, *image) for row, image in images if not isinstance(image, UnreadableImage)]
     pixels = [image for _, image, _ in read]
     return PreparedBatch(
         inputs=preparation.batch(pixels) if pixels else None,
         keys=np.array([key for _, _, key in read], dtype=np.uint64),
         positions=np.array([row for row, _, _ in read], dtype=np.int64),
         truncated=np.zeros(len(read), dtype=np.bool_),
-        unreadable=[(row, image) for row, image in found if isinstance(image, UnreadableImage)],
+        unreadable=[(row, image) for row, image in images if isinstance(image, UnreadableImage)],
     )

@@ -111,7 +111,7 @@ class OpenBlock:
                 f"of {n} inputs from {self.block.start} on, {once} arrived, and {len(places) - once} again"
             )
         silent = sorted({*range(n)} - {*answered.tolist()})
-        return {at: self.why.get(at, NOT_FINITE) for at in silent} | unreadable
+        return {row: self.why.get(row, NOT_FINITE) for row in silent} | unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +153,9 @@ class Job(ABC):
             self._preparation, inputs, batch_size=self.batch_size, workers=self.workers
         )
         names = [inputs.name(i) for i in range(len(inputs))]
-        kept = {name: inputs.kept_values(name) for name in inputs.kept_types}
+        columns = {name: inputs.kept_values(name) for name in inputs.kept_types}
         inputs.check_unchanged()
-        yield BlockEnd(names, _true_classes(inputs, self.class_names), kept)
+        yield BlockEnd(names, _true_classes(inputs, self.class_names), columns)
 
     @property
     def planned(self) -> Policy | None:
@@ -237,7 +237,7 @@ def done_blocks(
 ) -> Iterator[DoneBlock]:
     """Read blocks one after the other and yield each once it is done. `say`: gets messages about unreadable inputs."""
     if blocks:
-        items = ((block, item) for block in blocks for item in job.read(inputs.block(block.start, block.n)))
+        items = ((block, batch) for block in blocks for batch in job.read(inputs.block(block.start, block.n)))
         for done in job.answer(job.open(), items):
             for why in done.unreadable:
                 say(why)

@@ -85,7 +85,7 @@ def make_cascade(
     if len(runs) < len(models):
         _parts(runs, seed, lambda _: None)  # likewise: raises if the runs have too few inputs in common
     with atomic_folder(out) as folder:
-        made = {
+        runs_by_name = {
             name: runs[name]
             if name in runs
             else record_model(folder / MODELS / name, name, models[name], like, price[name], say=say)
@@ -95,14 +95,16 @@ def make_cascade(
             folder / CASCADE,
             [
                 CascadeEntry(name, run.n_exits, _way(out if name in runs else folder, run.path), run.digest)
-                for name, run in made.items()
+                for name, run in runs_by_name.items()
             ],
         )
-        parts, split = _parts(made, seed, say)
-        whole = CascadeTrace(parts["fit"]).most_expensive
-        steps = [CascadeStep(name, run.n_exits) for name, run in made.items()]
-        traces = {part: CascadeTrace(of).along(steps, reference=whole) for part, of in parts.items()}
-        about = _about(made, whole, labelled=all(trace.label is not None for trace in traces.values())) | {
+        parts, split = _parts(runs_by_name, seed, say)
+        dearest = CascadeTrace(parts["fit"]).most_expensive
+        steps = [CascadeStep(name, run.n_exits) for name, run in runs_by_name.items()]
+        traces = {part: CascadeTrace(of).along(steps, reference=dearest) for part, of in parts.items()}
+        about = _about(
+            runs_by_name, dearest, labelled=all(trace.label is not None for trace in traces.values())
+        ) | {
             "split": split.to_dict(),
             "provenance": provenance(_PACKAGES, command=command, seed=seed),
         }
@@ -110,7 +112,7 @@ def make_cascade(
     return RunFolder.open(out)
 
 
-def _about(models: Mapping[str, RunFolder], whole: str, *, labelled: bool) -> dict[str, Any]:
+def _about(models: Mapping[str, RunFolder], dearest: str, *, labelled: bool) -> dict[str, Any]:
     """Return the entries of the manifest that the models determine; `whole`: the most expensive one.
 
     `labelled`: the traces have labels; else the most expensive model is the reference, of equal ones the last.
@@ -121,8 +123,8 @@ def _about(models: Mapping[str, RunFolder], whole: str, *, labelled: bool) -> di
         for name, run in models.items()
         for exit_ in (*run.manifest["network"]["exits"], "last exit")
     ]
-    n_classes, macs = first["model"]["n_classes"], models[whole].cost.full
-    data = {name: value for name, value in first["data"].items() if name != "reference"}
+    n_classes, macs = first["model"]["n_classes"], models[dearest].cost.full
+    data = {name: entry for name, entry in first["data"].items() if name != "reference"}
     if not labelled:
         name = max(reversed(list(models)), key=lambda model: models[model].cost.full)
         data["reference"] = {"exit": exits.index(f"{name}: last exit"), "name": name}
@@ -163,7 +165,7 @@ def _check_alike(models: Mapping[str, RunFolder]) -> None:
     first, *others = models
     for name in others:
         a, b = models[first].manifest, models[name].manifest
-        for what, one, other in (
+        for subject, own, other in (
             ("inputs of kind", a["inputs"]["kind"], b["inputs"]["kind"]),
             (
                 "classes",
@@ -172,10 +174,10 @@ def _check_alike(models: Mapping[str, RunFolder]) -> None:
             ),
             ("texts an input:", len(text_columns(models[first])), len(text_columns(models[name]))),
         ):
-            if one != other:
-                shown = [listed(value, 5) if isinstance(value, list) else value for value in (one, other)]
+            if own != other:
+                shown = [listed(answer, 5) if isinstance(answer, list) else answer for answer in (own, other)]
                 raise InputError(
-                    f"{first} takes {what} {shown[0]}, {name} takes {shown[1]}: models of a cascade answer the "
+                    f"{first} takes {subject} {shown[0]}, {name} takes {shown[1]}: models of a cascade answer the "
                     "same question"
                 )
 

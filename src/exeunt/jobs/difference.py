@@ -91,20 +91,20 @@ def _side(name: str, run: RunFolder | None) -> Side:
 
 def differences(first: Side, second: Side) -> dict[str, list[Difference]]:
     """Return what differs, by subject; a subject in which nothing differs has an empty list."""
-    found = {}
+    differing = {}
     for (subject, a), b in zip(_facts(first).items(), _facts(second).values(), strict=True):
         names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
         if len(names) > 1 and _REST in names:
             names.remove(_REST)
-        found[subject] = [Difference(name, *_texts(a.get(name), b.get(name))) for name in names]
-    return found
+        differing[subject] = [Difference(name, *_texts(a.get(name), b.get(name))) for name in names]
+    return differing
 
 
 def _facts(side: Side) -> dict[str, dict[str, Any]]:
     """Return the facts about a side, by subject and name."""
     about, files = side.run.manifest, side.run.manifest["files"]
     short = {name: digest[:_DIGITS] for name, digest in files.items()}
-    split, made = dict(about["split"]), about["provenance"]
+    split, origin = dict(about["split"]), about["provenance"]
     return {
         "network": {
             **{("weights given" if name == "weights" else name): v for name, v in about["model"].items()},
@@ -112,28 +112,28 @@ def _facts(side: Side) -> dict[str, dict[str, Any]]:
             "weights": short[side.run.kind.file],
             **{name: short[name] for name in side.run.files.names_below("model")},
         },
-        "heads": flattened({name: value for name, value in about["network"].items() if name != "exits"}),
+        "heads": flattened({name: setting for name, setting in about["network"].items() if name != "exits"}),
         "inputs": {
             **flattened(about["inputs"]),
             **_numbered("class", about["class_names"]),
             **{name: short[name] for name in side.run.files.names_below("tokenizer")},
         },
-        "recipe": {**flattened(about["training"]), "seed": made.get("seed")},
+        "recipe": {**flattened(about["training"]), "seed": origin.get("seed")},
         "data": {
             **flattened(about["data"]),
             "inputs of each part": content_digest(split.pop("parts", None))[:_DIGITS],
             **{
-                f"split {name}": value
-                for name, value in split.items()
+                f"split {name}": setting
+                for name, setting in split.items()
                 if name not in ("source", "fingerprint")
             },
         },
         "costs": {**_numbered("exit", side.run.cost.cumulative.tolist()), "unit": side.run.cost.unit},
         "policy": _policy_facts(side.policy),
         "versions": {
-            **made.get("packages", {}),
-            "python": made.get("python"),
-            "platform": made.get("platform"),
+            **origin.get("packages", {}),
+            "python": origin.get("python"),
+            "platform": origin.get("platform"),
         },
     }
 
@@ -142,7 +142,7 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
     if policy is None:
         return {"rule": "none"}
     cost, loss = policy.cost, policy.loss_certificate
-    body = {name: value for name, value in policy.to_dict().items() if name != "run"}
+    body = {name: setting for name, setting in policy.to_dict().items() if name != "run"}
     exits = [
         f"{rate:.1%} planned, score >= {threshold if isinstance(threshold, str) else f'{threshold:.6g}'}"
         for rate, threshold in zip(policy.rates, body["thresholds"]["score"], strict=True)
@@ -164,7 +164,7 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
 
 
 def _numbered(name: str, values: Sequence[Any]) -> dict[str, Any]:
-    return {f"{name} {i}": value for i, value in enumerate(values)}
+    return {f"{name} {i}": fact for i, fact in enumerate(values)}
 
 
 def _texts(first: Any, second: Any) -> tuple[str, str]:

@@ -198,8 +198,13 @@ def _is_finished(out: Path, config: str) -> bool:
     """Return whether `out` is the run of this configuration. Raises InputError if it holds anything else."""
     if not out.exists() or not any(out.iterdir()):
         return False
-    kept = out / CONFIG
-    if config and RunFolder.exists(out) and kept.is_file() and kept.read_text(encoding="utf-8") == config:
+    config_file = out / CONFIG
+    if (
+        config
+        and RunFolder.exists(out)
+        and config_file.is_file()
+        and config_file.read_text(encoding="utf-8") == config
+    ):
         return True
     raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
 
@@ -234,21 +239,23 @@ def _fitted(
         analyzer="char_wb", ngram_range=(2, 4), min_df=1 if len(texts) < _MANY else 2, sublinear_tf=True,
         dtype=np.float32,
     )  # fmt: skip
-    made = features.fit_transform(texts)
+    matrix = features.fit_transform(texts)
 
     def fitted(strength: float, rows: Any = slice(None)) -> Any:
-        return LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(made[rows], labels[rows])
+        return LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(matrix[rows], labels[rows])
 
     losses = {}
     if n_held and len(np.unique(labels[rest])) > 1:
-        losses = {one: _loss(fitted(one, rest), made[held], labels[held]) for one in _CHOICES}
+        losses = {
+            strength: _loss(fitted(strength, rest), matrix[held], labels[held]) for strength in _CHOICES
+        }
     chosen = min(losses, key=lambda strength: losses[strength]) if losses else _CHOICES[0]
     shown = ", ".join(f"{strength:g}: {loss:.4f}" for strength, loss in losses.items())
     say(f"loss on {n_held:,} training texts, by the inverse strength of regularisation: {shown or 'too few'}")
     estimator = Pipeline([("features", features), ("classifier", fitted(chosen))])
-    per_text = made.nnz / len(texts)
+    per_text = matrix.nnz / len(texts)
     return estimator, {
-        "features": made.shape[1], "features_per_text": per_text, "C": chosen, "held_out": n_held,
+        "features": matrix.shape[1], "features_per_text": per_text, "C": chosen, "held_out": n_held,
     }  # fmt: skip
 
 

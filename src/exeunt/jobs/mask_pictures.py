@@ -62,11 +62,11 @@ def draw_masks(
     names, shares = run.manifest["class_names"], policy.cost.cumulative / policy.cost.full
     of_truth = [None] * len(rows) if truth is None else truth
     articles = [
-        _article(data.name(row), int(exits[row]), picture, said, true, shares, len(names))
-        for row, picture, said, true in zip(rows, pictures, masks, of_truth, strict=True)
+        _article(data.name(row), int(exits[row]), picture, answers, true, shares, len(names))
+        for row, picture, answers, true in zip(rows, pictures, masks, of_truth, strict=True)
     ]
-    asked = "" if policy.limit is None else f" within {policy.limit / policy.cost.full:.0%} of the full cost"
-    lead = f"{counted(len(rows), 'image')} of the test part, and where {policy.name} answered them{asked}."
+    within = "" if policy.limit is None else f" within {policy.limit / policy.cost.full:.0%} of the full cost"
+    lead = f"{counted(len(rows), 'image')} of the test part, and where {policy.name} answered them{within}."
     write_text(out, _page(lead, names, articles))
     return out
 
@@ -95,8 +95,8 @@ def _article(name: str, answered: int, picture: Any, masks: Masks, truth: Any, s
         kind = "answer" if exit_ == answered else "later" if exit_ > answered else ""
         about = f"{shares[exit_]:.0%} of the cost<br>{good[exit_]}"
         figures.append(_figure(f"exit {exit_}", about, _png_of_mask(mask), kind))
-    said = f"answered at exit {answered}, {shares[answered]:.0%} of the cost, {good[answered]}"
-    return f"<article><h2>{escape(name)}</h2><p>{said}</p><div>{''.join(figures)}</div></article>"
+    caption = f"answered at exit {answered}, {shares[answered]:.0%} of the cost, {good[answered]}"
+    return f"<article><h2>{escape(name)}</h2><p>{caption}</p><div>{''.join(figures)}</div></article>"
 
 
 def _figure(title: str, about: str, png: bytes, kind: str = "") -> str:

@@ -60,10 +60,10 @@ class Parts:
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store takes a while to answer
             for first in range(0, len(blocks), _CHUNK):
                 chunk = blocks[first : first + _CHUNK]
-                found = pool.map(
+                tallies = pool.map(
                     lambda block: self._tally(block, whole=whole) if _name(block) in there else None, chunk
                 )
-                for block, tally in zip(chunk, found, strict=True):
+                for block, tally in zip(chunk, tallies, strict=True):
                     if tally is None:
                         left.append(block)
                     else:
@@ -83,15 +83,15 @@ class Parts:
             open_arrow(self.folder / _name(block)) as file,
             pq.ParquetFile(file, page_checksum_verification=True) as part,
         ):
-            found, noted = part.metadata, part.metadata.metadata
+            footer, noted = part.metadata, part.metadata.metadata
             tally = Tally.from_dict(parse_json(noted[_TALLY]))
             mine = noted[_OF].decode() == self.job
             # Parts of earlier versions have no seal.
             sealed = noted.get(_SEAL) in (None, _seal(block, noted, part.schema_arrow.names))
             if whole:  # raises for a page that was changed
-                sealed &= sum(batch.num_rows for batch in part.iter_batches()) == found.num_rows
+                sealed &= sum(batch.num_rows for batch in part.iter_batches()) == footer.num_rows
             # A recording has no rows for inputs that could not be read.
-            if mine and sealed and tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
+            if mine and sealed and tally.n == block.n and footer.num_rows in (block.n, tally.n_answered):
                 return tally
         return None
 
@@ -272,8 +272,8 @@ def _name(block: Block) -> str:
     return f"{block.start:012d}.parquet"
 
 
-def _text(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+def _text(document: Any) -> bytes:
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _json(file: AnyPath) -> Any:

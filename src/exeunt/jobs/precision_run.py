@@ -81,7 +81,7 @@ def make_precision(
             if (run.path / name).is_dir():
                 run.files.check_folder(name)
                 shutil.copytree(run.path / name, folder / name)
-        about = {name: value for name, value in run.manifest.items() if name in _COPIED}
+        about = {name: entry for name, entry in run.manifest.items() if name in _COPIED}
         about["model"] = {
             **about["model"],
             "precision": precision,
@@ -121,15 +121,15 @@ def _quantised(run: RunFolder, folder: Path, training: Dataset, say: Callable[[s
     quantised = OnnxExecutor(folder / FOLDER)
     moved = _moved(exported, quantised, _drawn(run, exported, training, _COMPARED))
     exit_ = int(moved.argmax())
-    what = (
+    drift = (
         f"exit {exit_} moves {moved[exit_]:.1%} of the probability to other classes, over {_COMPARED} inputs"
     )
     if moved[exit_] > _MOST_MOVED:
         raise InputError(
-            f"{INT8} answers too differently from {FP32}: {what}, and at most {_MOST_MOVED:.0%} is allowed. Take "
+            f"{INT8} answers too differently from {FP32}: {drift}, and at most {_MOST_MOVED:.0%} is allowed. Take "
             "--precision bf16 or fp16, or stay at fp32"
         )
-    say(f"compared with {FP32}: {what}, and the others less")
+    say(f"compared with {FP32}: {drift}, and the others less")
     return quantised
 
 
@@ -140,7 +140,7 @@ def _moved(
     total, n = np.zeros(before.n_exits), 0
     for batch in batches:
         pairs = zip(_probabilities(before, batch), _probabilities(after, batch), strict=True)
-        distances = [np.abs(one - other).sum(axis=1) / 2 for one, other in pairs]
+        distances = [np.abs(probability - other).sum(axis=1) / 2 for probability, other in pairs]
         n += len(distances[0])
         total += [distance.reshape(len(distance), -1).mean(axis=1).sum() for distance in distances]
     return total / max(n, 1)

@@ -220,16 +220,16 @@ class PredictJob(Job):
 
         def batches() -> Iterator[Batch]:
             numbers = count()
-            for block, item in arriving:
+            for block, batch in arriving:
                 into = blocks.setdefault(block.start, OpenBlock(block))
-                if isinstance(item, BlockEnd):
-                    into.end = item
+                if isinstance(batch, BlockEnd):
+                    into.end = batch
                     continue
-                into.take_in(item, strict=self.strict)
-                if len(item.positions):
+                into.take_in(batch, strict=self.strict)
+                if len(batch.positions):
                     into.waits += 1
-                    sent[next(numbers)] = into, item.positions
-                    yield Batch(item.inputs, self._keys(item, block))
+                    sent[next(numbers)] = into, batch.positions
+                    yield Batch(batch.inputs, self._keys(batch, block))
 
         def take_done() -> Iterator[DoneBlock]:
             for start, block in list(blocks.items()):

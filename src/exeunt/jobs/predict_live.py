@@ -89,8 +89,8 @@ class LiveJob(PredictJob):
                 f"answers that are paid for are kept line by line, which {folder} cannot do: name a folder on a disk "
                 "that all machines share"
             )
-        most = check_models(self.run, self.live.models, _readable(inputs))
-        job, to_come = replace(self, folder=folder, digest=digest, most=most), 0
+        highest = check_models(self.run, self.live.models, _readable(inputs))
+        job, to_come = replace(self, folder=folder, digest=digest, most=highest), 0
         for block in left:
             journal = job._journal(block)
             if journal.of_another_job and not force:
@@ -136,7 +136,7 @@ class LiveJob(PredictJob):
                 "workers open the models and the ledger themselves: give LiveJob their file, models=..., and "
                 "money=partial(Ledger, ...)"
             )
-        return {name: value for name, value in vars(self).items() if name != "live"}
+        return {name: field for name, field in vars(self).items() if name != "live"}
 
     def open(self, threads: int | None = None) -> LiveCascade:  # type: ignore[override]  # noqa: ARG002
         """Return the live cascade, opened anew on another machine."""
@@ -156,40 +156,40 @@ class LiveJob(PredictJob):
         """Yield each block once it is answered; see `Job.answer`."""
         places = [entry.name for entry in self.run.cascade]
         blocks: dict[int, tuple[OpenBlock, list[PreparedBatch]]] = {}
-        for block, item in arriving:
+        for block, batch in arriving:
             into, batches = blocks.setdefault(block.start, (OpenBlock(block), []))
-            if not isinstance(item, BlockEnd):
-                into.take_in(item, strict=self.strict)
-                batches.append(item)
+            if not isinstance(batch, BlockEnd):
+                into.take_in(batch, strict=self.strict)
+                batches.append(batch)
                 continue
             del blocks[block.start]
             said = self._said(opened, block, [batch for batch in batches if len(batch.positions)])
             if said:
                 answers = answers_of([*said.values()], opened, places)
                 into.results.append((np.array(list(said)), answers))
-            into.why |= {at: one.why for at, one in said.items()}
+            into.why |= {row: answer.why for row, answer in said.items()}
             extra: dict[str, list[Any]] = {
-                "asked": [said[at].model if at in said else None for at in range(block.n)],
-                "degraded": [at in said and said[at].short_of_money for at in range(block.n)],
+                "asked": [said[row].model if row in said else None for row in range(block.n)],
+                "degraded": [row in said and said[row].short_of_money for row in range(block.n)],
             }
-            done = self._done(into, item._replace(kept={**item.kept, **extra}), np.arange(len(places)))
-            unpaid = sum(one.answer is None and one.short_of_money for one in said.values())
+            done = self._done(into, batch._replace(kept={**batch.kept, **extra}), np.arange(len(places)))
+            unpaid = sum(answer.answer is None and answer.short_of_money for answer in said.values())
             yield done._replace(tally=replace(done.tally, n_unpaid=unpaid))
 
     def _said(self, live: LiveCascade, block: Block, batches: list[PreparedBatch]) -> dict[int, LiveAnswer]:
         """Return the answers by their places in the block: those of the journal, and those of the models."""
         journal = self._journal(block)
-        known = {at: LiveAnswer(**said) for at, said in journal.found.items()}
-        asked = [
-            (int(at), given, key)
+        known = {row: LiveAnswer(**answer) for row, answer in journal.found.items()}
+        requests = [
+            (int(row), content, key)
             for batch in batches
-            for at, given, key in zip(batch.positions, batch.inputs, self._keys(batch, block), strict=True)
-            if int(at) not in known
+            for row, content, key in zip(batch.positions, batch.inputs, self._keys(batch, block), strict=True)
+            if int(row) not in known
         ]
         # Batches are of texts of similar lengths, and a pace needs a mixed order.
-        asked.sort(key=lambda one: one[0])
-        if asked:
-            places, inputs, keys = (list(column) for column in zip(*asked, strict=True))
+        requests.sort(key=lambda request: request[0])
+        if requests:
+            places, inputs, keys = (list(column) for column in zip(*requests, strict=True))
             pace = self.pace_for(live.ledger, len(inputs))
 
             def keep(i: int, answer: LiveAnswer) -> None:
@@ -220,25 +220,25 @@ def _readable(inputs: Dataset) -> Iterator[Any]:
             yield inputs.content(i)
 
 
-def answers_of(said: Sequence[LiveAnswer], live: LiveCascade, places: Sequence[str]) -> Answers:
+def answers_of(answers: Sequence[LiveAnswer], live: LiveCascade, places: Sequence[str]) -> Answers:
     """Return what live models said as the engine's answers: costs are what was paid.
 
     `places`: names of the models; exits are places among these.
     """
     codes = {name: code for code, name in enumerate(live.classes or ())}
     exits = {name: exit_ for exit_, name in enumerate(places)}
-    label = np.array([codes.get(one.answer or "", -1) for one in said], dtype=np.int64)
+    label = np.array([codes.get(answer.answer or "", -1) for answer in answers], dtype=np.int64)
     valid = label >= 0
     return Answers(
         label=label,
-        confidence=np.where(valid, [one.confidence for one in said], np.nan),
-        exit=np.array([exits.get(one.model, 0) for one in said], dtype=np.int64),
-        cost=np.array([one.cost for one in said]),
+        confidence=np.where(valid, [answer.confidence for answer in answers], np.nan),
+        exit=np.array([exits.get(answer.model, 0) for answer in answers], dtype=np.int64),
+        cost=np.array([answer.cost for answer in answers]),
         valid=valid,
         borderline=np.zeros(len(label), dtype=np.bool_),
-        expired=np.array([one.late for one in said], dtype=np.bool_),
-        degraded=np.array([one.short_of_money for one in said], dtype=np.bool_),
-        score=np.array([one.score for one in said], dtype=np.float64),
-        first_score=np.array([one.first_score for one in said], dtype=np.float64),
-        tie=np.array([one.tie for one in said], dtype=np.float64),
+        expired=np.array([answer.late for answer in answers], dtype=np.bool_),
+        degraded=np.array([answer.short_of_money for answer in answers], dtype=np.bool_),
+        score=np.array([answer.score for answer in answers], dtype=np.float64),
+        first_score=np.array([answer.first_score for answer in answers], dtype=np.float64),
+        tie=np.array([answer.tie for answer in answers], dtype=np.float64),
     )

@@ -134,7 +134,7 @@ class PredictionColumns:
 
 
 def _shown(column: NDArray[Any], answered: Sequence[bool]) -> list[Any]:
-    return [value if there else None for value, there in zip(column.tolist(), answered, strict=True)]
+    return [cell if there else None for cell, there in zip(column.tolist(), answered, strict=True)]
 
 
 def check_out(out: Path, *, force: bool) -> None:

@@ -64,9 +64,9 @@ def record_inputs(
     if run.masks and probabilities:
         raise InputError("the probabilities of each pixel's classes are not kept: leave out --probabilities")
     n_logs = n_kept(len(inputs) * run.cost.n_exits, len(run.manifest["class_names"]))
-    kept = not run.masks and (probabilities or keeps_log_probability(n_logs))
+    keeps_probabilities = not run.masks and (probabilities or keeps_log_probability(n_logs))
     executor = chosen_executor(run, executor)
-    job = RecordJob(run=run, probabilities=kept, executor=executor, **options)
+    job = RecordJob(run=run, probabilities=keeps_probabilities, executor=executor, **options)
     return fill_folder(job, inputs, out, block_size=block_size, force=force, say=say, do_blocks=do_blocks)
 
 
@@ -83,8 +83,8 @@ class RecordJob(Job):
     @property
     def columns(self) -> list[str]:
         """Names of what is recorded: a trace, and log-probabilities if they are kept."""
-        kept = "top_log_probability" if len(self.class_names) > MANY_CLASSES else "log_probability"
-        return ["trace", *([kept] if self.probabilities else [])]
+        column = "top_log_probability" if len(self.class_names) > MANY_CLASSES else "log_probability"
+        return ["trace", *([column] if self.probabilities else [])]
 
     def open(self, threads: int | None = None) -> Executor:
         """Open the network with all its exits."""
@@ -99,18 +99,18 @@ class RecordJob(Job):
     ) -> Iterator[DoneBlock]:
         """Yield each block once it is recorded; see `Job.answer`."""
         blocks: dict[int, OpenBlock] = {}
-        for block, item in arriving:
+        for block, batch in arriving:
             into = blocks.setdefault(block.start, OpenBlock(block))
-            if isinstance(item, BlockEnd):
-                yield self._done(blocks.pop(block.start), item)
+            if isinstance(batch, BlockEnd):
+                yield self._done(blocks.pop(block.start), batch)
             else:
-                into.take_in(item, strict=self.strict)
-                if len(item.positions):
-                    logits = all_logits(opened, item.inputs)
+                into.take_in(batch, strict=self.strict)
+                if len(batch.positions):
+                    logits = all_logits(opened, batch.inputs)
                     finite = np.all([_finite(logit) for logit in logits], axis=0)
-                    kept = [logit[finite] for logit in logits]
-                    trace = self._trace(kept, item.keys[finite], opened.mask_scale)
-                    into.results.append((item.positions[finite], trace))
+                    outputs = [logit[finite] for logit in logits]
+                    trace = self._trace(outputs, batch.keys[finite], opened.mask_scale)
+                    into.results.append((batch.positions[finite], trace))
 
     def _trace(self, logits: list[Floats], keys: Keys, mask_scale: int = 1) -> ExitTrace:
         trace = trace_of_logits(logits, cost=self.run.cost, id=keys, mask_scale=mask_scale)
@@ -125,12 +125,12 @@ class RecordJob(Job):
         rows, traces = rows[order], [trace for _, trace in results]
         logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
         # A trace drops or rounds log-probabilities by its size; all parts must keep them in the same form.
-        kept = joined(logs, axis=0)[order].astype(np.float32) if self.probabilities else None
+        log_probability = joined(logs, axis=0)[order].astype(np.float32) if self.probabilities else None
         trace = concatenate([replace(trace, log_probability=None) for trace in traces]).take(order)
         codes: dict[str | None, int] = {name: k for k, name in enumerate(self.class_names)}
         truth = end.truth.names or [None] * block.block.n
         label = np.array([codes.get(truth[row], -1) for row in rows.tolist()], dtype=np.int64)
-        table = trace_table({**vars(trace), "label": label, "log_probability": kept})
+        table = trace_table({**vars(trace), "label": label, "log_probability": log_probability})
         names = [end.names[row] for row in rows.tolist()]
         table = table.append_column("name", pa.array(names, type=pa.string()))
         last = dict(zip(rows.tolist(), trace.prediction[:, -1].tolist(), strict=True))
@@ -178,8 +178,8 @@ def _finite(logits: Floats) -> Booleans:
 
 def all_logits(executor: Executor, inputs: Any) -> list[Floats]:
     """Return the logits of every exit for a batch of prepared inputs, (b, k), or of masks (b, k, h, w)."""
-    state, found = executor.start(inputs)[0], []
+    state, outputs = executor.start(inputs)[0], []
     for segment, (first, last) in enumerate(executor.segments):
         logits, state = executor.run(segment, state, range(first, last + 1))
-        found += logits
-    return found
+        outputs += logits
+    return outputs

@@ -75,7 +75,7 @@ class Tally:
             n_labelled=len(both) - n_unknown,
             n_unknown=n_unknown,
             n_right=sum(answer == name for answer, name in both),
-            first_error=min(((start + at, why) for at, why in errors.items()), default=None),
+            first_error=min(((start + row, why) for row, why in errors.items()), default=None),
             unknown=truth.unknown[: _SHOWN + 1],
             comparable=truth.comparable,
             **counts,
@@ -216,8 +216,8 @@ def planned_cost(policy: Policy, n: int) -> str:
     text += f" of {show(policy.limit)} allowed"
     if policy.distribution is None:
         return f"{text} ({policy.calibration} calibration has no exact distribution of the mean cost)"
-    most = policy.distribution.batch_quantile(_LEVEL, n)
-    return f"{text}; with probability {_LEVEL:.0%} at most {show(most)} each"
+    limit = policy.distribution.batch_quantile(_LEVEL, n)
+    return f"{text}; with probability {_LEVEL:.0%} at most {show(limit)} each"
 
 
 class JobProgress(Progress):

@@ -177,18 +177,18 @@ def choose_by_time(
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     network = TimedNetwork.of(run, executor, trusted)
     models = network.models()
-    for one in [model.run for model in models.values()] or [run]:
-        if one.runs_whole:
+    for model_run in [model.run for model in models.values()] or [run]:
+        if model_run.runs_whole:
             raise InputError(
-                f"{one.path} runs whole, so that all its exits take the same time and none can be chosen by it: give a "
-                f"budget of MACs. {one.runs_whole}"
+                f"{model_run.path} runs whole, so that all its exits take the same time and none can be chosen by it: give a "
+                f"budget of MACs. {model_run.runs_whole}"
             )
     timed, original = _timed(network, models, inputs, say)
     left_out = list[float | str]()
-    kept = [*feasible(timed.budget, budgets, left_out.append).items()]
+    within_reach = [*feasible(timed.budget, budgets, left_out.append).items()]
     if left_out:
         say(f"left out, since the first answer takes longer: {', '.join(map(str, left_out))}")
-    (least, _), (amount, budget) = kept[0], kept[len(kept) // 2]
+    (least, _), (amount, budget) = within_reach[0], within_reach[len(within_reach) // 2]
     steps = worthwhile_exits(timed, amount, least=least, seed=seed)
     named = [f"{step.model} {', '.join(map(str, step.exits))}".strip() for step in steps]
     say(f"exits that pay for their time: {'; '.join(named)}")
@@ -212,19 +212,19 @@ def _timed(
     """Return the fit part with the times of stages and heads as costs, and the original model (the slowest one)."""
     recorded = network.run.recorded("fit")
     if isinstance(recorded, ExitTrace):
-        cost, whole = _stage_cost(network, inputs, say)
-        return recorded.with_cost(cost), whole_network(whole)
+        cost, original = _stage_cost(network, inputs, say)
+        return recorded.with_cost(cost), whole_network(original)
     traces, originals = {}, {}
     for name, model in models.items():
         prepare = InputPreparation(model.run)
-        cost, whole = _stage_cost(model, prepare(inputs), say)
+        cost, original = _stage_cost(model, prepare(inputs), say)
         traces[name] = recorded[name].with_cost(cost)
-        originals[name] = whole_network(whole, prepare)
+        originals[name] = whole_network(original, prepare)
     return CascadeTrace(traces), originals[max(traces, key=lambda name: traces[name].cost.reference)]
 
 
 def _stage_cost(network: TimedNetwork, inputs: Any, say: Callable[[str], None]) -> tuple[CostModel, Executor]:
     """Time one network's stages and heads on a batch of its inputs; also return its executor of one segment."""
     say(f"timing every stage and head of {network.run.path} ({network.name})")
-    finest, whole = network.open(), network.open_whole()
-    return stage_and_head_cost(finest, whole, inputs), whole
+    finest, original = network.open(), network.open_whole()
+    return stage_and_head_cost(finest, original, inputs), original

@@ -66,9 +66,9 @@ def watch_file(run: RunFolder, watch: Watch, path: Path, group_column: str | Non
             f"the folder {path} holds no parts of predictions (*.parquet), as exeunt predict writes them"
         )
     left_out = 0
-    for seen in _seen(run, watch.policy, files, group_column):
-        watch.update(seen.exits, *seen.scores, groups=seen.groups)
-        left_out += seen.left_out
+    for predictions in _seen(run, watch.policy, files, group_column):
+        watch.update(predictions.exits, *predictions.scores, groups=predictions.groups)
+        left_out += predictions.left_out
     return left_out
 
 
@@ -91,7 +91,7 @@ def watched_job(
             return ""
         order = np.random.default_rng(0).permutation(len(exits))
         watch = Watch(policy)
-        watch.update(exits[order], *(None if one is None else one[order] for one in others))
+        watch.update(exits[order], *(None if column is None else column[order] for column in others))
     except InputError as error:
         return f"drift was not watched: {one_line(error)}"
     if watch.alarm is None:
@@ -134,7 +134,7 @@ def _counted(parts: Iterable[_Seen], *, every: int) -> list[Any]:
             groups.append(part.groups[rows])
         for column, values in zip(columns, (part.exits, *part.scores), strict=True):
             column.append(None if values is None else values[rows])
-    known = (bool(some) and all(one is not None for one in some) for some in columns)
+    known = (bool(some) and all(column is not None for column in some) for some in columns)
     joined = [np.concatenate(some) if all_ else None for some, all_ in zip(columns, known, strict=True)]
     if not groups:
         return joined
@@ -163,8 +163,10 @@ def _seen(
                 "predictions that were made with this policy"
             )
         scores = [
-            _numbers(one.cast("double"))[decided] if one.null_count < len(one) or len(one) == 0 else None
-            for one in others
+            _numbers(column.cast("double"))[decided]
+            if column.null_count < len(column) or len(column) == 0
+            else None
+            for column in others
         ]
         groups = None
         if group_column is not None:
@@ -200,13 +202,13 @@ def _numbers(column: Any) -> Any:
 
 def _own_exits(run: RunFolder, policy: Policy) -> Integers:
     """Return which exit of the policy each exit of the run is, -1 for none."""
-    whole = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.n_exits),)
+    steps = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.n_exits),)
     before, total = dict[str, int](), 0
-    for step in whole:
+    for step in steps:
         before[step.model] = total
         total += step.n_exits
     own = np.full(total, -1)
-    exits = [before[step.model] + exit_ for step in policy.cascade or whole for exit_ in step.exits]
+    exits = [before[step.model] + exit_ for step in policy.cascade or steps for exit_ in step.exits]
     own[exits] = np.arange(len(exits))
     return own
 

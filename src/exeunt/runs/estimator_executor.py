@@ -88,35 +88,35 @@ class EstimatorExecutor:
         """Do nothing: a call returns when it is done."""
 
     def _log_probabilities(self, inputs: NDArray[Any]) -> Floats:
-        found = np.asarray(self._classifier.predict_proba(inputs))
-        if found.shape != (len(inputs), len(self._columns)):
+        probabilities = np.asarray(self._classifier.predict_proba(inputs))
+        if probabilities.shape != (len(inputs), len(self._columns)):
             raise InputError(
                 f"predict_proba must return probabilities ({len(inputs)}, {len(self._columns)}), a row per input and "
-                f"a column per class, got {found.shape}"
+                f"a column per class, got {probabilities.shape}"
             )
         # A row of NaN passes: it has no answer.
-        wrong = (found.min(axis=1) < 0) | (abs(found.sum(axis=1) - 1) > _ROUNDED)
+        wrong = (probabilities.min(axis=1) < 0) | (abs(probabilities.sum(axis=1) - 1) > _ROUNDED)
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
                 f"predict_proba must return probabilities, rows of numbers from 0 that sum to 1, got one from "
-                f"{found[row].min():.4g} that sums to {found[row].sum():.4g}: return a softmax of scores, or shares"
+                f"{probabilities[row].min():.4g} that sums to {probabilities[row].sum():.4g}: return a softmax of scores, or shares"
             )
         every = np.zeros((len(inputs), self._n_classes))
-        every[:, self._columns] = found
+        every[:, self._columns] = probabilities
         return np.log(np.maximum(every, _LEAST)).astype(np.float32)  # NaN stays
 
 
 def _columns(classes: Any, n_classes: int, names: Sequence[str]) -> Integers:
     """Return which class each column is. Raises InputError for one that the run does not have."""
     place: dict[Any, int] = {**{k: k for k in range(n_classes)}, **{name: k for k, name in enumerate(names)}}
-    given = np.asarray(classes).tolist()
-    if unknown := [one for one in given if one not in place]:
+    labels = np.asarray(classes).tolist()
+    if unknown := [label for label in labels if label not in place]:
         raise InputError(
             f"the classifier knows the class {unknown[0]!r}, and the run has {n_classes} classes"
             f"{', ' + ', '.join(names[:5]) if names else ''}: train it on their numbers, from 0, or their names"
         )
-    return np.array([place[one] for one in given], dtype=np.int64)
+    return np.array([place[label] for label in labels], dtype=np.int64)
 
 
 def open_estimator(run: RunFolder, *, segments: Segments | None = None, **_: Any) -> EstimatorExecutor:

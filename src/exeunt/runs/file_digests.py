@@ -84,8 +84,8 @@ class RunFiles:
         if name not in self._checked:
             if not is_inside(file, self.root):
                 raise ArtefactError(f"{file} lies outside the run {self.root}: put the file itself there")
-            what = _HOLDS.get(name) or _HOLDS.get(name.partition("/")[0], "a part of the run")
-            check_file(file, self.digests[name], what=what, remedy=self._remedy)
+            content = _HOLDS.get(name) or _HOLDS.get(name.partition("/")[0], "a part of the run")
+            check_file(file, self.digests[name], what=content, remedy=self._remedy)
             self._checked.add(name)
         return file
 

@@ -212,10 +212,10 @@ class RunFolder(SavedPolicies):
             self.files.path(file_digests.COSTS), CostModel.from_dict, kind="cost model", remedy=REMEDY
         )
 
-    def check_exits(self, name: str, found: int) -> None:
+    def check_exits(self, name: str, n_exits: int) -> None:
         """Raise ArtefactError unless the file `name` is for as many exits as the network has."""
-        if found != self.n_exits:
-            raise ArtefactError(f"{self.path / name} is for {found} exits, the network has {self.n_exits}")
+        if n_exits != self.n_exits:
+            raise ArtefactError(f"{self.path / name} is for {n_exits} exits, the network has {self.n_exits}")
 
     def trace(self, part: str) -> ExitTrace:
         """Return the recorded outputs on "fit", "calibrate" or "test", of a cascade those of all models in a row.

@@ -109,7 +109,7 @@ def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) ->
     manifest = read_document(
         path, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=REMEDY, oldest=_VERSION
     )
-    body = {name: value for name, value in manifest.items() if name != DIGEST}
+    body = {name: entry for name, entry in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
     built(path, manifest, _check, kind="manifest", remedy=REMEDY)
     known = set(manifest["files"])
@@ -139,7 +139,7 @@ def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str,
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of those packages that are installed."""
-    return {name: found for name in packages if (found := _version(name)) is not None}
+    return {name: version for name in packages if (version := _version(name)) is not None}
 
 
 def _version(package: str) -> str | None:
@@ -171,13 +171,13 @@ class CascadeEntry:
 
     def folder(self, cascade: Path) -> Path:
         """Return the folder of the model's run. Raises InputError if it is not there."""
-        found = (cascade / self.run).resolve()
-        if not os.path.lexists(found):
+        folder = (cascade / self.run).resolve()
+        if not os.path.lexists(folder):
             raise InputError(
-                f"the model {self.name!r} of {cascade} should be at {found}, where nothing is: put it back, or make "
+                f"the model {self.name!r} of {cascade} should be at {folder}, where nothing is: put it back, or make "
                 "the cascade anew with `exeunt cascade`"
             )
-        return found
+        return folder
 
 
 def write_cascade(file: Path, models: Sequence[CascadeEntry]) -> None:

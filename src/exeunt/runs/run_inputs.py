@@ -89,8 +89,8 @@ class InputPreparation:
         """Return images as float32 (n, 3, h, w), texts as tokens (n, t) by name (see `Runner.prepare`)."""
         if _is_pixels(inputs, self._way.size if self.kind == "image" else None):
             return self._way.batch(inputs)
-        given = _listed(inputs, self.kind)
-        return self._texts(given) if self.kind == "text" else self._images(given)
+        listed = _listed(inputs, self.kind)
+        return self._texts(listed) if self.kind == "text" else self._images(listed)
 
     def check(self, inputs: Any) -> None:
         """Raise InputError for images with values that preparing never gives: raw pixels, most likely."""
@@ -138,18 +138,18 @@ def _is_pixels(inputs: Any, size: tuple[int, int] | None) -> bool:
     return array and inputs.shape[3] == 3 and inputs.shape[1:3] == size
 
 
-def holds_texts(value: Any, count: int) -> bool:
+def holds_texts(row: Any, count: int) -> bool:
     """Return whether a value is a text, or for `count` 2 a pair of texts."""
-    parts = [value] if count == 1 else value
+    parts = [row] if count == 1 else row
     return isinstance(parts, (tuple, list)) and len(parts) == count and all(isinstance(p, str) for p in parts)
 
 
-def _kind(value: Any) -> str:
+def _kind(row: Any) -> str:
     """Return the type of a value, and the types of the first values inside a tuple or list."""
-    if not isinstance(value, (tuple, list)):
-        return type(value).__name__
-    inside = [type(one).__name__ for one in value[:3]] + ["..."] * (len(value) > 3)
-    return f"{type(value).__name__} of {', '.join(inside) or 'nothing'}"
+    if not isinstance(row, (tuple, list)):
+        return type(row).__name__
+    inside = [type(part).__name__ for part in row[:3]] + ["..."] * (len(row) > 3)
+    return f"{type(row).__name__} of {', '.join(inside) or 'nothing'}"
 
 
 def _name(image: Any, place: int) -> str:

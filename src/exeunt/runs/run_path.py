@@ -25,8 +25,8 @@ _DATA_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".png", ".jpg",
 
 def split_budget(path: Path) -> tuple[Path, str | None]:
     """Return the run and the budget of a path such as "RUN@50%"; any other path, and None."""
-    run, at, budget = path.name.rpartition("@")
-    if not at or not budget[:1].isdigit() or os.path.lexists(path):
+    run, sign, budget = path.name.rpartition("@")
+    if not sign or not budget[:1].isdigit() or os.path.lexists(path):
         return path, None
     return path.parent / run, budget
 
@@ -36,8 +36,8 @@ def at_precision(path: Path) -> Path:
 
     Raises InputError for a precision that there is not, or that RUN was not exported at.
     """
-    name, at, precision = path.name.rpartition("@")
-    if not at or os.path.lexists(path):
+    name, sign, precision = path.name.rpartition("@")
+    if not sign or os.path.lexists(path):
         return path
     run = path.parent / name  # which may be "" or "."
     if precision not in PRECISIONS:
@@ -132,8 +132,8 @@ def how_to_resume(path: Path, names: Collection[str]) -> str:
     return "the `exeunt train` command that began it"
 
 
-def _make_with(option: str, value: object) -> str:
-    return f"make one with `exeunt train {option} {quote(str(value))} --out RUN`"
+def _make_with(option: str, argument: object) -> str:
+    return f"make one with `exeunt train {option} {quote(str(argument))} --out RUN`"
 
 
 def _is_run(folder: Path) -> bool:

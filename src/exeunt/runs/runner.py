@@ -117,9 +117,9 @@ class Runner:
         """
         if errors not in ("raise", "skip"):
             raise InputError(f"errors must be 'raise' or 'skip', got {errors!r}")
-        for name, value in {"pool_rows": pool_rows, "max_rows_in_flight": max_rows_in_flight}.items():
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name, number in {"pool_rows": pool_rows, "max_rows_in_flight": max_rows_in_flight}.items():
+            if number is not None and (isinstance(number, bool) or int(number) != number or number < 1):
+                raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
         wait = None if max_wait_s is None else check_positive(max_wait_s, "max_wait_s")
         pools = self.plan.min_batch if pool_rows is None else (pool_rows,) * len(self.plan.segments)
         engine = self._new_engine(self.plan, min_batch=pools, max_wait_s=wait)
@@ -208,19 +208,19 @@ def open_shared(
     """
     for policy in policies.values():
         run.check_policy(policy)
-    whole = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.n_exits),)
-    asked = {name: policy.cascade or whole for name, policy in policies.items()}
-    steps = _union(list(asked.values()))
+    every_exit = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.n_exits),)
+    steps_of = {name: policy.cascade or every_exit for name, policy in policies.items()}
+    steps = _union(list(steps_of.values()))
     places = [(step.model, exit_) for step in steps for exit_ in step.exits]
     exits = {
         name: [places.index((step.model, exit_)) for step in cascade for exit_ in step.exits]
-        for name, cascade in asked.items()
+        for name, cascade in steps_of.items()
     }
     ends = {last - 1 for last in accumulate(step.n_exits for step in steps)}
     for name, policy in policies.items():
-        lasts = accumulate(step.n_exits for step in asked[name])
+        lasts = accumulate(step.n_exits for step in steps_of[name])
         ends |= {exits[name][own] for own in (*np.flatnonzero(policy.active), *(last - 1 for last in lasts))}
-    selects = steps != whole
+    selects = steps != every_exit
     name = chosen_executor(run) if executor is None else executor
     if plan is None and not selects and not run.cascade:
         plan = run.plan(name, executor_device(name))
@@ -229,8 +229,8 @@ def open_shared(
         replace(run, steps=steps if selects or run.cascade else ()), name,
         threads=threads, trusted=trusted, segments=segments,
     )  # fmt: skip
-    firsts = accumulate([0, *(step.n_exits for step in whole)])
-    before = dict(zip((step.model for step in whole), firsts, strict=False))
+    firsts = accumulate([0, *(step.n_exits for step in every_exit)])
+    before = dict(zip((step.model for step in every_exit), firsts, strict=False))
     return SharedExecutor(
         opened, policies, exits, tuple(before[model] + exit_ for model, exit_ in places), plan
     )

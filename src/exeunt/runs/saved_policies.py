@@ -106,8 +106,8 @@ class SavedPolicies:
     def evaluation_warning(self) -> str:
         """How the test part differs from the calibration part, as `exeunt evaluate` found; "" if it did not."""
         file = self.path / EVALUATION
-        found = read_json(file, remedy="repeat `exeunt evaluate`") if os.path.lexists(file) else {}
-        return str(found.get("warning") or "") if isinstance(found, dict) else ""
+        evaluation = read_json(file, remedy="repeat `exeunt evaluate`") if os.path.lexists(file) else {}
+        return str(evaluation.get("warning") or "") if isinstance(evaluation, dict) else ""
 
     def check_policy(self, policy: Policy, name: str = "the policy") -> None:
         """Raise ArtefactError, starting with `name`, unless a policy was calibrated for this run.

@@ -134,9 +134,9 @@ class StreamPool:
 
     def take_in(self, batch: Any, now: float) -> None:
         """Take in a batch: inputs, or a Batch of them with keys. Small ones wait until they are worth a call."""
-        given = Submission(batch.inputs, batch.id) if isinstance(batch, Batch) else Submission(batch)
-        self._gathered.append(given)
-        self._waiting += n_rows(given.inputs)
+        submission = Submission(batch.inputs, batch.id) if isinstance(batch, Batch) else Submission(batch)
+        self._gathered.append(submission)
+        self._waiting += n_rows(submission.inputs)
         many = max(self._waiting, len(self._gathered)) >= self._enough  # batches may have no rows
         many = many or self._held + self._waiting > self.max_rows
         if many or self.engine.max_wait_s is not None:
@@ -144,18 +144,18 @@ class StreamPool:
 
     def submit(self, now: float) -> None:
         """Submit what was taken in: small batches together, unless one cannot be joined to the others."""
-        given, self._gathered, self._waiting = self._gathered, [], 0
-        if len(given) > 1:
+        submissions, self._gathered, self._waiting = self._gathered, [], 0
+        if len(submissions) > 1:
             with suppress(Exception):
-                self._add(self.engine.submit_together(given, now))
+                self._add(self.engine.submit_together(submissions, now))
                 return
-        self._add([self._ticket(one, now) for one in given])
+        self._add([self._ticket(submission, now) for submission in submissions])
 
-    def _ticket(self, given: Submission, now: float) -> Ticket:
+    def _ticket(self, submission: Submission, now: float) -> Ticket:
         try:
-            return self.engine.submit(given.inputs, now, id=given.id)
+            return self.engine.submit(submission.inputs, now, id=submission.id)
         except Exception as error:  # a batch that cannot be submitted costs no other its answers
-            return self.engine.refuse(n_rows(given.inputs), error)
+            return self.engine.refuse(n_rows(submission.inputs), error)
 
     def _add(self, tickets: list[Ticket]) -> None:
         self._open.extend(tickets)

@@ -68,9 +68,9 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
     for name, kind in EXECUTORS.items():
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
             yield name, partial(_executor, run, kind)
-        for found in sorted(run.path.glob(f"plan-{name}*.json")):
-            device = found.stem.removeprefix(f"plan-{name}").lstrip("-") or CPU
-            yield found.stem.replace("-", " "), partial(_plan, run, name, device, found.name)
+        for plan_file in sorted(run.path.glob(f"plan-{name}*.json")):
+            device = plan_file.stem.removeprefix(f"plan-{name}").lstrip("-") or CPU
+            yield plan_file.stem.replace("-", " "), partial(_plan, run, name, device, plan_file.name)
 
 
 def _executor(run: RunFolder, kind: ExecutorKind) -> str:
@@ -117,12 +117,12 @@ def _policies(run: RunFolder, file: str, policies: Sequence[Policy]) -> str:
     replayed = [
         policy for policy in policies if policy.calibration != "generation" and policy.counts is not None
     ]
-    whole = [one for one in replayed if one.n_calibration == calibrate.n]
-    if not all(policy.was_calibrated_on(calibrate) for policy in whole):
+    same_inputs = [policy for policy in replayed if policy.n_calibration == calibrate.n]
+    if not all(policy.was_calibrated_on(calibrate) for policy in same_inputs):
         raise ArtefactError(
             f"{run.path / file} answers other calibration inputs than it counted: calibrate again"
         )
-    if not whole:
+    if not same_inputs:
         return f"{names}, calibrated on a part of the calibration inputs, or on others"
     return f"{names}, replayed on the calibration inputs"
 

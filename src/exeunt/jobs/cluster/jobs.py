@@ -30,8 +30,8 @@ _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO
 
 def ray_module() -> Any:
     """Return the module `ray`. Raises MissingExtra without it."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    for name, setting in _SETTINGS.items():
+        os.environ.setdefault(name, setting)
     return require("ray", extra="ray")
 
 
@@ -130,13 +130,15 @@ class RayWorkers:
 
 def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[str], None]) -> None:
     """Say which resources the cluster lacks. `each`: the resources of a worker, which must be on one machine."""
-    found = ray.cluster_resources()
-    for what, n in each.items():
-        if (lack := workers * n - found.get(what, 0)) > 0:
-            say(f"{what}: the cluster has {lack:g} fewer than {counted(workers, 'worker')} take, some wait")
+    resources = ray.cluster_resources()
+    for resource, n in each.items():
+        if (lack := workers * n - resources.get(resource, 0)) > 0:
+            say(
+                f"{resource}: the cluster has {lack:g} fewer than {counted(workers, 'worker')} take, some wait"
+            )
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(has.get(what, 0) >= n for what, n in each.items()) for has in machines):
-        takes = ", ".join(f"{what}: {n:g}" for what, n in each.items() if n)
+    if not any(all(has.get(resource, 0) >= n for resource, n in each.items()) for has in machines):
+        takes = ", ".join(f"{resource}: {n:g}" for resource, n in each.items() if n)
         say(f"no machine of the cluster has what a worker takes ({takes}): nothing is done until one joins")
 
 
@@ -155,11 +157,11 @@ def measuring_on_cluster(address: str | None = None) -> Iterator[Measure]:
             task = ray.remote(num_cpus=1, max_retries=_AGAIN, runtime_env={"env_vars": ONE_THREAD})(_measured)
             sent = {cache: ray.put(cache.inputs) for cache in dict.fromkeys(cache for cache, _ in jobs)}
             # If this ends early, splits beyond these do not run.
-            most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
             left: deque[tuple[SplitCache, int]] = deque(jobs)
             waiting: dict[Any, tuple[SplitCache, int]] = {}
             while left or waiting:
-                while left and len(waiting) < most:
+                while left and len(waiting) < limit:
                     cache, split = left.popleft()
                     waiting[task.remote(sent[cache], split, code_digest())] = cache, split
                 done, _ = ray.wait(list(waiting), num_returns=1)

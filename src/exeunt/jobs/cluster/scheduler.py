@@ -100,10 +100,12 @@ class BlockScheduler:
                     self._submit(worker, block)
         if self._repeat and not self._left and self._took:  # an idle worker may do a late block sooner
             limit = time.monotonic() - _LATE * median(self._took)
-            given = [entry for worker in self._workers for entry in worker.blocks.values()]
-            late = [block for block, since in given if held[block.start] == 1 and since < limit]
+            under_way = [entry for worker in self._workers for entry in worker.blocks.values()]
+            late = [block for block, since in under_way if held[block.start] == 1 and since < limit]
             idle = [worker for worker in self._workers if not worker.blocks]
-            for worker, block in zip(idle, [one for one in late if one.start in self._missing], strict=False):
+            for worker, block in zip(
+                idle, [slow for slow in late if slow.start in self._missing], strict=False
+            ):
                 self._submit(worker, block)
 
     def _next(self, held: Counter[int]) -> Block | None:
@@ -120,17 +122,17 @@ class BlockScheduler:
 
     def _replace_hung(self) -> None:
         """Replace the workers that run and have had a block for too long."""
-        most = _FIRST_S
+        patience = _FIRST_S
         if self._took:
             least = _HUNG_S if self._repeat else _FIRST_S
-            most = max(least, _HUNG * median(self._took), _LATE * self._longest)
+            patience = max(least, _HUNG * median(self._took), _LATE * self._longest)
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.runs is None:
                 worker.runs = now if self._ray.wait([worker.ready], timeout=0)[0] else None
                 continue
             held = [(block, max(since, worker.runs)) for block, since in worker.blocks.values()]
-            hung = [block for block, since in held if block.start in self._missing and now - since > most]
+            hung = [block for block, since in held if block.start in self._missing and now - since > patience]
             for block in hung:
                 self._hangs[block.start] += 1
                 if self._hangs[block.start] > _HANGS:
@@ -139,7 +141,7 @@ class BlockScheduler:
                         remedy = "what was answered is kept, the same command goes on"
                     raise ExeuntError(
                         f"the {block.n} inputs from {block.start} on hang: {_HANGS + 1} workers did not answer them in "
-                        f"{most:.0f} s each; {remedy}"
+                        f"{patience:.0f} s each; {remedy}"
                     )
             if hung:
                 self._replace(worker)

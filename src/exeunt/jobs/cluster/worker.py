@@ -117,11 +117,11 @@ class Worker:
                 return
             ready, _ = ray.wait(list(reading), num_returns=1)
             try:
-                item = next(ready[0])
+                batch = next(ready[0])
             except StopIteration:
                 del reading[ready[0]]
                 continue
-            yield reading[ready[0]], ray.get(item)
+            yield reading[ready[0]], ray.get(batch)
 
     def _next(self, *, wait: bool) -> _Task | None:
         """Return the next block, or None. `wait`: wait for it if another block may come."""

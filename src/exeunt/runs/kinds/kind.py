@@ -44,7 +44,7 @@ class RunKind:
 
     `file`: the file of a run folder that its network is in. `holds`: what that file holds, for messages.
     `made_by`: how to make such a run anew, for messages; "" for what `exeunt train` makes.
-    `executors`: what can run the network, by name, in order of preference; none for a kind that is not answered by jobs.
+    `executors`: what can run the network, by name, in order of preference; none for a kind that no job runs.
     `models`: "module:function", called as `models(file, digest)` with the checked path of `file` and the run's own
     digest: returns the run's models, each a `exeunt.runs.manifest.ModelEntry`. "" for a run of one network.
     `last_exit`: what answers at the network's last exit.
