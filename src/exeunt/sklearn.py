@@ -161,17 +161,30 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             model: torch.nn.Module = make(d, k)
         exits: Any = [f"blocks.{i}" for i in range(self.exits)] if self.network is None else self.exits
         return attach(
-            model, torch.zeros(2, d), exits, head="paper", n_classes=k, seed=seed,
-            check=self.network is not None, verbose=False,
-        )  # fmt: skip
+            model,
+            torch.zeros(2, d),
+            exits,
+            head="paper",
+            n_classes=k,
+            seed=seed,
+            check=self.network is not None,
+            verbose=False,
+        )
 
     def _train(self, rows: Floats, labels: Integers, seed: int) -> None:
         data = TensorDataset(self._tensor(rows), torch.from_numpy(labels))
         loader = DataLoader(data, batch_size=self.batch_size, shuffle=True)
         train(
-            self.network_, loader, mode="joint", optimiser="adamw", epochs=self.epochs,
-            learning_rate=self.learning_rate, seed=seed, device="cpu", progress=False,
-        )  # fmt: skip
+            self.network_,
+            loader,
+            mode="joint",
+            optimiser="adamw",
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            seed=seed,
+            device="cpu",
+            progress=False,
+        )
         if self.network is None:  # a network of the user's may need single precision
             self.network_.double()  # logits are rounded to single precision, so other rows of a batch change nothing
 

@@ -72,7 +72,7 @@ def test_the_whole_is_timed_in_turns_with_the_policy():
         now[0] += 0.25 * len(inputs)
 
     cost = measured_cost(
-        executor, np.zeros((8, 2)), repeats=9, clock=lambda: executor.now + now[0], whole=whole
+        executor, np.zeros((8, 2)), repeats=9, clock=lambda: executor.now + now[0], original=whole
     )
     assert cost.reference == pytest.approx(250.0)
     alone = measured_cost(executor, np.zeros((8, 2)), repeats=9, clock=executor.clock)

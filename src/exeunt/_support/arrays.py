@@ -47,10 +47,10 @@ def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind not in "iub":
-        whole = array.dtype.kind == "f" and bool(
+        is_whole = array.dtype.kind == "f" and bool(
             np.all((np.abs(array) < 2.0**63) & (array == np.floor(array)))
         )
-        if not whole:
+        if not is_whole:
             raise InputError(f"{name} must be whole numbers, got {short(value)}")
     return array.astype(np.int64)
 

@@ -44,8 +44,8 @@ def read_csv(
 
     def rows(mark: str) -> _Rows:
         """Return the first rows, without empty ones, and without one that is cut off."""
-        found = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark) if row]
-        return found[:-1] if len(head) == _HEAD and len(found) > 1 else found
+        lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark) if row]
+        return lines[:-1] if len(head) == _HEAD and len(lines) > 1 else lines
 
     delimiter = delimiter or ("\t" if file.suffix.lower() == ".tsv" else _delimiter(rows, file))
     # With one thread errors name the row.
@@ -72,7 +72,7 @@ def text_encoding(head: bytes) -> str:
 def _delimiter(rows: Callable[[str], _Rows], file: AnyPath) -> str:
     """Return the mark that divides the header, and all rows alike; a comma where nothing divides it."""
     widths = {mark: [len(row) for row in rows(mark)] for mark in ",;\t|"}
-    dividing = [mark for mark, found in widths.items() if found and found[0] > 1]
+    dividing = [mark for mark, width in widths.items() if width and width[0] > 1]
     alike = [mark for mark in dividing if len({*widths[mark]}) == 1]
     likely = alike or dividing or [","]
     if len(likely) > 1:

@@ -92,7 +92,7 @@ def locked(lock: Path, written: object, *, refusal: str = _IS_WRITING) -> Iterat
     """
     check_writable(lock.parent, f"cannot write {written}")
     for _ in range(_ATTEMPTS):
-        made = not lock.parent.exists()
+        is_new = not lock.parent.exists()
         make_folder(lock.parent)
         with suppress(FileNotFoundError), ExitStack() as opened:
             file = opened.enter_context(open_regular(lock, "ab"))
@@ -112,7 +112,7 @@ def locked(lock: Path, written: object, *, refusal: str = _IS_WRITING) -> Iterat
             _held.discard(file)
             with suppress(OSError):
                 lock.unlink()
-                if made:
+                if is_new:
                     lock.parent.rmdir()  # if nothing was written
 
 
@@ -147,18 +147,20 @@ def remove_half_written(folder: Path, name: str | None = None) -> None:
         half.unlink()
 
 
-def check_writable(folder: Path, what: str) -> None:
+def check_writable(folder: Path, refusal: str) -> None:
     """Raise InputError, starting with `what`, unless `folder` exists or can be made, and can be written to."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise InputError(f"{what}: {there} is not a folder")
+        raise InputError(f"{refusal}: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{what}: {there} is not writable, change its permissions or choose another place")
+        raise InputError(
+            f"{refusal}: {there} is not writable, change its permissions or choose another place"
+        )
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, document: Any) -> None:
     """Write `value` as JSON, atomically. Raises ValueError for floats that are not finite, which JSON lacks."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -309,6 +311,6 @@ def secret_of(path: Path) -> bytes:
     except OSError as error:
         raise FileError(f"cannot read {path}: {why_it_failed(error)}; {remedy}") from error
     if len(secret) != _SECRET:
-        found = "more" if len(secret) > _SECRET else f"{len(secret)} bytes"
-        raise ArtefactError(f"{path} holds {found}, and a secret has {_SECRET} bytes: {remedy}")
+        size = "more" if len(secret) > _SECRET else f"{len(secret)} bytes"
+        raise ArtefactError(f"{path} holds {size}, and a secret has {_SECRET} bytes: {remedy}")
     return secret

@@ -85,14 +85,14 @@ def quiet_loading() -> Iterator[None]:
         show(*before)
 
 
-def check_download(url: str, kept: Path, what: str) -> None:
+def check_download(url: str, copy: Path, name: str) -> None:
     """Raise InputError if the file `kept` is missing and its server does not answer. `what`: for messages."""
-    if not kept.is_file() and not is_reachable(url):
-        raise InputError(_no_copy(f"{urlsplit(url).hostname} does not answer", what))
+    if not copy.is_file() and not is_reachable(url):
+        raise InputError(_no_copy(f"{urlsplit(url).hostname} does not answer", name))
 
 
-def _no_copy(why: str, what: str) -> str:
-    return f"{why}, and this machine keeps no copy of {what}: {_MEND}"
+def _no_copy(why: str, name: str) -> str:
+    return f"{why}, and this machine keeps no copy of {name}: {_MEND}"
 
 
 def _why_offline() -> str:
@@ -123,5 +123,5 @@ def _kept_only() -> Iterator[None]:
             module.HF_HUB_OFFLINE = True
         yield
     finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value
+        for module, setting in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = setting

@@ -23,11 +23,11 @@ def outside_json(text: str | bytes) -> Any:
     """Return what JSON holds. Raises ValueError for what is none, as NaN is, and for what the checks below refuse."""
     check_brackets(text)
     try:
-        value = json.loads(text, parse_int=_whole, parse_float=finite_number, parse_constant=no_number)
+        document = json.loads(text, parse_int=_whole, parse_float=finite_number, parse_constant=no_number)
     except RecursionError:
         raise ValueError(f"it has more than {DEEPEST} levels") from None
-    check_outside(value)
-    return value
+    check_outside(document)
+    return document
 
 
 def check_brackets(text: str | bytes) -> None:
@@ -38,15 +38,15 @@ def check_brackets(text: str | bytes) -> None:
         raise ValueError(f"it may have {_BRACKETS:,} opening brackets, and has {brackets:,}")
 
 
-def check_outside(value: Any) -> None:
+def check_outside(document: Any) -> None:
     """Raise ValueError for JSON of too many levels, and for whole numbers that 64 bits do not hold."""
-    level, depth = [value], 0
-    while level := [one for one in level if isinstance(one, dict | list)]:
+    level, depth = [document], 0
+    while level := [container for container in level if isinstance(container, dict | list)]:
         if depth == DEEPEST:
             raise ValueError(f"it has more than {DEEPEST} levels")
-        held = (one.values() if isinstance(one, dict) else one for one in level)
-        level, depth = [one for each in held for one in each], depth + 1
-        if any(type(one) is int and not -_LARGEST <= one < _LARGEST for one in level):
+        held = (container.values() if isinstance(container, dict) else container for container in level)
+        level, depth = [element for each in held for element in each], depth + 1
+        if any(type(element) is int and not -_LARGEST <= element < _LARGEST for element in level):
             raise ValueError("it holds a whole number that 64 bits do not hold")
 
 
@@ -69,8 +69,8 @@ def _may_part(before: str, after: str) -> bool:
     """Return whether a text and the character after it have the same form where each is normalised by itself."""
     if unicodedata.combining(after):
         return False
-    one, other, both = (unicodedata.normalize("NFKC", each) for each in (before, after, before + after))
-    return both == one + other
+    first, other, both = (unicodedata.normalize("NFKC", each) for each in (before, after, before + after))
+    return both == first + other
 
 
 def _whole(text: str) -> int:
@@ -79,7 +79,7 @@ def _whole(text: str) -> int:
 
 def finite_number(text: str) -> float:
     """Return a number. Raises ValueError for one that is not finite."""
-    return found if math.isfinite(found := float(text)) else no_number(text)
+    return number if math.isfinite(number := float(text)) else no_number(text)
 
 
 def no_number(text: str) -> NoReturn:

@@ -24,9 +24,21 @@ T = TypeVar("T")
 
 # Errors of a disk or network that does not answer now, or of a system without resources; damaged files have others.
 _NOT_NOW = {
-    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
-    errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-}  # fmt: skip
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ENOTCONN,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+}
 _PAUSES_S = 0.1, 1.0
 _NOT_QUOTED = "%:/?#[]@!$&'()*+,;=~"
 """Characters with a meaning in an address. PyArrow wants all others, such as blanks and accents, as codes."""
@@ -95,17 +107,17 @@ class RemotePath:
         """Return size in bytes and time, as of the listing if there was one. Raises FileNotFoundError."""
         if self.listed is not None:
             return self.listed
-        found = self._info()
-        if found.type == pa.fs.FileType.NotFound:
+        entry = self._info()
+        if entry.type == pa.fs.FileType.NotFound:
             raise FileNotFoundError(str(self))
-        return _Stat(found.size or 0, found.mtime_ns)
+        return _Stat(entry.size or 0, entry.mtime_ns)
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Yield the files and folders in this folder."""
         if self.system.type_name != "gcs":
             return self._below(recursive=False)
         # There PyArrow lists only folders that were created, not those that exist by the names of files.
-        names = dict.fromkeys(found.relative_to(self).parts[0] for found in self._below(recursive=True))
+        names = dict.fromkeys(path.relative_to(self).parts[0] for path in self._below(recursive=True))
         return (self / name for name in names)
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
@@ -132,10 +144,10 @@ class RemotePath:
 
     def _below(self, *, recursive: bool) -> Iterator[RemotePath]:
         chosen = pa.fs.FileSelector(str(self.path), allow_not_found=True, recursive=recursive)
-        for found in self.system.get_file_info(chosen):
-            is_file = found.type == pa.fs.FileType.File
-            listed = _Stat(found.size or 0, found.mtime_ns) if is_file else None
-            yield RemotePath(self.system, PurePosixPath(found.path), self.scheme, listed)
+        for entry in self.system.get_file_info(chosen):
+            is_file = entry.type == pa.fs.FileType.File
+            listed = _Stat(entry.size or 0, entry.mtime_ns) if is_file else None
+            yield RemotePath(self.system, PurePosixPath(entry.path), self.scheme, listed)
 
 
 AnyPath: TypeAlias = "Path | RemotePath"
@@ -189,10 +201,10 @@ def _by_fsspec(text: str) -> tuple[Any, str]:
 def size_and_time(path: AnyPath) -> tuple[int, int]:
     """Return the size of a file and when it was written, in ns or 0 if unknown; -1 for both if it is missing."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return -1, -1
-    return found.st_size, found.st_mtime_ns or 0
+    return status.st_size, status.st_mtime_ns or 0
 
 
 def changed(path: AnyPath) -> InputError:

@@ -22,11 +22,11 @@ def content_digest(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with names like "recipe.mode"."""
     flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat |= flattened(item, f"{prefix}{name}.") if isinstance(item, dict) else {prefix + name: item}
+    for name, entry in document.items():
+        flat |= flattened(entry, f"{prefix}{name}.") if isinstance(entry, dict) else {prefix + name: entry}
     return flat
 
 
@@ -40,13 +40,15 @@ def read_document(
     document = read_json(path, remedy=remedy)
     if not isinstance(document, dict) or document.get("format") != format_:
         raise ArtefactError(f"{path} is not a {kind} of exeunt: its 'format' is not {format_!r}; {remedy}")
-    found = document.get("version")
-    if not isinstance(found, int) or found > version:
+    version_there = document.get("version")
+    if not isinstance(version_there, int) or version_there > version:
         raise ArtefactError(
-            f"{path} has {kind} format {found!r}, this version reads {version}: upgrade exeunt"
+            f"{path} has {kind} format {version_there!r}, this version reads {version}: upgrade exeunt"
         )
-    if found < oldest:
-        raise ArtefactError(f"{path} is a {kind} of the old format {found}, not of {version}: {remedy}")
+    if version_there < oldest:
+        raise ArtefactError(
+            f"{path} is a {kind} of the old format {version_there}, not of {version}: {remedy}"
+        )
     return document
 
 

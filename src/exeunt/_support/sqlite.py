@@ -56,11 +56,11 @@ class DatabaseKind:
     def connect(self, file: Path, *, wait_s: float | None = None) -> sqlite3.Connection:
         """Connect to a file. What is in its place otherwise is an error. `wait_s`: for other processes, each time."""
         # Not opened to look: closing it would free the locks of other connections of this process.
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode) or not found.st_size:
-            what = "is empty" if stat.S_ISREG(found.st_mode) else "is not a file"
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            problem = "is empty" if stat.S_ISREG(status.st_mode) else "is not a file"
             raise ArtefactError(
-                f"{file} {what}, so it is no {self.name}: choose another file, or remove it to begin anew"
+                f"{file} {problem}, so it is no {self.name}: choose another file, or remove it to begin anew"
             )
         connection = sqlite3.connect(
             file, timeout=WAIT_S if wait_s is None else wait_s, isolation_level=None, check_same_thread=False

@@ -26,13 +26,13 @@ def echo(text: object = "", *, err: bool = False) -> None:
     print(*lines, sep="\n", file=stream, flush=True)
 
 
-def counted(n: int, one: str, many: str | None = None) -> str:
+def counted(n: int, noun: str, many: str | None = None) -> str:
     """Return a number with its noun: `one` if n is 1, else `many`, by default `one` with an s.
 
     >>> counted(1, "text was", "texts were"), counted(3000, "input")
     ('1 text was', '3,000 inputs')
     """
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
+    return f"{n:,} {noun if n == 1 else many or noun + 's'}"
 
 
 def listed(names: Sequence[str], most: int) -> str:

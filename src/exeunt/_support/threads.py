@@ -23,9 +23,9 @@ class Threads:
         self._executor = ThreadPoolExecutor(n, thread_name_prefix=name)
         self.under_way = 0
 
-    async def run(self, function: Callable[..., T], /, *given: Any, **options: Any) -> T:
+    async def run(self, function: Callable[..., T], /, *arguments: Any, **options: Any) -> T:
         """Call a function in one of the threads, as `asyncio.to_thread` does."""
-        call = partial(contextvars.copy_context().run, function, *given, **options)
+        call = partial(contextvars.copy_context().run, function, *arguments, **options)
         self.under_way += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call)

@@ -31,9 +31,9 @@ def read_yaml(file: Path, *, extra: str) -> Any:
     with _yaml_errors(file, yaml):
         _check_size(root, yaml)
         _check_numbers(root, yaml)
-        value = yaml.SafeLoader("").construct_document(root)
-        check_outside(value)
-        return value
+        document = yaml.SafeLoader("").construct_document(root)
+        check_outside(document)
+        return document
 
 
 def yaml_root(file: Path, *, extra: str) -> Any:
@@ -74,10 +74,10 @@ def _check_size(root: Any, yaml: Any) -> None:
         if id(node) in sizes or not isinstance(node, yaml.CollectionNode):
             return known
         sizes[id(node)] = 0
-        sizes[id(node)] = found = 1 + sum(map(size, _held(node, yaml)))
-        if found > _ENTRIES:
+        sizes[id(node)] = size_below = 1 + sum(map(size, _held(node, yaml)))
+        if size_below > _ENTRIES:
             raise ValueError(f"with what its aliases repeat it has more than {_ENTRIES:,} entries")
-        return found
+        return size_below
 
     size(root)
 
@@ -113,13 +113,13 @@ def _check_numbers(root: Any, yaml: Any) -> None:
 
 def _nodes(root: Any, yaml: Any) -> Iterator[Any]:
     """Yield each node once, names of mappings included; an alias leads to a node once more."""
-    left, seen = [root], {id(root)}
+    left, known = [root], {id(root)}
     while left:
         yield (node := left.pop())
-        for one in _held(node, yaml):
-            if id(one) not in seen:
-                seen.add(id(one))
-                left.append(one)
+        for child in _held(node, yaml):
+            if id(child) not in known:
+                known.add(id(child))
+                left.append(child)
 
 
 def _held(node: Any, yaml: Any) -> Iterator[Any]:

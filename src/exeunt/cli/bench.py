@@ -74,21 +74,21 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
     # Files that cannot be read are found before minutes of measuring.
     policies, unit = _policies(timed), run.cost.unit
-    whole = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
+    macs = max((model.original_macs() for model in timed.models().values()), default=timed.original_macs())
     if busy := other_work():
         _say(f"warning: {busy}")
     if options.profile:
         _measure(timed, options)
     inputs = {size: timed.batch(size) for size in sizes}
-    alone = list(_alone(timed, sizes, whole))
-    found = time_alternatives([*alone, *_under(policies, timed, whole)], inputs, **options.limits)
+    alone = list(_alone(timed, sizes, macs))
+    timings = time_alternatives([*alone, *_under(policies, timed, macs)], inputs, **options.limits)
     measure = run.trace("test").measure
     echo(f"{timed.name}, {alone[0].name} = 100%")
     for size in sizes:
-        echo(_table(size, unit, [one for one in found if one.batch_size == size], measure))
+        echo(_table(size, unit, [timing for timing in timings if timing.batch_size == size], measure))
     if timed.plan is None and not run.cascade:
         echo(f"there is no plan for this machine: exeunt bench {quote(str(run.path))} --profile makes one")
-    for figure in _draw(timed, found, measure):
+    for figure in _draw(timed, timings, measure):
         echo(f"written to {figure}")
 
 
@@ -119,7 +119,7 @@ def _policies(timed: TimedNetwork) -> dict[str, Policy]:
     return policies
 
 
-def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[Alternative]:
+def _alone(timed: TimedNetwork, sizes: Sequence[int], macs: float) -> Iterator[Alternative]:
     """Yield the original model, then the same model at other precisions, each on inputs of its own.
 
     Of a cascade, yield each of its models in this way, the most expensive first, on the inputs of the cascade.
@@ -136,7 +136,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
     models = timed.models()
 
     def way(name: str, network: TimedNetwork, trace: ExitTrace) -> Alternative:
-        call, share = network.original(), network.original_macs() / whole
+        call, share = network.original(), network.original_macs() / macs
         prepare = InputPreparation(network.run)
         own = {} if models else {size: network.batch(size) for size in sizes}
 
@@ -161,7 +161,7 @@ def _alone(timed: TimedNetwork, sizes: Sequence[int], whole: float) -> Iterator[
                 yield way(f"{name} at {precision}", other, same)
 
 
-def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) -> Iterator[Alternative]:
+def _under(policies: Mapping[str, Policy], timed: TimedNetwork, macs: float) -> Iterator[Alternative]:
     """Yield each policy on the exits that it runs; if it runs all of them and there is a plan, also by the plan."""
     from exeunt.evaluation.replay import evaluate
     from exeunt.timing.bench import ExitMix, policy_alternative
@@ -172,7 +172,7 @@ def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) ->
     for name, policy in policies.items():
         trace = run.replayed(policy, "test")
         accuracy = float(evaluate(policy, trace).accuracy or 0.0)
-        shares = run.recorded("test").along(policy.cascade).cost.cumulative / whole
+        shares = run.recorded("test").along(policy.cascade).cost.cumulative / macs
         mix = ExitMix(policy, policy.route(trace), shares, name, accuracy, on_line=name != _OWN)
         yield policy_alternative(timed.open_for(policy) if staged is None or policy.cascade else staged, mix)
         if planned is not None and not policy.cascade:
@@ -182,19 +182,25 @@ def _under(policies: Mapping[str, Policy], timed: TimedNetwork, whole: float) ->
 def _table(size: int, unit: str, timed: Sequence[TimedAlternative], measure: str) -> str:
     header = [f"batch {size}", measure, f"{unit} left", "ms per input", "time left", "efficiency"]
     rows = [
-        [one.name, f"{one.accuracy:.2%}", f"{one.macs_share:.1%}", str(one.ms), one.share.percent,
-         f"{one.efficiency:.2f}"]
-        for one in timed
-    ]  # fmt: skip
+        [
+            timing.name,
+            f"{timing.accuracy:.2%}",
+            f"{timing.macs_share:.1%}",
+            str(timing.ms),
+            timing.share.percent,
+            f"{timing.efficiency:.2f}",
+        ]
+        for timing in timed
+    ]
     return "\n" + text_table(header, rows)
 
 
-def _draw(timed: TimedNetwork, found: Sequence[TimedAlternative], measure: str) -> list[Path]:
+def _draw(timed: TimedNetwork, timings: Sequence[TimedAlternative], measure: str) -> list[Path]:
     """Draw the times; a policy that was run both in stages and by the plan is drawn by the plan."""
     from exeunt.evaluation.figures import save_figure
     from exeunt.evaluation.figures.curves import accuracy_against_time
 
-    names = {one.name for one in found}
-    shown = [one for one in found if one.name + _PLANNED not in names]
+    names = {timing.name for timing in timings}
+    shown = [timing for timing in timings if timing.name + _PLANNED not in names]
     file = timed.run.folder("figures") / f"accuracy_against_time-{timed.name}"
     return save_figure(accuracy_against_time(shown, measure=measure), file)

@@ -92,9 +92,15 @@ def _calibrate_run(
     elif loss is not None:
         with Progress("policies made") as bar:
             policy = cheapest(
-                fit, held_out, max_loss=loss, budget=guarantee.budget, policy=make, reference=reference,
-                progress=bar.report, **common,
-            )  # fmt: skip
+                fit,
+                held_out,
+                max_loss=loss,
+                budget=guarantee.budget,
+                policy=make,
+                reference=reference,
+                progress=bar.report,
+                **common,
+            )
         removed = run.save_policy(policy)
         saved = 1 - policy.cost.share(policy.expected_cost)
         echo(f"{policy}\nexpected to save {saved:.1%} of {policy.cost.whole}")
@@ -187,12 +193,12 @@ def _timed(
     say = partial(echo, err=True)
     length = run.manifest["inputs"].get("length")
     texts = "" if length is None else f", texts of {length} tokens"
-    asked = f"{'a budget' if len(budgets) == 1 else 'budgets'} of {', '.join(map(str, budgets))}"
-    say(f"at batch {batch}{texts}, exits for {asked}:")
+    wanted = f"{'a budget' if len(budgets) == 1 else 'budgets'} of {', '.join(map(str, budgets))}"
+    say(f"at batch {batch}{texts}, exits for {wanted}:")
     inputs = TimedNetwork.of(run, how["executor"], how["trusted"]).batch(batch)
-    found = choose_by_time(run, make, budgets, inputs, say=say, **how)
-    say(found.cost.source)
-    return found
+    timed = choose_by_time(run, make, budgets, inputs, say=say, **how)
+    say(timed.cost.source)
+    return timed
 
 
 def _refuse_whole(run: RunFolder, budgets: Sequence[str | float]) -> None:

@@ -182,9 +182,9 @@ def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
         for budget in budgets:
             parse_budget(str(budget), full=1.0, unit="ms")
     except UnitError as error:
-        given = ", ".join(map(str, budgets))
+        texts = ", ".join(map(str, budgets))
         raise UnitError(
-            f"budgets of time are shares such as 60% or times such as 4ms, got {given}: for multiply-adds give neither "
+            f"budgets of time are shares such as 60% or times such as 4ms, got {texts}: for multiply-adds give neither "
             "--of time nor a time"
         ) from error
     return True

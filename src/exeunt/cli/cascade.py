@@ -42,11 +42,11 @@ def cascade(
     """
     from exeunt.jobs.cascade_run import make_cascade
 
-    made = make_cascade(options.out, _opened(models), command=this_command(), seed=options.seed, say=echo)
-    cost, out = made.cost, options.out
-    for entry in made.cascade:
+    run = make_cascade(options.out, _opened(models), command=this_command(), seed=options.seed, say=echo)
+    cost, out = run.cost, options.out
+    for entry in run.cascade:
         echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")
-    sizes = ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test"))
+    sizes = ", ".join(f"{run.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test"))
     echo(
         f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "
         f"{cost.show(cost.reference)}, of which shares such as 30% are\n"
@@ -59,12 +59,12 @@ def _opened(models: Sequence[str]) -> dict[str, RunFolder]:
     from exeunt.runs.folder import RunFolder
     from exeunt.runs.run_path import at_precision
 
-    found: dict[str, RunFolder] = {}
+    runs: dict[str, RunFolder] = {}
     for text in models:
         name, is_named, path = text.partition("=")
         if not is_named or os.path.lexists(at_precision(Path(text))):  # a path may hold a = as well
             name, path = Path(text).absolute().name, text
-        if name in found:
+        if name in runs:
             raise InputError(f"two models are named {name!r}: give names of their own, such as small={path}")
-        found[name] = RunFolder.open(path)
-    return found
+        runs[name] = RunFolder.open(path)
+    return runs

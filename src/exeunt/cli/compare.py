@@ -84,27 +84,34 @@ def compare(
     _check_out(out)
     if cluster.is_ray and options.workers is not None:
         raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
-    found = open_traces(traces, tables, agreement=options.agreement, say=echo)
+    opened = open_traces(traces, tables, agreement=options.agreement, say=echo)
     cache = options.cache or (out or Path(_CACHE)).parent / _CACHE
-    kept = f"the splits that were finished are kept in {cache} (--cache): the same command goes on"
-    with interruptible(lambda: kept), _measuring(cluster) as measure, Progress("splits") as bar:
+    progress_kept = f"the splits that were finished are kept in {cache} (--cache): the same command goes on"
+    with interruptible(lambda: progress_kept), _measuring(cluster) as measure, Progress("splits") as bar:
         comparison = ex.compare(
-            found, agreement=options.agreement, budgets=options.budgets, splits=options.splits, seed=options.seed,
+            opened,
+            agreement=options.agreement,
+            budgets=options.budgets,
+            splits=options.splits,
+            seed=options.seed,
             policies=None if policies is None else [name.strip() for name in policies.split(",")],
-            delta=delta_or_none(options.delta), workers=options.workers, cache=cache, progress=bar.report,
+            delta=delta_or_none(options.delta),
+            workers=options.workers,
+            cache=cache,
+            progress=bar.report,
             measure=measure,
-        )  # fmt: skip
+        )
     comparison = replace(comparison, command=this_command())
     if out is not None:
         if out.suffix == ".html":
-            comparison.report(out, watches=_watches(found, options.seed))
+            comparison.report(out, watches=_watches(opened, options.seed))
         else:
             comparison.save(out)
     written = [] if out is None else [f"written to {out}"]
     echo("\n".join([f"{comparison}\n", *comparison.summary(), *written]))
 
 
-def _watches(found: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:
+def _watches(traces: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:
     """Return what the watches of runs find in their test parts, by name, where a policy can be watched."""
     from exeunt.evaluation.figures import draw_watch, svg_of
     from exeunt.evaluation.report import DrawnWatch
@@ -113,7 +120,7 @@ def _watches(found: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:
     from exeunt.watch import Watch
 
     drawn: dict[str, DrawnWatch] = {}
-    for name, path in found.items():
+    for name, path in traces.items():
         run = RunFolder.open(path) if isinstance(path, Path) and path.is_dir() else None
         if run is None or not run.has_policy or run.policy.watched is None:
             continue

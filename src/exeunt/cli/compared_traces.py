@@ -35,8 +35,9 @@ class Tables:
     )
     rows_per_group: int = _group(
         "Means are over inputs, and those of groups of more than N weigh N/size; with 1, means are over groups.",
-        default=1, min=1,
-    )  # fmt: skip
+        default=1,
+        min=1,
+    )
     cost: str | None = _column("The cost of each exit, such as 1,4,13.")
     cost_is: str = _column(
         "Cumulative (cost up to each exit), or per-call (price of each model; prices add up).",
@@ -111,9 +112,9 @@ def open_traces(
     from exeunt.trace.from_table import read_table
 
     are_tables = [_is_table(path) for path in paths]
-    if (given := changed(tables)) and not any(are_tables):
+    if (options := changed(tables)) and not any(are_tables):
         raise InputError(
-            f"{given}: such options are about tables (.csv, .tsv, .txt, .parquet), and there is none among "
+            f"{options}: such options are about tables (.csv, .tsv, .txt, .parquet), and there is none among "
             f"{', '.join(map(str, paths))}"
         )
     if tables.price_per != 1 and not tables.price:
@@ -127,11 +128,11 @@ def open_traces(
         raise InputError("--rows-per-group is about groups: name their column with --group-column")
     if agreement and tables.loss is None:
         tables = replace(tables, label="")
-    found: dict[str, Path | ExitTrace | CascadeTrace] = {}
+    opened: dict[str, Path | ExitTrace | CascadeTrace] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
         read = _models if tables.model or tables.price else _trace
-        found[name] = read(read_table(path, **tables.format), name, tables, say) if is_table else path
-    return found
+        opened[name] = read(read_table(path, **tables.format), name, tables, say) if is_table else path
+    return opened
 
 
 def _is_table(path: Path) -> bool:
@@ -207,8 +208,8 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
         **options.columns(table),
         confidence=options.confidence or (None if options.loss else "confidence_{}"),
         prediction=options.prediction or (None if options.loss else "prediction_{}"),
-        price={one: price for one, (price, _) in priced.items()},
-        highest={one: most for one, (_, most) in priced.items() if most is not None},
+        price={model: price for model, (price, _) in priced.items()},
+        highest={model: highest for model, (_, highest) in priced.items() if highest is not None},
         features=[part.strip() for part in (options.features or "").split(",") if part.strip()],
         features_price=options.features_price,
         price_per=options.price_per,
@@ -240,8 +241,8 @@ def _tell_of_grades(
 
 def _price(text: str) -> tuple[float | str, float | None]:
     """Read "5" as a price; "cost_b" or "cost_b:300" as a column of prices and the highest price there can be."""
-    column, colon, most = text.rpartition(":")
+    column, colon, highest = text.rpartition(":")
     try:
-        return (column, float(most)) if colon else (float(text), None)
+        return (column, float(highest)) if colon else (float(text), None)
     except ValueError:
         return text, None

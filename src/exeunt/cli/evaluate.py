@@ -26,8 +26,10 @@ class _Options:
     pictures: int = option(
         "Of a network that answers with masks: a page RUN/figures/masks.html with this many test images, the mask of "
         "each exit, and where the policy answered. The network runs on them.",
-        default=0, min=0, max=1_000,
-    )  # fmt: skip
+        default=0,
+        min=0,
+        max=1_000,
+    )
 
 
 @with_groups
@@ -82,9 +84,14 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
 
         fit, calibrate, test = (run.replayed(policy, part) for part in ("fit", "calibrate", "test"))
         figures = draw_evaluation(
-            policy, fit, calibrate, test, run.folder("figures"), splits=options.splits,
+            policy,
+            fit,
+            calibrate,
+            test,
+            run.folder("figures"),
+            splits=options.splits,
             progress=lambda name: echo(f"drawing {name}", err=True),
-        )  # fmt: skip
+        )
         for figure in figures:
             echo(f"written to {figure}")
 
@@ -156,13 +163,20 @@ def _by_budget(policies: Sequence[Policy], results: Sequence[Result]) -> str:
 
     cost = policies[0].cost
     rows = [
-        [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
-         cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]
-        for policy, found in zip(policies, results, strict=True)
-    ]  # fmt: skip
+        [
+            cost.show(policy.budget),
+            f"{cost.share(policy.budget):.1%}",
+            f"{result.accuracy:.2%}",
+            cost.show(result.cost),
+            f"{result.cost / policy.budget:.1%}",
+            policy.name,
+            kept_with(policy),
+        ]
+        for policy, result in zip(policies, results, strict=True)
+    ]
     columns = ["budget", "of full", results[0].measure, "mean cost", "of budget", "policy", KEPT_WITH]
     table = text_table(columns, rows)
-    warned = [found for found in results if found.warning]
+    warned = [result for result in results if result.warning]
     share = f"{len(warned)} of {counted(len(results), 'policy', 'policies')}"
     warning = f"WARNING, of {share}: {warned[0].warning}\n" if warned else ""
     return f"policies for several budgets, each on its own:\n{table}\n{warning}"

@@ -129,21 +129,26 @@ def _at_precision(run: RunFolder, precision: str, options: _Options) -> None:
     from exeunt.guarantees.confidence_intervals import mean_interval
     from exeunt.jobs.precision_run import make_precision
 
-    made = make_precision(
-        run, precision, data=options.data, trusted=options.trusted, workers=usable_cores(),
-        command=this_command(), say=echo,
-    )  # fmt: skip
-    before, how = run.trace("test"), f"written to {made.path}"
+    made_run = make_precision(
+        run,
+        precision,
+        data=options.data,
+        trusted=options.trusted,
+        workers=usable_cores(),
+        command=this_command(),
+        say=echo,
+    )
+    before, how = run.trace("test"), f"written to {made_run.path}"
     next_ = (
         f"give it a policy of its own: exeunt calibrate {quote(f'{run.path}@{precision}')} "
-        f"--budget {made.cost.share_to_try(0.5):.0%}"
+        f"--budget {made_run.cost.share_to_try(0.5):.0%}"
     )
     if run.masks and before.reference:  # how masks differ from those of the other network is in neither trace
         echo(f"{how}\n{next_}")
         return
-    after = replace(made.labelled_trace("test"), label=before.label, reference=before.reference)
+    after = replace(made_run.labelled_trace("test"), label=before.label, reference=before.reference)
     gone = before.quality[:, -1] - after.quality[:, -1]
-    lost, low, high = (100 * value for value in mean_interval(gone))
+    lost, low, high = (100 * bound for bound in mean_interval(gone))
     echo(
         f"{how}. The {after.measure} of the last exit is {1 - after.risk[-1]:.2%} on {after.n:,} test "
         f"inputs, before {1 - before.risk[-1]:.2%}: {lost:.2f} points lost (95% interval {low:.2f} to {high:.2f})\n"

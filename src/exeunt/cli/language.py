@@ -85,17 +85,25 @@ def generate(path: RunPath, options: _Options) -> None:
         lambda: f"the same command goes on where it was: {keep} has the answers so far" if keep else ""
     ):
         answers = model.generate(
-            prompts, full=options.full, most_tokens=options.most_tokens, batch_size=options.batch_size,
-            compare=options.compare, name=data.name, keep=keep, progress=True,
-        )  # fmt: skip
+            prompts,
+            full=options.full,
+            most_tokens=options.most_tokens,
+            batch_size=options.batch_size,
+            compare=options.compare,
+            name=data.name,
+            keep=keep,
+            progress=True,
+        )
     from exeunt.torch.language.model import summarise
 
     lines = []
     for prompt, answer in zip(prompts, answers, strict=True):
-        said = answer.continuation
-        about = {"tokens": len(said.tokens), "exits": said.exits, "cost": answer.cost}
+        continuation = answer.continuation
+        about = {"tokens": len(continuation.tokens), "exits": continuation.exits, "cost": answer.cost}
         differs = (
-            {"differs": [i for i, differs in enumerate(said.differs) if differs]} if options.compare else {}
+            {"differs": [i for i, differs in enumerate(continuation.differs) if differs]}
+            if options.compare
+            else {}
         )
         lines.append(
             json.dumps({"prompt": prompt, "answer": answer.text, **about, **differs}, ensure_ascii=False)
@@ -139,11 +147,13 @@ def calibrate_language_model(
         "progress": True,
     }
     with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
-        made = [model.calibrate(agree=agree, budget=budget, **common) for budget in amounts]
+        policies = [model.calibrate(agree=agree, budget=budget, **common) for budget in amounts]
     removed = (
-        run.save_policy(made[0]) if guarantee.budgets is None else run.save_policy_set(PolicySet(tuple(made)))
+        run.save_policy(policies[0])
+        if guarantee.budgets is None
+        else run.save_policy_set(PolicySet(tuple(policies)))
     )
-    echo("\n\n".join(str(one) for one in made))
+    echo("\n\n".join(str(policy) for policy in policies))
     if removed:
         echo(f"\nremoved, because they come from an earlier calibration: {', '.join(removed)}")
     echo(f"\nwritten to {run.path}; next: exeunt evaluate {quote(str(run.path))}")
@@ -161,8 +171,8 @@ def evaluate_language_model(run: RunFolder, _options: object) -> None:
         if len(model.run.policies) > 1:
             echo(f"the policy for {name}:")
         with interruptible(lambda: f"{run.path} keeps the answers so far: repeat the command to go on"):
-            found = model.answers_of("test", policy, progress=True)
-        results[name] = summary = summarise(model.network, found)
+            answers = model.answers_of("test", policy, progress=True)
+        results[name] = summary = summarise(model.network, answers)
         proofs = [
             policy.guarantee,
             *([] if policy.loss_certificate is None else [str(policy.loss_certificate)]),

@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     written; 3 an extra that is not installed; 130 interrupted; 141 the output is no longer read.
     """
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
     interruptions = _noted_interruptions()
     try:
         for stream in (sys.stdout, sys.stderr):
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         require("typer", extra="cli")
         from exeunt.cli.app import run
 
-        status = run([word for word in given if word != "--debug"])
+        status = run([word for word in words if word != "--debug"])
         if sys.stdout is not None:  # as when it was closed
             sys.stdout.flush()
     except BrokenPipeError:
@@ -46,10 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
 
             traceback.print_exc()
         if interruptions or isinstance(error, KeyboardInterrupt):
-            kept = str(error) if isinstance(error, KeyboardInterrupt) else ""
-            message, status = f"interrupted; {kept}" if kept else "interrupted", 130
+            kept_work = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            message, status = f"interrupted; {kept_work}" if kept_work else "interrupted", 130
         else:
-            message, status = described(error, given)
+            message, status = described(error, words)
         echo(f"exeunt: {message}", err=True)
     sys.exit(status)
 
@@ -93,10 +93,10 @@ def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
         message = "there is not enough memory: close other programs, or choose a smaller batch or model"
     else:
         message, status = f"unexpected {one_line(error)}\nadd --debug to see where", 1
-    for given in arguments:
-        value = given.partition("=")[2] or given
-        if not value.isprintable():  # line ends and control characters of terminals
-            message = message.replace(value, repr(value)[1:-1])
+    for word in arguments:
+        text = word.partition("=")[2] or word
+        if not text.isprintable():  # line ends and control characters of terminals
+            message = message.replace(text, repr(text)[1:-1])
     return message, status
 
 

@@ -74,19 +74,21 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(group := hints[name]):
             groups[name] = group
             types = get_type_hints(group)  # type: ignore[arg-type]
-            for one in fields(group):
-                limits = dict(one.metadata)
+            for option in fields(group):
+                limits = dict(option.metadata)
                 names = limits.pop("names")
                 if limits.keys() & {
                     "min",
                     "max",
                 }:  # a range takes half of a narrow screen, and errors tell it
-                    limits.setdefault("metavar", "<float>" if "float" in str(types[one.name]) else "<int>")
-                if not names and one.default is False:
-                    names = (f"--{one.name.replace('_', '-')}",)  # without --no-...
-                kind: Any = Annotated[types[one.name], typer.Option(*names, **limits)]
-                default = Parameter.empty if one.default is MISSING else one.default
-                spread.append(Parameter(one.name, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+                    limits.setdefault("metavar", "<float>" if "float" in str(types[option.name]) else "<int>")
+                if not names and option.default is False:
+                    names = (f"--{option.name.replace('_', '-')}",)  # without --no-...
+                kind: Any = Annotated[types[option.name], typer.Option(*names, **limits)]
+                default = Parameter.empty if option.default is MISSING else option.default
+                spread.append(
+                    Parameter(option.name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+                )
         else:
             spread.append(parameter.replace(annotation=group, kind=Parameter.KEYWORD_ONLY))
 
@@ -94,7 +96,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(*arguments: Any, **options: Any) -> None:
         for name, group in groups.items():
             named = {field.name for field in fields(group)} & options.keys()
-            options[name] = group(**{one: options.pop(one) for one in named})
+            options[name] = group(**{name: options.pop(name) for name in named})
         command(*arguments, **options)
 
     with_options.__signature__ = Signature(spread)  # type: ignore[attr-defined]
@@ -104,7 +106,9 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 def given(group: Any, *, without: Container[str] = ()) -> dict[str, Any]:
     """Return the options of a group that were given; the library has the defaults of the others."""
-    return {name: value for name, value in vars(group).items() if value is not None and name not in without}
+    return {
+        name: setting for name, setting in vars(group).items() if setting is not None and name not in without
+    }
 
 
 def changed(*groups: Any) -> str:
@@ -209,22 +213,22 @@ def count_or_share(text: str | None, name: str) -> float | None:
     """Read "1000" as a count, "5%" or "0.05" as a share; None stays None."""
     if text is None:
         return None
-    value = _number(text)
-    is_share = text.endswith("%") or 0 < value < 1
-    if not (0 <= value < 1 if is_share else 0 <= value <= _MOST_INPUTS and value == int(value)):
+    number = _number(text)
+    is_share = text.endswith("%") or 0 < number < 1
+    if not (0 <= number < 1 if is_share else 0 <= number <= _MOST_INPUTS and number == int(number)):
         raise InputError(f"{name} must be a count such as 1000 or a share such as 5%, got {text!r}")
-    return value if is_share else int(value)
+    return number if is_share else int(number)
 
 
 def share(
     text: str, name: str, *, or_zero: bool = False, or_one: bool = False, example: str = "5% or 0.05"
 ) -> float:
     """Read "5%" or "0.05" as a number between 0 and 1."""
-    value = _number(text)
-    if not 0 < value < 1 and not (or_zero and value == 0) and not (or_one and value == 1):
-        most = "above 0% and at most 100%" if or_one else "between 0 and 1"
-        raise InputError(f"{name} must be a share {most}, such as {example}, got {text!r}")
-    return value
+    number = _number(text)
+    if not 0 < number < 1 and not (or_zero and number == 0) and not (or_one and number == 1):
+        range_text = "above 0% and at most 100%" if or_one else "between 0 and 1"
+        raise InputError(f"{name} must be a share {range_text}, such as {example}, got {text!r}")
+    return number
 
 
 def delta_or_none(text: str) -> float | None:
@@ -247,12 +251,12 @@ def numbers(
     if text is None:
         return None
     try:
-        found = tuple(kind(part) for part in text.split(","))
+        parsed = tuple(kind(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or min(found) < least or count not in (None, len(found)):
+        parsed = ()
+    if not parsed or min(parsed) < least or count not in (None, len(parsed)):
         raise InputError(f"{allowed}, got {text!r}")
-    return found
+    return parsed
 
 
 def _number(text: str) -> float:

@@ -83,7 +83,7 @@ class Asked(NamedTuple):
         ledger = self.live.ledger
         spent = f"{amount_text(0.0 if ledger is None else ledger.spent, 'usd')} of {self.total} are spent"
         if lost := [] if ledger is None else ledger.unsettled():
-            amount = amount_text(sum(one.maximum for one in lost), "usd")
+            amount = amount_text(sum(attempt.maximum for attempt in lost), "usd")
             spent += f", {amount} of it on {counted(len(lost), 'attempt')} of which nothing came back"
         return f"{spent}; no answer of {named}" if named else spent
 

@@ -151,10 +151,10 @@ class _Predictions:
     @property
     def columns(self) -> dict[str, str]:
         """The columns that come back, and the option that named each."""
-        kept = {name: "--keep" for text in self.keep or () for name in column_names(text)}
+        columns = {name: "--keep" for text in self.keep or () for name in column_names(text)}
         if self.group_column is not None:
-            kept.setdefault(self.group_column, "--group-column")
-        return kept
+            columns.setdefault(self.group_column, "--group-column")
+        return columns
 
     def check(self, cluster: Cluster) -> None:
         """Raise InputError for options that do not go together."""
@@ -188,20 +188,22 @@ def predict(
     """
     output.check(cluster)
     out, prints = output.out, output.prints
-    kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
-    with interruptible(lambda: kept):
+    kept_work = (
+        "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
+    )
+    with interruptible(lambda: kept_work):
         run, data, options = inputs.opened(path, execution, cluster, output.columns)
         options |= {
             **given(output, without=("out", "keep", "masks")),
             "say": lambda text: echo(text, err=prints),
         }
-        asked = asked_models(run, data, execution.models, live, out)
-        if asked is not None:
+        paid = asked_models(run, data, execution.models, live, out)
+        if paid is not None:
             _check_paid(live, output, cluster)
-            if asked.paced:
-                echo(asked.paced, err=prints)
+            if paid.paced:
+                echo(paid.paced, err=prints)
             workers = (inputs.workers or 1) if cluster.is_ray else 0
-            options["make"] = partial(asked.job, spare=workers * asked.live.concurrency)
+            options["make"] = partial(paid.job, spare=workers * paid.live.concurrency)
         if cluster.is_ray:
             from exeunt.jobs.predict import predict_folder
 
@@ -212,8 +214,8 @@ def predict(
             into = sys.stdout if prints else Path(out)
             summary = predict_inputs(run, data, into, masks_into=output.masks, **options)
     echo(summary, err=prints)
-    if asked is not None:
-        echo(asked.paid, err=prints)
+    if paid is not None:
+        echo(paid.paid, err=prints)
     if summary.n_answered == 0 and summary.first_error is not None:
         raise InputError(f"no input could be answered; the first: {summary.first_error[1]}")
 

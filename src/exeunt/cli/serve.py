@@ -47,8 +47,9 @@ class _Plain:
     max_open: int = _limit("Requests that may be open at a time; more are refused.", default=4096, min=1)
     max_connections: int = _limit(
         "Connections that there may be at a time, to all workers together; one address may have a quarter.",
-        default=4096, min=1,
-    )  # fmt: skip
+        default=4096,
+        min=1,
+    )
     max_rows: int | None = _limit(
         "Inputs that may be in the engine at a time. Default: as many as fit in 1 GB, at most 65,536.", min=1
     )
@@ -93,8 +94,8 @@ class _Read:
             raise InputError(f"--slo-ms must be above 0 and finite, got {self.slo_ms:g}")
         if not 0 < self.max_pixels < math.inf:
             raise InputError(f"--max-pixels must be above 0 and finite, got {self.max_pixels:g}")
-        for name, value in (("--min-accuracy", self.min_accuracy), ("--slo-quantile", self.slo_quantile)):
-            if self.slo_ms is None and value is not None:
+        for name, text in (("--min-accuracy", self.min_accuracy), ("--slo-quantile", self.slo_quantile)):
+            if self.slo_ms is None and text is not None:
                 raise InputError(f"{name} says how --slo-ms is to be kept: give --slo-ms, too")
         return {
             "api_keys": () if self.api_key_file is None else read_api_keys(self.api_key_file),

@@ -91,13 +91,13 @@ def _data(run: RunFolder) -> str:
 
 def _lines(values: Any) -> str:
     width = max((len(name) for name in values), default=0)
-    return "\n".join(f"{name:<{width}}  {_plain(value)}" for name, value in values.items())
+    return "\n".join(f"{name:<{width}}  {_plain(fact)}" for name, fact in values.items())
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    return "-" if value is None else str(value)
+def _plain(fact: Any) -> str:
+    if isinstance(fact, dict):
+        return ", ".join(f"{name} {part}" for name, part in fact.items())
+    return "-" if fact is None else str(fact)
 
 
 def diff(
@@ -111,13 +111,15 @@ def diff(
     from exeunt.jobs.difference import differences, open_sides
 
     a, b = open_sides(first, second)
-    found = differences(a, b)
+    subjects = differences(a, b)
     rows = [
-        [f"{subject}: {one.what}", one.first, one.second] for subject, all_ in found.items() for one in all_
+        [f"{subject}: {difference.what}", difference.first, difference.second]
+        for subject, all_ in subjects.items()
+        for difference in all_
     ]
     if rows:
         echo(text_table(["", a.name, b.name], rows) + "\n")
-    if same := [subject for subject, all_ in found.items() if not all_]:
+    if same := [subject for subject, all_ in subjects.items() if not all_]:
         echo(f"the same: {', '.join(same)}\n")
     echo(_answers(a, b))
 
@@ -125,19 +127,19 @@ def diff(
 def _answers(a: Side, b: Side) -> str:
     from exeunt.jobs.difference import compare_answers
 
-    found = compare_answers(a, b)
-    if found.results is None:
+    comparison = compare_answers(a, b)
+    if comparison.results is None:
         return "no test input is recorded in both, so there are no answers to compare"
     rows = []
-    for side, result in zip((a, b), found.results, strict=True):
+    for side, result in zip((a, b), comparison.results, strict=True):
         accuracy = "-" if result.accuracy is None else f"{result.accuracy:.2%}"
         name = side.name if side.policy is not None else f"{side.name} (full network: no policy)"
         model = result.cost_model
         rows.append([name, accuracy, model.show(result.cost), f"{result.cost / model.full:.1%}"])
-    measures = "/".join(dict.fromkeys(result.measure for result in found.results))
+    measures = "/".join(dict.fromkeys(result.measure for result in comparison.results))
     return (
-        f"{found.answered_differently:.2%} of {found.n} common test inputs are answered differently, "
-        f"{found.left_elsewhere:.2%} at another exit\n"
+        f"{comparison.answered_differently:.2%} of {comparison.n} common test inputs are answered differently, "
+        f"{comparison.left_elsewhere:.2%} at another exit\n"
         + text_table(["", measures, "mean cost", "of full"], rows)
     )
 

@@ -31,13 +31,35 @@ _MOST_EXITS = 1000
 _BATCHES = "exit-batch must be whole numbers of at least 1, such as 1,64"
 _COLOURS = "must be three numbers such as 0.49,0.48,0.45"
 _OF_TFIDF = {
-    "model", "data", "out", "task", "seen", "text_column", "label_column", "calibration_data", "fit", "calibrate",
-    "test", "seed", "config",
-}  # fmt: skip
+    "model",
+    "data",
+    "out",
+    "task",
+    "seen",
+    "text_column",
+    "label_column",
+    "calibration_data",
+    "fit",
+    "calibrate",
+    "test",
+    "seed",
+    "config",
+}
 _OF_GENERATION = _OF_TFIDF - {"label_column"} | {
-    "exits", "hidden", "mode", "epochs", "batch_size", "optimiser", "learning_rate", "schedule", "warm_up",
-    "weight_decay", "momentum", "most_tokens", "chat",
-}  # fmt: skip
+    "exits",
+    "hidden",
+    "mode",
+    "epochs",
+    "batch_size",
+    "optimiser",
+    "learning_rate",
+    "schedule",
+    "warm_up",
+    "weight_decay",
+    "momentum",
+    "most_tokens",
+    "chat",
+}
 
 
 def _take_defaults_from(context: typer.Context, file: Path | None) -> Path | None:
@@ -94,23 +116,23 @@ def train(
     _TASKS[network.task](_Asked(context, network, heads, training, images, parts, masks, language, job))
 
 
-def _train_classifier(asked: _Asked) -> None:
-    context, network, _, _, _, parts, masks, language, job = asked
+def _train_classifier(command: _Asked) -> None:
+    context, network, _, _, _, parts, masks, language, job = command
     if network.model == "tfidf":  # it needs no PyTorch
         _train_tfidf(context, network, parts, job.seed)
         return
     for task, group in (("generate", language), ("segment", masks)):
-        takes = {one.name for one in context.command.params} - {field.name for field in fields(group)}
+        takes = {option.name for option in context.command.params} - {field.name for field in fields(group)}
         _refuse_others(context, takes, "--task classify", f"only --task {task} does")
-    _train_network(asked)
+    _train_network(command)
 
 
-def _train_segmenter(asked: _Asked) -> None:
-    of_others = {field.name for field in fields(asked.language)} | {"text_column"}
-    takes = {one.name for one in asked.context.command.params} - of_others
-    _refuse_others(asked.context, takes, "--task segment", "masks are of images")
+def _train_segmenter(command: _Asked) -> None:
+    of_others = {field.name for field in fields(command.language)} | {"text_column"}
+    takes = {option.name for option in command.context.command.params} - of_others
+    _refuse_others(command.context, takes, "--task segment", "masks are of images")
     _train_network(
-        asked, masks=True, ignored=asked.masks.ignore_class, balanced=bool(asked.masks.balance_classes)
+        command, masks=True, ignored=command.masks.ignore_class, balanced=bool(command.masks.balance_classes)
     )
 
 
@@ -126,15 +148,29 @@ def _train_network(asked: _Asked, **of_masks: Any) -> None:
     # A frozen network sees images unchanged, so that its features are computed once.
     augment = "none" if training.mode == "frozen" else "crop-flip"
     task = TrainingJob(
-        model=network.model, data=network.data, weights=network.weights, pretrained=network.seen,
-        label=parts.label_column, text=column_names(parts.text_column), exits=_places(network.exits),
-        exit_batch=numbers(network.exit_batch, _BATCHES, kind=int, least=1), head=given(heads), recipe=recipe,
-        heads_first=training.heads_first, batch_size=training.batch_size,
-        augment=augment if images.augment is None else images.augment, workers=images.workers, size=images.size,
-        mean=numbers(images.mean, f"mean {_COLOURS}", count=3), std=numbers(images.std, f"std {_COLOURS}", count=3),
-        skip_unreadable=images.skip_unreadable, seed=job.seed, calibration_data=parts.calibration_data, **sizes,
+        model=network.model,
+        data=network.data,
+        weights=network.weights,
+        pretrained=network.seen,
+        label=parts.label_column,
+        text=column_names(parts.text_column),
+        exits=_places(network.exits),
+        exit_batch=numbers(network.exit_batch, _BATCHES, kind=int, least=1),
+        head=given(heads),
+        recipe=recipe,
+        heads_first=training.heads_first,
+        batch_size=training.batch_size,
+        augment=augment if images.augment is None else images.augment,
+        workers=images.workers,
+        size=images.size,
+        mean=numbers(images.mean, f"mean {_COLOURS}", count=3),
+        std=numbers(images.std, f"std {_COLOURS}", count=3),
+        skip_unreadable=images.skip_unreadable,
+        seed=job.seed,
+        calibration_data=parts.calibration_data,
+        **sizes,
         **of_masks,
-    )  # fmt: skip
+    )
     command, options = this_command(), as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
         run = run_training(task, out, command=command, config=options, say=echo, cache=default_cache())
@@ -160,8 +196,8 @@ def _train_network(asked: _Asked, **of_masks: Any) -> None:
         echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
 
 
-def _train_generator(asked: _Asked) -> None:
-    context, network, heads, training, _, parts, _, language, job = asked
+def _train_generator(command: _Asked) -> None:
+    context, network, heads, training, _, parts, _, language, job = command
     why = "exits learn the decoder's own answers, and the decoder stays as it is"
     others = _refuse_others(context, _OF_GENERATION, "--task generate", why)
     out = network.out
@@ -175,11 +211,19 @@ def _train_generator(asked: _Asked) -> None:
 
     sizes: dict[str, Any] = _sizes(parts)
     task = LanguageJob(
-        model=network.model, data=network.data, pretrained=network.seen, text=column_names(parts.text_column),
-        exits=_places(network.exits), head=given(heads), batch_size=training.batch_size,
-        recipe=given(training, without=("heads_first", "batch_size")), calibration_data=parts.calibration_data,
-        seed=job.seed, **given(language), **sizes,
-    )  # fmt: skip
+        model=network.model,
+        data=network.data,
+        pretrained=network.seen,
+        text=column_names(parts.text_column),
+        exits=_places(network.exits),
+        head=given(heads),
+        batch_size=training.batch_size,
+        recipe=given(training, without=("heads_first", "batch_size")),
+        calibration_data=parts.calibration_data,
+        seed=job.seed,
+        **given(language),
+        **sizes,
+    )
     config = as_config(context, without=("out", *others))
     with interruptible(lambda: _kept(out)):
         run = train_language_model(task, out, command=this_command(), config=config, say=echo)
@@ -203,10 +247,18 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
     others = _refuse_others(context, _OF_TFIDF, "--model tfidf", why)
     out = network.out
     run = train_tfidf(
-        network.data, out, label=parts.label_column, text=column_names(parts.text_column), seen=bool(network.seen),
-        calibration_data=parts.calibration_data, seed=seed, **_sizes(parts), command=this_command(),
-        config=as_config(context, without=("out", *others)), say=echo,
-    )  # fmt: skip
+        network.data,
+        out,
+        label=parts.label_column,
+        text=column_names(parts.text_column),
+        seen=bool(network.seen),
+        calibration_data=parts.calibration_data,
+        seed=seed,
+        **_sizes(parts),
+        command=this_command(),
+        config=as_config(context, without=("out", *others)),
+        say=echo,
+    )
     echo(
         f"error rate on the test part: {run.trace('test').risk[0]:.3f}; "
         f"an answer costs {run.cost.show(run.cost.full)}\n"
@@ -218,11 +270,17 @@ def _train_tfidf(context: typer.Context, network: Network, parts: Parts, seed: i
 def _refuse_others(context: typer.Context, takes: Collection[str], task: str, why: str) -> list[str]:
     """Return the names of the options that a task does not take. Raises InputError if one is given."""
     values = context.params
-    others = [one for one in context.command.params if one.name in values and one.name not in takes]
-    refused = [one.opts[0] for one in others if values[str(one.name)] != one.get_default(context, call=True)]
+    others = [
+        option for option in context.command.params if option.name in values and option.name not in takes
+    ]
+    refused = [
+        option.opts[0]
+        for option in others
+        if values[str(option.name)] != option.get_default(context, call=True)
+    ]
     if refused:
         raise InputError(f"{task} takes no {', '.join(refused)}: {why}")
-    return [str(one.name) for one in others]
+    return [str(option.name) for option in others]
 
 
 def _sizes(parts: Parts) -> dict[str, float | None]:

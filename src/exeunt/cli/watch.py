@@ -69,16 +69,16 @@ def watch(
         if not out.parent.is_dir():
             raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")
         check_writable(out.parent, f"cannot write {out}")
-    found = _begun_or_kept(run.policy, options)
-    left_out = watch_file(run, found, predictions, options.group_column)
-    echo(watched_text(found, left_out, by_group=options.group_column is not None))
+    watcher = _begun_or_kept(run.policy, options)
+    left_out = watch_file(run, watcher, predictions, options.group_column)
+    echo(watched_text(watcher, left_out, by_group=options.group_column is not None))
     if options.figure is not None:
         from exeunt.evaluation.figures import draw_watch, save_figure
 
-        for file in save_figure(draw_watch(found), options.figure):
+        for file in save_figure(draw_watch(watcher), options.figure):
             echo(f"written to {file}")
     if options.state is not None:
-        found.save(options.state)
+        watcher.save(options.state)
         echo(f"written to {options.state}")
 
 
@@ -94,12 +94,12 @@ def _begun_or_kept(policy: Policy, options: _Options) -> Watch:
                 "--restart takes back an alarm that stands: name the file of the watch with --state"
             )
         return Watch(policy, run_length=1e5 if length is None else length)
-    found = Watch.load(state, policy)
-    if length not in (None, found.run_length):
+    stored = Watch.load(state, policy)
+    if length not in (None, stored.run_length):
         raise InputError(
-            f"the watch in {state} has a run length of {found.run_length:,.0f}: leave out --run-length, or begin "
+            f"the watch in {state} has a run length of {stored.run_length:,.0f}: leave out --run-length, or begin "
             "another watch in another file"
         )
     if options.restart:
-        found.restart()
-    return found
+        stored.restart()
+    return stored

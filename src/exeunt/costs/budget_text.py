@@ -34,12 +34,12 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
             f"budget {text!r} is not understood: write a share such as '50%', or a quantity such as "
             f"'{amount_text(full / 2, unit)}'"
         )
-    number, given = float(match[1]) / _inputs(match), match[2]
+    number, unit_there = float(match[1]) / _inputs(match), match[2]
     if not math.isfinite(number):
         raise InputError(f"budget {text!r} is too large: the full network costs {amount_text(full, unit)}")
-    if given == "%":
+    if unit_there == "%":
         return number / 100 * full
-    return number * _conversion(given, unit, text)
+    return number * _conversion(unit_there, unit, text)
 
 
 def exact_quantity(text: str) -> tuple[Decimal, str]:
@@ -91,16 +91,16 @@ def readable_unit(amount: float, unit: str) -> tuple[float, str]:
     return 1.0, unit
 
 
-def _conversion(given: str, unit: str, text: str) -> float:
+def _conversion(unit_there: str, unit: str, text: str) -> float:
     """Return how many `unit` one `given` is."""
-    if given in ("", unit):
+    if unit_there in ("", unit):
         return 1.0
-    mine, theirs = _UNITS.get(unit), _UNITS.get(given)
+    mine, theirs = _UNITS.get(unit), _UNITS.get(unit_there)
     if mine is None or theirs is None or mine[0] != theirs[0]:
         known = [name for name, (dimension, _) in _UNITS.items() if mine and dimension == mine[0]] or [unit]
         raise UnitError(
-            f"budget {text!r} is in {given!r}, which is no unit of these costs: write {', '.join(known)}, or a share "
-            "such as '50%', or measure the costs in the unit of the budget"
+            f"budget {text!r} is in {unit_there!r}, which is no unit of these costs: write {', '.join(known)}, or a "
+            "share such as '50%', or measure the costs in the unit of the budget"
         )
     return theirs[1] / mine[1]
 
@@ -118,8 +118,8 @@ def budget_grid(text: str) -> list[str | float]:
     ['20%', '25%', '30%', '35%', '4ms', 50.0]
     """
     budgets: list[str | float] = []
-    for item in text.split(","):
-        budgets += _budget_range(item) if ":" in item else [_as_budget(*_grid_quantity(item, text))]
+    for part in text.split(","):
+        budgets += _budget_range(part) if ":" in part else [_as_budget(*_grid_quantity(part, text))]
     if len(budgets) > _MOST_BUDGETS:
         raise InputError(f"{text!r} asks for {len(budgets)} budgets: at most {_MOST_BUDGETS} are made")
     return list(dict.fromkeys(budgets))
@@ -130,19 +130,19 @@ def budget_list(budgets: str | Iterable[float | str]) -> list[float | str]:
     return list(budget_grid(budgets) if isinstance(budgets, str) else budgets)
 
 
-def _budget_range(item: str) -> list[str | float]:
-    parts = [_grid_quantity(part, item) for part in item.split(":")]
+def _budget_range(text: str) -> list[str | float]:
+    parts = [_grid_quantity(part, text) for part in text.split(":")]
     if len(parts) != 3:
-        raise InputError(f"a range of budgets is first:last:step, such as 20%:95%:5%, got {item.strip()!r}")
+        raise InputError(f"a range of budgets is first:last:step, such as 20%:95%:5%, got {text.strip()!r}")
     units = {unit for _, unit in parts if unit}
     if len(units) > 1:
-        raise InputError(f"the units of {item.strip()!r} differ: {', '.join(sorted(units))}")
+        raise InputError(f"the units of {text.strip()!r} differ: {', '.join(sorted(units))}")
     (first, _), (last, _), (step, _) = parts
     if step == 0 or last < first:
-        raise InputError(f"a range of budgets counts up in steps above 0, got {item.strip()!r}")
+        raise InputError(f"a range of budgets counts up in steps above 0, got {text.strip()!r}")
     count = int((last - first) / step) + 1
     if count > _MOST_BUDGETS:
-        raise InputError(f"{item.strip()!r} asks for {count} budgets: at most {_MOST_BUDGETS} are made")
+        raise InputError(f"{text.strip()!r} asks for {count} budgets: at most {_MOST_BUDGETS} are made")
     unit = units.pop() if units else ""
     return [_as_budget(first + step * k, unit) for k in range(count)]
 

@@ -74,23 +74,27 @@ class CostModel:
         highest: float | None = None,
         heads: ArrayLike | None = None,
     ) -> None:
-        given = arrays.floats(cumulative, "cost", ndim=(1, 2))
-        rows = arrays.frozen(_checked(given).copy()) if given.ndim > 1 else None
+        costs = arrays.floats(cumulative, "cost", ndim=(1, 2))
+        rows = arrays.frozen(_checked(costs).copy()) if costs.ndim > 1 else None
         if rows is not None and highest == rows[0, -1] and (rows == rows[0]).all():
-            given, rows = rows[0], None  # no input differs, now or later
-        means = checked_costs(given.copy() if rows is None else _means(rows))
-        most = float(means[-1] if rows is None else np.inf) if highest is None else float(highest)
+            costs, rows = rows[0], None  # no input differs, now or later
+        means = checked_costs(costs.copy() if rows is None else _means(rows))
+        limit = float(means[-1] if rows is None else np.inf) if highest is None else float(highest)
         least = float(means[-1] if rows is None else rows.max())
-        if not most >= least:
+        if not limit >= least:
             raise InputError(
-                f"highest is the most that any input can cost, got {most:g}, but one costs {least:g}: "
+                f"highest is the most that any input can cost, got {limit:g}, but one costs {least:g}: "
                 "give at least that"
             )
         self.__dict__.update(
-            cumulative=arrays.frozen(means), unit=str(unit), source=str(source), highest=most, per_input=rows,
+            cumulative=arrays.frozen(means),
+            unit=str(unit),
+            source=str(source),
+            highest=limit,
+            per_input=rows,
             reference=float(means[-1] if reference is None else reference),
             heads=None if heads is None else _checked_heads(heads, means),
-        )  # fmt: skip
+        )
 
     @property
     def n_exits(self) -> int:
@@ -137,10 +141,12 @@ class CostModel:
         """Return the costs of these exits, counted from the exit before them."""
         before = self._rows[..., start - 1, None] if start else 0.0
         return CostModel(
-            self._rows[..., start:stop] - before, unit=self.unit, source=self.source,
+            self._rows[..., start:stop] - before,
+            unit=self.unit,
+            source=self.source,
             highest=self.highest if self.varies else None,
             heads=None if self.heads is None else self.heads[start:stop],
-        )  # fmt: skip
+        )
 
     def selected(self, exits: Sequence[int]) -> CostModel:
         """Return the costs of these exits, ascending, where the other exits have no heads."""
@@ -149,10 +155,13 @@ class CostModel:
         idle[chosen] = 0.0
         saved = np.cumsum(idle)
         return CostModel(
-            (self._rows - saved)[..., chosen], unit=self.unit, source=self.source, reference=self.reference,
+            (self._rows - saved)[..., chosen],
+            unit=self.unit,
+            source=self.source,
+            reference=self.reference,
             highest=self.highest - saved[chosen[-1]] if self.varies else None,
             heads=None if self.heads is None else self.heads[chosen],
-        )  # fmt: skip
+        )
 
     def bounded(self, highest: float) -> CostModel:
         """Return the same costs, where no input can cost more than this."""
@@ -180,16 +189,19 @@ class CostModel:
         """Return the costs of several models in one unit, one after the other, for n inputs."""
         varies = any(cost.varies for cost in parts)
         rows = [cost.of_inputs(n if varies else 1) for cost in parts]
-        before = np.cumsum([np.zeros(len(rows[0])), *(one[:, -1] for one in rows[:-1])], axis=0)
-        whole = np.hstack([one + paid[:, None] for one, paid in zip(rows, before, strict=True)])
+        before = np.cumsum([np.zeros(len(rows[0])), *(row[:, -1] for row in rows[:-1])], axis=0)
+        costs_in_a_row = np.hstack([row + paid[:, None] for row, paid in zip(rows, before, strict=True)])
         known = [np.zeros(cost.n_exits) if cost.heads is None else cost.heads for cost in parts]
-        made = cls(
-            whole if varies else whole[0], unit=parts[0].unit, source=parts[0].source, reference=reference,
+        joined = cls(
+            costs_in_a_row if varies else costs_in_a_row[0],
+            unit=parts[0].unit,
+            source=parts[0].source,
+            reference=reference,
             highest=sum(cost.highest for cost in parts) if varies else None,
             heads=None if all(cost.heads is None for cost in parts) else np.concatenate(known),
-        )  # fmt: skip
+        )
         # Rows are kept even if they are alike: other inputs may differ.
-        return made._with(per_input=arrays.frozen(whole)) if varies else made
+        return joined._with(per_input=arrays.frozen(costs_in_a_row)) if varies else joined
 
     @classmethod
     def of_paths(
@@ -207,20 +219,23 @@ class CostModel:
                 rows[:, place] += cost.of_inputs(len(rows))[:, exit_]
         means = np.maximum.accumulate(_means(rows)) * (1 + LEAST_RISE * np.arange(len(paths)))
         highest = max(float(means[-1]), *(sum(cost.highest for cost, _ in path) for path in paths))
-        made = cls(
-            means, unit=costs[0].unit, source=costs[0].source, reference=reference,
+        joined = cls(
+            means,
+            unit=costs[0].unit,
+            source=costs[0].source,
+            reference=reference,
             highest=highest if varies else None,
-        )  # fmt: skip
-        return made._with(per_input=arrays.frozen(rows)) if varies else made
+        )
+        return joined._with(per_input=arrays.frozen(rows)) if varies else joined
 
     def _with_rows(self, rows: Floats) -> CostModel:
         means = _means(rows) if len(rows) else self.cumulative
         return self._with(per_input=arrays.frozen(rows), cumulative=arrays.frozen(means))
 
     def _with(self, **fields: Any) -> CostModel:
-        made = copy(self)
-        made.__dict__.update(fields)
-        return made
+        changed = copy(self)
+        changed.__dict__.update(fields)
+        return changed
 
     def share(self, amount: _Amount) -> _Amount:
         """Return an amount, or an array of them, as a share of `reference`."""
@@ -304,19 +319,17 @@ class CostModel:
         return body if self.reference == self.full else {**body, "reference": self.reference}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> CostModel:
+    def from_dict(cls, body: dict[str, Any]) -> CostModel:
         """Rebuild a model from `to_dict`. Raises InputError for anything else."""
-        check_kind(value, _MoreOfCosts, "cost")
-        if unknown := sorted(value.keys() - _MoreOfCosts.__annotations__):
+        check_kind(body, _MoreOfCosts, "cost")
+        if unknown := sorted(body.keys() - _MoreOfCosts.__annotations__):
             raise InputError(f"cost has {unknown[0]!r}, which no costs have")
-        return cls(
-            **{**value, "highest": np.inf if value.get("highest") == _UNKNOWN else value.get("highest")}
-        )
+        return cls(**{**body, "highest": np.inf if body.get("highest") == _UNKNOWN else body.get("highest")})
 
     def __repr__(self) -> str:
         costs = ", ".join(f"{b:.4g}" for b in self.cumulative)
-        most = f", highest={self.highest:g}" if self.varies else ""
-        return f"CostModel([{costs}], unit={self.unit!r}, source={self.source!r}{most})"
+        limit = f", highest={self.highest:g}" if self.varies else ""
+        return f"CostModel([{costs}], unit={self.unit!r}, source={self.source!r}{limit})"
 
 
 def _means(rows: Floats, weight: Floats | None = None) -> Floats:

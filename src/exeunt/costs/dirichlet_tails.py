@@ -45,8 +45,8 @@ def log_tails(budget: float, alpha: Floats, cost: Floats) -> tuple[float, float]
     if budget >= cost[-1]:
         return 0.0, -math.inf
     centred = (cost - budget) / (cost[-1] - cost[0])
-    kept = centred != 0
-    pole, alpha = 1 / centred[kept], alpha[kept]
+    nonzero = centred != 0
+    pole, alpha = 1 / centred[nonzero], alpha[nonzero]
     line, width = _line(pole, alpha)
     log_tail = _integral(line, width, pole, alpha)
     other = _log1mexp(log_tail)
@@ -80,17 +80,17 @@ def _bracket(
 ) -> tuple[float, float]:
     """Narrow `span` to two points between which `excess` changes sign; `start` lies in it."""
     low, high = span
-    point, value = start, excess(start)
+    point, height = start, excess(start)
     while True:
-        edge = low if value > 0 else high
+        edge = low if height > 0 else high
         # Half-way to the edge each time: quantiles within a rounding of the edge are the edge itself.
         following = point + 0.5 * (edge - point)
         if following in (point, edge):
             return edge, edge
         change = excess(following)
-        if change * value <= 0:
+        if change * height <= 0:
             return min(point, following), max(point, following)
-        point, value = following, change
+        point, height = following, change
 
 
 def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
@@ -135,8 +135,8 @@ def _integral(line: float, width: float, pole: Floats, alpha: Floats) -> float:
         x, y = _path(u, width, bend)
         modulus, phase = _log_modulus(x, y, line, distance, alpha), _phase(x, y, line, distance, alpha)
         # ds/du = i w (cosh(u) - i bend sinh(u)); the two halves of the path are conjugate.
-        found: Floats = np.exp(modulus) * (np.cosh(u) * np.cos(phase) + bend * np.sinh(u) * np.sin(phase))
-        return found
+        integrand: Floats = np.exp(modulus) * (np.cosh(u) * np.cos(phase) + bend * np.sinh(u) * np.sin(phase))
+        return integrand
 
     total = abs(_trapezoidal(terms, end)) * width / (math.pi * abs(line))
     return min(math.log(total) - float(np.sum(alpha * np.log1p(-line / pole))), 0.0)
@@ -148,8 +148,8 @@ def _trapezoidal(terms: Callable[[Floats], Floats], end: float) -> float:
     Each halving of the step doubles the number of right digits.
     """
     u, step = np.arange(0.0, end, _STEP), _STEP
-    found = terms(u)
-    total = float(np.sum(found) - found[0] / 2) * step
+    heights = terms(u)
+    total = float(np.sum(heights) - heights[0] / 2) * step
     for _ in range(_MOST_HALVINGS):
         between = float(np.sum(terms(u + step / 2))) * step
         before, total = total, (total + between) / 2
@@ -188,8 +188,8 @@ def _phase(x: Floats, y: Floats, line: float, distance: Floats, alpha: Floats) -
     return phase
 
 
-def _log1mexp(value: float) -> float:
+def _log1mexp(exponent: float) -> float:
     """log(1 - exp(value)) for value <= 0, without cancellation."""
-    if value == 0:
+    if exponent == 0:
         return -math.inf
-    return math.log(-math.expm1(value)) if value > -math.log(2) else math.log1p(-math.exp(value))
+    return math.log(-math.expm1(exponent)) if exponent > -math.log(2) else math.log1p(-math.exp(exponent))

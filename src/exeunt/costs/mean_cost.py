@@ -62,10 +62,10 @@ class MeanCostDistribution:
 
     def __init__(self, counts: ArrayLike, cost: ArrayLike | CostModel) -> None:
         costs = checked_costs(cost)
-        whole = _checked_counts(counts, len(costs))
-        alpha = whole.astype(np.float64)
+        checked = _checked_counts(counts, len(costs))
+        alpha = checked.astype(np.float64)
         alpha[-1] += 1
-        object.__setattr__(self, "counts", arrays.frozen(whole.copy()))
+        object.__setattr__(self, "counts", arrays.frozen(checked.copy()))
         object.__setattr__(self, "cost", arrays.frozen(costs.copy()))
         object.__setattr__(self, "_alpha", arrays.frozen(alpha[alpha > 0]))
         object.__setattr__(self, "_reached", arrays.frozen(costs[alpha > 0]))
@@ -204,9 +204,9 @@ def list_totals(n_inputs: int, alpha: Floats, unit: Floats) -> tuple[Floats, Flo
         count = np.arange(first[exit_], last[exit_] + 1)
         size = np.add.outer(size, count).ravel()
         weight = np.multiply.outer(weight, nbinom.pmf(count, alpha[exit_], p)).ravel()
-        kept = np.flatnonzero((size <= n_inputs) & (weight > _NEGLIGIBLE))
-        total = np.add.outer(total, count * unit[exit_]).ravel()[kept]
-        size, weight = size[kept], weight[kept]
+        likely = np.flatnonzero((size <= n_inputs) & (weight > _NEGLIGIBLE))
+        total = np.add.outer(total, count * unit[exit_]).ravel()[likely]
+        size, weight = size[likely], weight[likely]
     weight *= nbinom.pmf(n_inputs - size, alpha[rest], p)
     total += (n_inputs - size) * unit[rest]
     order = np.argsort(total)
@@ -218,8 +218,8 @@ def matched_probability(total: float, n_inputs: int, alpha: Floats, unit: Floats
     """Return about P(total <= `total`), `unit` (k,): costs from 0 to 1; rather too little than too much."""
     concentration, scale = _matched(n_inputs, float(alpha.sum()))
     mean = float(alpha @ unit / alpha.sum())
-    at = mean + (total - _MARGIN - n_inputs * mean) / scale
-    return math.exp(log_tails(at, alpha / alpha.sum() * concentration, unit)[0])
+    level = mean + (total - _MARGIN - n_inputs * mean) / scale
+    return math.exp(log_tails(level, alpha / alpha.sum() * concentration, unit)[0])
 
 
 def matched_quantile(q: float, n_inputs: int, alpha: Floats, unit: Floats) -> float:
@@ -227,19 +227,19 @@ def matched_quantile(q: float, n_inputs: int, alpha: Floats, unit: Floats) -> fl
     concentration, scale = _matched(n_inputs, float(alpha.sum()))
     mean = float(alpha @ unit / alpha.sum())
     tails = partial(log_tails, alpha=alpha / alpha.sum() * concentration, cost=unit)
-    at = solve_quantile(tails, q, (0.0, 1.0), mean)
-    return min(max(n_inputs * mean + (at - mean) * scale + _MARGIN, 0.0), n_inputs)
+    level = solve_quantile(tails, q, (0.0, 1.0), mean)
+    return min(max(n_inputs * mean + (level - mean) * scale + _MARGIN, 0.0), n_inputs)
 
 
-def _matched(n_inputs: int, whole: float) -> tuple[float, float]:
+def _matched(n_inputs: int, alpha_sum: float) -> tuple[float, float]:
     """Return concentration A' and scale L, such that L * Dirichlet has the counts' second and third moments.
 
     For A = `whole`, V = T (T + A) / (A + 1) times the variance of an exit's cost is the variance of a total,
     R V with R = (2 T + A) / (A + 2) times its third central moment the third of a total. For L shares of
     Dirichlet(A') they are L^2 / (A' + 1) and 2 L / (A' + 2).
     """
-    variance = n_inputs * (n_inputs + whole) / (whole + 1)
-    ratio = (2 * n_inputs + whole) / (whole + 2)
+    variance = n_inputs * (n_inputs + alpha_sum) / (alpha_sum + 1)
+    ratio = (2 * n_inputs + alpha_sum) / (alpha_sum + 2)
     g = 2 * variance / ratio**2
     concentration = g - 2 + math.sqrt(g * (g - 2))
     return concentration, ratio * (concentration + 2) / 2

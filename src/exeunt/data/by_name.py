@@ -81,8 +81,8 @@ def open_source(
     parts = _read(str(name), columns)
     if calibration_data is None:
         return source.make_source(str(name), parts, unlabelled=unlabelled)
-    given = _read(str(calibration_data), columns)
-    held_out = given.test or given.train
+    calibration_parts = _read(str(calibration_data), columns)
+    held_out = calibration_parts.test or calibration_parts.train
     if held_out is None or (held_out.labels is None and not unlabelled):
         raise InputError(f"{calibration_data} has no labels, which policies are fitted with: add them")
     parts = parts._replace(validation=held_out)
@@ -107,9 +107,14 @@ def open_inputs(
     they are; a mapping says by which option each was named, for messages. Raises InputError if there are no inputs, or
     a column is missing.
     """
-    kept, options = tuple(dict.fromkeys(keep)), keep if isinstance(keep, Mapping) else {}
+    columns_kept, options = tuple(dict.fromkeys(keep)), keep if isinstance(keep, Mapping) else {}
     columns = Columns(
-        text=tuple(text), label=label, to_predict=True, of_training=of_training, keep=kept, options=options
+        text=tuple(text),
+        label=label,
+        to_predict=True,
+        of_training=of_training,
+        keep=columns_kept,
+        options=options,
     )
     path = place(name)
     if path.is_file() and path.suffix not in (*tables.TABLE_SUFFIXES, _TEXTS):

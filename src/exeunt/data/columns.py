@@ -112,10 +112,10 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
         return Found("image", (image,), label)
     text = next((c for c in _TEXTS if c in names and _holds_texts(schema.field(c).type)), None)
     if text is None:
-        found = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+        fields = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
         raise InputError(
             f"{where} has no column of images ({', '.join(_IMAGES)}) or texts ({', '.join(_TEXTS)}); its columns are "
-            f"{found}. If one of them holds the texts, name it (--text-column)"
+            f"{fields}. If one of them holds the texts, name it (--text-column)"
         )
     return Found("text", (text,), label)
 
@@ -165,8 +165,8 @@ def _stamp(file: AnyPath, footer: Any) -> _Stamp:
 class _Kept:
     """A cache of the row groups that were read last, up to `most` bytes. Columns from other processes share one."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_bytes: int) -> None:
+        self.most = max_bytes
         self._kept: OrderedDict[Hashable, pa.ChunkedArray[Any]] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -182,25 +182,27 @@ class _Kept:
         def read() -> pa.ChunkedArray[Any]:
             # One thread: Arrow's pool does not survive a fork into worker processes.
             with open_arrow(group.file) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-                found = file.read_row_group(group.number, [column], use_threads=False)[column]
+                cells = file.read_row_group(group.number, [column], use_threads=False)[column]
                 if _stamp(group.file, file.metadata) != group.stamp:
                     raise changed(group.file)
-                if len(found) != group.n:
-                    raise pa.ArrowInvalid(f"a row group has {len(found)} rows, not {group.n} as its end says")
-                return found
+                if len(cells) != group.n:
+                    raise pa.ArrowInvalid(f"a row group has {len(cells)} rows, not {group.n} as its end says")
+                return cells
 
         try:
-            found = read_patiently(group.file, read)
+            cells = read_patiently(group.file, read)
         except FileError:
             raise
         except (pa.ArrowException, OSError) as error:
             if size_and_time(group.file) != group.stamp[1:3]:
                 raise changed(group.file) from error
             raise ArtefactError(f"{group.file} is damaged: {one_line(error)}") from error
-        self._kept[key] = found
-        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:
+        self._kept[key] = cells
+        while (
+            len(self._kept) > 1 and sum(group_cells.nbytes for group_cells in self._kept.values()) > self.most
+        ):
             self._kept.popitem(last=False)
-        return found
+        return cells
 
 
 @cache
@@ -240,15 +242,15 @@ class ParquetColumn:
         """Return n rows from `first` on, with the row groups that hold them."""
         here, last = self._group_of(first), self._group_of(first + n - 1) if n else -1
         groups = [group._replace(file=group.file.absolute()) for group in self._groups[here : last + 1]]
-        made = copy(self)
-        made._hold(groups, skipped=first - int(self._starts[here]), n=n)
-        return made
+        part = copy(self)
+        part._hold(groups, skipped=first - int(self._starts[here]), n=n)
+        return part
 
     def beside(self, column: str) -> ParquetColumn:
         """Return another column of the same rows."""
-        made = copy(self)
-        made._column = column
-        return made
+        column_beside = copy(self)
+        column_beside._column = column
+        return column_beside
 
     @property
     def files(self) -> list[AnyPath]:

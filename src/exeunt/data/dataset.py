@@ -76,13 +76,13 @@ class Dataset:
 
     def _with(self, **changes: Any) -> Self:
         """Return a copy with other values of attributes, without what is derived from them."""
-        made = copy(self)
+        changed = copy(self)
         for name in ("rows", "true_names", "class_names", "labels", "fingerprint"):
-            made.__dict__.pop(name, None)
+            changed.__dict__.pop(name, None)
         # A view must not read all stored inputs again for a hash that is known.
         known = self.__dict__.get("fingerprint") if self._rows is None else None
-        made.__dict__.update({"_base_fingerprint": self._base_fingerprint or known, **changes})
-        return made
+        changed.__dict__.update({"_base_fingerprint": self._base_fingerprint or known, **changes})
+        return changed
 
     def __len__(self) -> int:
         return len(self.stored) if self._rows is None else len(self._rows)
@@ -222,7 +222,7 @@ class Dataset:
         They are cheap, but an image stored in two formats has two keys.
         """
         digests = (hashlib.blake2b(_raw(self.stored[int(row)]), digest_size=8) for row in self.rows)
-        return np.fromiter((int.from_bytes(one.digest(), "little") for one in digests), dtype=np.uint64)
+        return np.fromiter((int.from_bytes(digest.digest(), "little") for digest in digests), dtype=np.uint64)
 
     def targets(self, positions: Integers, prepare: Any) -> Integers | None:  # noqa: ARG002 - masks are prepared
         """Return what a network learns of inputs: labels (b,) or masks (b, h, w), -1 for no class; or None."""
@@ -265,10 +265,10 @@ class Texts(Dataset):
 
     def content(self, i: int) -> str | tuple[str, ...]:
         """Return text i, or pair i. Raises UnreadableText."""
-        found = self.stored[int(self.rows[i])]
-        if isinstance(found, BadCell):
-            raise UnreadableText(self.name(i), found.reason)
-        return found  # type: ignore[no-any-return]
+        content = self.stored[int(self.rows[i])]
+        if isinstance(content, BadCell):
+            raise UnreadableText(self.name(i), content.reason)
+        return content  # type: ignore[no-any-return]
 
 
 def content_key(content: NDArray[np.uint8] | str | tuple[str, ...]) -> int:

@@ -110,15 +110,15 @@ def _cached(
     if cache is None or not images.is_small:
         return make()
     files = [cache / f"{images.fingerprint}{ending}" for ending in forms]
-    kept = [_load(file, len(images), *form) for file, form in zip(files, forms.values(), strict=True)]
-    if all(array is not None for array in kept):
-        return tuple(kept)  # type: ignore[arg-type]
+    arrays = [_load(file, len(images), *form) for file, form in zip(files, forms.values(), strict=True)]
+    if all(array is not None for array in arrays):
+        return tuple(arrays)  # type: ignore[arg-type]
     make_folder(cache)
-    made = make()
-    for file, array in zip(files, made, strict=True):
+    computed = make()
+    for file, array in zip(files, computed, strict=True):
         with atomic_path(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, array, allow_pickle=False)
-    return made
+    return computed
 
 
 def _load(file: Path, n: int, ndim: int, dtype: type) -> NDArray[Any] | None:
@@ -137,11 +137,11 @@ def _resized(
 ) -> Iterator[tuple[Pixels, int]]:
     """Yield (resized pixels, content key) in order."""
 
-    def one(stored: AnyImage, name: str) -> tuple[Pixels, int]:
+    def resized(stored: AnyImage, name: str) -> tuple[Pixels, int]:
         image = read_rgb(stored, name=name)
         return preprocess.resize(image, name=name), content_key(image)
 
-    return _in_threads(one, images, progress)
+    return _in_threads(resized, images, progress)
 
 
 def _in_threads(

@@ -41,9 +41,11 @@ def read_image_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
         train = folder
     classes = _class_folders(train)
     # The first folder with a folder of one of these classes; else the first with any class.
-    found = {test: _class_folders(test) for test in _existing(folder, TEST_NAMES)}
-    known = [test for test, names in found.items() if not set(names).isdisjoint(classes)]
-    test = next(iter([*known, *(test for test, names in found.items() if names or columns.unlabelled)]), None)
+    class_folders = {test: _class_folders(test) for test in _existing(folder, TEST_NAMES)}
+    known = [test for test, names in class_folders.items() if not set(names).isdisjoint(classes)]
+    test = next(
+        iter([*known, *(test for test, names in class_folders.items() if names or columns.unlabelled)]), None
+    )
     classes = classes or _class_folders(test)
     if not classes:
         if columns.label == FOLDERS and image_files(folder):
@@ -89,9 +91,9 @@ def _read(folder: AnyPath, classes: Sequence[str], root: AnyPath, *, loose: bool
     files: list[AnyPath] = []
     labels: list[int] = []
     for k, name in enumerate(classes):
-        found = image_files(folder / name) if (folder / name).is_dir() else []
-        files += found
-        labels += [k] * len(found)
+        images = image_files(folder / name) if (folder / name).is_dir() else []
+        files += images
+        labels += [k] * len(images)
     if loose:
         labelled = set(files)
         others = [file for file in image_files(folder) if file not in labelled]
@@ -127,13 +129,13 @@ def _files_below(folder: Path) -> Iterator[Path]:
     Links to folders are followed after everything else. Each folder is read once, whatever names lead to it, so
     that links in a circle end.
     """
-    pending, seen = deque([folder]), set[str]()
+    pending, visited = deque([folder]), set[str]()
     while pending:
         for here, folders, files in os.walk(pending.popleft()):
             real = os.path.realpath(here)
-            folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-            if real not in seen:
-                seen.add(real)
+            folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
+            if real not in visited:
+                visited.add(real)
                 pending += [path for name in folders if (path := Path(here, name)).is_symlink()]
                 yield from (Path(here, name) for name in files if not name.startswith("."))
 

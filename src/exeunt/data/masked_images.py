@@ -41,17 +41,17 @@ class MaskCodes:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return tuple(name for value, name in enumerate(self.names) if value != self.ignored)
+        return tuple(name for code, name in enumerate(self.names) if code != self.ignored)
 
     def __call__(self, mask: Masks, name: str) -> NDArray[np.int16]:
         """Return the class of each pixel (h, w), -1 for none. Raises InputError, with `name`, for an unknown value."""
         table = np.full(256, -2, dtype=np.int16)
-        known = [value for value in range(len(self.names)) if value != self.ignored]
+        known = [code for code in range(len(self.names)) if code != self.ignored]
         table[known] = np.arange(len(known))
         table[[NO_CLASS, *([self.ignored] if self.ignored >= 0 else [])]] = -1
         codes = table[mask]
         if (unknown := codes == -2).any():
-            row, column = (int(at[0]) for at in np.nonzero(unknown))
+            row, column = (int(places[0]) for places in np.nonzero(unknown))
             raise InputError(
                 f"the mask of {name} has the class {mask[row, column]} at row {row}, column {column}, and classes go "
                 f"from 0 to {len(self.names) - 1} ({listed(self.names, 3)}), {NO_CLASS} for none: correct the mask, or "
@@ -79,24 +79,27 @@ class MaskedImages(Images):
 
     def stored_as(self, stored: StoredInputs, keys: Keys) -> MaskedImages:
         """Return these images alone, stored otherwise."""
-        made = MaskedImages(stored, self._masks, self._codes, keys=keys, base_fingerprint=self.fingerprint)
-        made._of_masks = self._of_masks[self.rows]
-        return made
+        images = MaskedImages(stored, self._masks, self._codes, keys=keys, base_fingerprint=self.fingerprint)
+        images._of_masks = self._of_masks[self.rows]
+        return images
 
     def without_some_labels(self) -> Images:  # type: ignore[override]
         """Return the images, without any masks if some of them have none."""
         if all(self.has_mask(i) for i in range(len(self))):
             return self
         return Images(
-            self.stored, class_names=self.class_names, rows=self._rows, keys=self._keys,
+            self.stored,
+            class_names=self.class_names,
+            rows=self._rows,
+            keys=self._keys,
             base_fingerprint="without masks",
-        )  # fmt: skip
+        )
 
     def targets(self, positions: Integers, prepare: Preprocess) -> NDArray[np.int64]:
         """Return the masks of these images at the size of the prepared ones, (b, h, w), -1 for no class."""
         size = prepare.size or (1, 1)
-        found = [self.codes(int(i)) for i in positions]
-        fitted = [np.full(size, -1) if codes is None else _fitted(codes, prepare) for codes in found]
+        masks = [self.codes(int(i)) for i in positions]
+        fitted = [np.full(size, -1) if codes is None else _fitted(codes, prepare) for codes in masks]
         return np.stack(fitted).astype(np.int64)
 
     def has_mask(self, i: int) -> bool:
@@ -111,8 +114,8 @@ class MaskedImages(Images):
 
         Raises InputError for a mask that cannot be read, or has an unknown class.
         """
-        kept = self._stored_mask(i)
-        return None if isinstance(kept, BadCell) else self._codes(_read(kept, self.name(i)), self.name(i))
+        cell = self._stored_mask(i)
+        return None if isinstance(cell, BadCell) else self._codes(_read(cell, self.name(i)), self.name(i))
 
     def pixels_by_class(self, *, progress: Callable[[int, int], None] | None = None) -> Integers:
         """Return how many pixels each class has in all masks, (k,). `progress`: called with (done, n).
@@ -171,8 +174,8 @@ def highest_value(masks: StoredInputs) -> int:
     """Return the highest value of any pixel of these masks, but for 255; -1 if there is none."""
     highest = -1
     for row in range(len(masks)):
-        if not isinstance(kept := masks[row], BadCell):
-            values = _read(kept, masks.name(row))
+        if not isinstance(cell := masks[row], BadCell):
+            values = _read(cell, masks.name(row))
             highest = max(highest, int(values.max(where=values != NO_CLASS, initial=0)))
     return highest
 

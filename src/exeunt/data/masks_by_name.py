@@ -65,18 +65,22 @@ def open_masked_source(
     """
     parts = _read(str(name), label)
     if calibration_data is not None:
-        given = _read(str(calibration_data), label)
-        parts["validation"] = given["test"] if "test" in given else given["train"]
+        given_parts = _read(str(calibration_data), label)
+        parts["validation"] = given_parts["test"] if "test" in given_parts else given_parts["train"]
     codes = _codes(parts, ignored)
-    made: dict[str, Any] = {which: _images(part, codes) for which, part in parts.items()}
+    images: dict[str, Any] = {which: _images(part, codes) for which, part in parts.items()}
     if not unlabelled:
-        for data in made.values():
+        for data in images.values():
             _check_all_have_masks(data, str(name))
     return DataSource(
-        name=str(name), kind="image", class_names=None if codes is None else codes.class_names,
-        train=made.get("train"), test=made.get("test"), validation=made.get("validation"),
+        name=str(name),
+        kind="image",
+        class_names=None if codes is None else codes.class_names,
+        train=images.get("train"),
+        test=images.get("test"),
+        validation=images.get("validation"),
         asked_for=calibration_data is not None,
-    )  # fmt: skip
+    )
 
 
 def _images(part: _Part, codes: MaskCodes | None) -> Images:
@@ -99,7 +103,7 @@ def _read(name: str, label: str | None) -> dict[str, _Part]:
         return _folder(path / part, path, label)
 
     def first(*names: str) -> _Part | None:
-        return next((found for name in names if (found := read(name)) is not None), None)
+        return next((part for name in names if (part := read(name)) is not None), None)
 
     test, other = first(TEST_NAMES[0]), first(*TEST_NAMES[1:])
     parts = {
@@ -107,21 +111,21 @@ def _read(name: str, label: str | None) -> dict[str, _Part]:
         "test": test or other,
         "validation": other if test is not None else None,
     }
-    found = {which: part for which, part in parts.items() if part is not None}
-    if not {"train", "test"} & {*found}:
+    parts_there = {which: part for which, part in parts.items() if part is not None}
+    if not {"train", "test"} & {*parts_there}:
         raise InputError(f"there are no images with masks in {name}; data can be {_FORMS}")
-    return found
+    return parts_there
 
 
 def _table(files: list[AnyPath], label: str | None) -> _Part:
     """Return the images and masks of Parquet files."""
     with open_arrow(files[0]) as file:
         schema = pq.read_schema(file)
-    found = find_columns(schema, str(files[0]), Columns(label=NO_LABELS, unlabelled=True))
-    if found.kind != "image":
+    columns = find_columns(schema, str(files[0]), Columns(label=NO_LABELS, unlabelled=True))
+    if columns.kind != "image":
         raise InputError(f"{files[0]} has no column of images; images with masks can be {_FORMS}")
     possible = _COLUMNS if label is None else () if label == NO_LABELS else (label,)
-    column = next((one for one in possible if one in schema.names), None)
+    column = next((name for name in possible if name in schema.names), None)
     if column is None and label not in (None, NO_LABELS):
         raise InputError(
             f"{files[0]} has no column {label!r}; its columns are {', '.join(schema.names)} (name another with "
@@ -132,7 +136,7 @@ def _table(files: list[AnyPath], label: str | None) -> _Part:
             f"{files[0]}: the column {column!r} holds {kind}, not masks; a mask is a PNG, as bytes or as "
             "struct{bytes, path} (name another column with --label-column)"
         )
-    images = ParquetColumn(files, found.inputs[0], [] if column is None else [column])
+    images = ParquetColumn(files, columns.inputs[0], [] if column is None else [column])
     masks = None if column is None else images.beside(column)
     return _Part(images, masks, _named((schema.metadata or {}).get(b"classes"), files[0]))
 
@@ -160,7 +164,7 @@ def _folder(folder: AnyPath, root: AnyPath, label: str | None) -> _Part | None:
     if not (files := image_files(folder / _IMAGES)):
         raise InputError(f"{folder / _IMAGES} holds no images (.png, .jpg, ...)")
     possible = _FOLDERS if label is None else () if label == NO_LABELS else (label,)
-    beside = next((folder / one for one in possible if (folder / one).is_dir()), None)
+    beside = next((folder / name for name in possible if (folder / name).is_dir()), None)
     if beside is None and label not in (None, NO_LABELS):
         raise InputError(f"{folder} has no folder {label!r} of masks (name another with --label-column)")
     names = None
@@ -197,7 +201,7 @@ def images_beside_masks(root: AnyPath) -> AnyPath | None:
     """Return a folder of images with one of masks beside it, in `root` or a part there; None if there is none."""
     for folder in (root, *(root / part for part in (*TRAIN_NAMES, *TEST_NAMES))):
         if (folder / _IMAGES).is_dir():
-            beside = [folder / one for one in _FOLDERS if (folder / one).is_dir()]
+            beside = [folder / name for name in _FOLDERS if (folder / name).is_dir()]
             if any(map(image_files, beside)):
                 return folder / _IMAGES
     return None
@@ -222,10 +226,10 @@ def _codes(parts: Mapping[str, _Part], ignored: str | None) -> MaskCodes | None:
         raise InputError(f"several classes of the masks have the name {twice[0]!r}: give each one of its own")
     if ignored is None:
         return MaskCodes(names)
-    value = names.index(ignored) if ignored in names else int(ignored) if ignored.isdecimal() else -1
-    if not 0 <= value < len(names):
+    code = names.index(ignored) if ignored in names else int(ignored) if ignored.isdecimal() else -1
+    if not 0 <= code < len(names):
         raise InputError(f"the ignored class {ignored!r} is none of the data's: {listed(names, 20)}")
-    return MaskCodes(names, value)
+    return MaskCodes(names, code)
 
 
 def _check_all_have_masks(data: Images, name: str) -> None:

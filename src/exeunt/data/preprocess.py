@@ -47,13 +47,13 @@ class Preprocess:
         if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
             raise InputError(f"size must be (height, width), both at least 1, got {self.size!r}")
         for name, allowed in (("mode", MODES), ("interpolation", INTERPOLATIONS)):
-            if (value := getattr(self, name)) not in allowed:
-                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+            if (setting := getattr(self, name)) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {setting!r}")
         if not 0 < self.crop_share <= 1:
             raise InputError(f"crop_share must lie in (0, 1], got {self.crop_share!r}")
         if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
             raise InputError(f"mean must be three finite numbers, got {self.mean!r}")
-        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+        if len(self.std) != 3 or not all(0 < number < math.inf for number in self.std):
             raise InputError(f"std must be three numbers above 0, got {self.std!r}")
 
     @property
@@ -81,8 +81,8 @@ class Preprocess:
             return pixels
         sides = self.scaled_sides(*pixels.shape[:2])
         if math.prod(sides) > _MOST_PIXELS:
-            was, made = (f"{height} x {width}" for height, width in (pixels.shape[:2], sides))
-            raise UnreadableImage(name, f"its {was} pixels would be {made} once it is scaled: cut it first")
+            was, scaled = (f"{height} x {width}" for height, width in (pixels.shape[:2], sides))
+            raise UnreadableImage(name, f"its {was} pixels would be {scaled} once it is scaled: cut it first")
         return self._fitted(pixels, *sides)
 
     def scaled_sides(self, height: int, width: int) -> tuple[int, int]:
@@ -116,12 +116,12 @@ class Preprocess:
     def check(self, inputs: Any) -> None:
         """Raise InputError for images whose values `normalise` cannot have returned: raw pixels, most likely."""
         low, high = float(inputs.min()), float(inputs.max())
-        least, most = float(self.shift.min()), float((self.shift + 255 * self.scale).max())
-        slack = _WIDTHS * (most - least)
-        if math.isfinite(low) and math.isfinite(high) and not least - slack <= low <= high <= most + slack:
+        least, highest = float(self.shift.min()), float((self.shift + 255 * self.scale).max())
+        slack = _WIDTHS * (highest - least)
+        if math.isfinite(low) and math.isfinite(high) and not least - slack <= low <= high <= highest + slack:
             raise InputError(
-                f"the inputs lie between {low:.4g} and {high:.4g}, prepared images between {least:.3g} and {most:.3g}: "
-                "prepare raw images with runner.prepare(images)"
+                f"the inputs lie between {low:.4g} and {high:.4g}, prepared images between {least:.3g} and "
+                f"{highest:.3g}: prepare raw images with runner.prepare(images)"
             )
 
     def measured_on(self, images: Images, *, n_sample: int = 5000, seed: int = 0) -> Preprocess:
@@ -150,12 +150,12 @@ class Preprocess:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
+    def from_dict(cls, body: Mapping[str, Any]) -> Preprocess:
         """Rebuild from `to_dict`, also after JSON, or from the entry "inputs" of a run's manifest, which has a "kind".
 
         Raises InputError for unknown options.
         """
-        options: dict[str, Any] = {name: option for name, option in value.items() if name != "kind"}
+        options: dict[str, Any] = {name: option for name, option in body.items() if name != "kind"}
         if unknown := set(options) - set(cls.__dataclass_fields__):
             raise InputError(f"unknown preprocessing option(s): {', '.join(sorted(unknown))}")
         for name in ("size", "mean", "std"):
@@ -202,5 +202,5 @@ class RawImages:
 
 
 def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    red, green, blue = (round(float(value), 6) for value in values)
+    red, green, blue = (round(float(number), 6) for number in values)
     return red, green, blue

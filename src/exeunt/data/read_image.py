@@ -86,20 +86,24 @@ def open_image(encoded: bytes, *, formats: Iterable[str] | None = None) -> Image
         return image_module.open(file, formats=_COMMON)  # type: ignore[no-any-return]
     except image_module.UnidentifiedImageError:
         image_module.init()  # some are missing where Pillow was built without them
-        tried = [one for one in (image_module.ID if formats is None else formats) if one in image_module.OPEN]
+        tried = [
+            format_
+            for format_ in (image_module.ID if formats is None else formats)
+            if format_ in image_module.OPEN
+        ]
         return image_module.open(file, formats=tried)  # type: ignore[no-any-return]
 
 
 def png_chunks(png: bytes) -> Iterator[tuple[bytes, int]]:
     """Yield name and length of a PNG's chunks. Raises ValueError for a wrong checksum: Pillow ignores the pixels'."""
-    at, name, whole = len(PNG_SIGNATURE), b"", memoryview(png)
+    position, name, view = len(PNG_SIGNATURE), b"", memoryview(png)
     while name != b"IEND":
-        length, name = struct.unpack_from(">I4s", png, at) if at + 8 <= len(png) else (0, b"")
-        end = at + 8 + length
-        if whole[end : end + 4] != zlib.crc32(whole[at + 4 : end]).to_bytes(4, "big"):
+        length, name = struct.unpack_from(">I4s", png, position) if position + 8 <= len(png) else (0, b"")
+        end = position + 8 + length
+        if view[end : end + 4] != zlib.crc32(view[position + 4 : end]).to_bytes(4, "big"):
             raise ValueError(f"it is damaged or cut off: the checksum at byte {end:,} is wrong")
         yield name, length
-        at = end + 4
+        position = end + 4
 
 
 def _rgb(image: Image, name: str) -> Pixels:
@@ -107,8 +111,8 @@ def _rgb(image: Image, name: str) -> Pixels:
     upright = image
     # EXIF may be damaged: Pillow raises SyntaxError, KeyError, struct.error and more.
     with suppress(Exception):
-        told = image.format != "PNG" or image.info  # a PNG that tells nothing has no EXIF
-        if told and image.getexif().get(ORIENTATION, 1) != 1:  # else it would be copied
+        may_turn = image.format != "PNG" or image.info  # a PNG that tells nothing has no EXIF
+        if may_turn and image.getexif().get(ORIENTATION, 1) != 1:  # else it would be copied
             upright = require("PIL.ImageOps", extra="onnx").exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright, name)

@@ -100,10 +100,10 @@ class DataSource:
 
     def dataset(self, name: str) -> Dataset:
         """Return the "train", "test" or "validation" data. Raises InputError if there are none."""
-        found = self.datasets
-        if name not in found:
-            raise InputError(f"{self.name} has no {name!r} data, only {' and '.join(found)}")
-        return found[name]
+        datasets = self.datasets
+        if name not in datasets:
+            raise InputError(f"{self.name} has no {name!r} data, only {' and '.join(datasets)}")
+        return datasets[name]
 
     def decoded(
         self,
@@ -130,16 +130,16 @@ class DataSource:
 
         All images are decoded. `progress`: called with (done, n). Raises InputError if none can be read.
         """
-        found = {
+        readable = {
             name: select_readable(data, progress=progress)
             for name, data in self.datasets.items()
             if isinstance(data, Images)
         }
-        for name, (kept, refused) in found.items():
-            if refused and not len(kept):
+        for name, (images, refused) in readable.items():
+            if refused and not len(images):
                 raise InputError(f"none of the {name} images of {self.name} can be read; {refused[0]}")
-        rest: dict[str, Any] = {name: kept for name, (kept, _) in found.items()}
-        return replace(self, **rest), {name: refused for name, (_, refused) in found.items()}
+        rest: dict[str, Any] = {name: images for name, (images, _) in readable.items()}
+        return replace(self, **rest), {name: refused for name, (_, refused) in readable.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,30 +202,33 @@ def make_source(
     Raises InputError if the parts differ in kind or in the kind of their labels, a label has no class, or with
     `unlabelled` all inputs to train on have one.
     """
-    given = {which: raw for which, raw in parts._asdict().items() if raw is not None}
-    labels = next(iter(given.values())).labels
+    raw_parts = {which: raw for which, raw in parts._asdict().items() if raw is not None}
+    labels = next(iter(raw_parts.values())).labels
     if unlabelled and labels is not None and len(labels) and _known(np.asarray(labels)).all():
         raise InputError(
             f"every input of {name} has a label, and --unlabelled was given. To learn from the labels, leave out "
             f"--unlabelled; to leave them alone, add --label-column {NO_LABELS}"
         )
-    kinds = {raw.kind for raw in given.values()}
+    kinds = {raw.kind for raw in raw_parts.values()}
     if len(kinds) > 1:
         raise InputError(f"{name} mixes images and texts: give two sources")
-    labelled = [raw for raw in given.values() if raw.labels is not None]
+    labelled = [raw for raw in raw_parts.values() if raw.labels is not None]
     classes = _class_names(labelled, name, all_parts=unlabelled)
-    made = {
+    datasets = {
         which: _KINDS[raw.kind](
             raw.stored,
             labels=None if raw.labels is None else _coded(raw, classes or (), unlabelled=unlabelled),
             class_names=classes,
         )
-        for which, raw in given.items()
+        for which, raw in raw_parts.items()
     }
     return DataSource(
-        name=name, kind=kinds.pop(), class_names=classes, asked_for=asked_for,
-        **{which: made.get(which) for which in RawParts._fields},
-    )  # fmt: skip
+        name=name,
+        kind=kinds.pop(),
+        class_names=classes,
+        asked_for=asked_for,
+        **{which: datasets.get(which) for which in RawParts._fields},
+    )
 
 
 def make_inputs(parts: RawParts) -> Dataset:
@@ -269,10 +272,10 @@ def _class_names(labelled: list[RawData], name: str, *, all_parts: bool) -> tupl
         return ()
     raw, first = filled[0]
     if texts:
-        found = filled if all_parts else filled[:1]
-        return tuple(sorted({str(label) for _, labels in found for label in labels[_known(labels)]}))
+        used = filled if all_parts else filled[:1]
+        return tuple(sorted({str(label) for _, labels in used for label in labels[_known(labels)]}))
     if all_parts:
-        raw, first = max(filled, key=lambda one: int(one[1].max()))
+        raw, first = max(filled, key=lambda pair: int(pair[1].max()))
     row = int(first.argmax())
     if first[row] >= _MOST_NUMBERED:
         raise InputError(

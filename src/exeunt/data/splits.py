@@ -145,20 +145,20 @@ class SplitPlan:
         return {**{name: getattr(self, name) for name in plain}, "parts": parts}
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> SplitPlan:
+    def from_dict(cls, body: Mapping[str, Any]) -> SplitPlan:
         """Rebuild from `to_dict`. Raises InputError for anything else."""
-        check_kind(value, _Plan, "split")
+        check_kind(body, _Plan, "split")
         parts = {
             part: PartRows(
                 dataset=r["file"], n_dataset=r["n_file"], all_but=r["rest"], listed=tuple(r["listed"])
             )
-            for part, r in value["parts"].items()
+            for part, r in body["parts"].items()
         }
         for part, rows in parts.items():
             listed = integers(rows.listed, f"split.parts.{part}.listed", ndim=1)
             if (np.diff([-1, *listed, rows.n_dataset]) < 1).any():
                 raise InputError(f"split.parts.{part} must list ascending rows below {rows.n_dataset}")
-        return cls(**{**value, "parts": parts})
+        return cls(**{**body, "parts": parts})
 
     def _part(self, part: str) -> PartRows:
         if part not in self.parts:
@@ -262,7 +262,7 @@ def _least_of_validation(source: DataSource, wanted: Mapping[str, float | None])
     if source.asked_for:
         return 0
     others = replace(source, validation=None).datasets.values()
-    counts = [value for value in wanted.values() if value is not None and value >= 1]
+    counts = [count for count in wanted.values() if count is not None and count >= 1]
     return int(sum(counts)) or min(_ENOUGH, round(_ENOUGH_SHARE * max(map(len, others))))
 
 
@@ -284,26 +284,26 @@ def _counts(wanted: Mapping[str, float | None], n_dataset: int, *, pretrained: b
     if n_dataset == 0:
         raise InputError("there are no inputs to divide into parts: the data are empty")
     counts = {}
-    for part, value in wanted.items():
-        if value is None:
+    for part, size in wanted.items():
+        if size is None:
             share = (_PRETRAINED_SHARES if pretrained else _SCRATCH_SHARES)[part]
             least = 0 if pretrained or part == "test" else min(500, int(0.15 * n_dataset))
             counts[part] = max(round(share * n_dataset), least)
         else:
-            counts[part] = _count(part, value, n_dataset)
+            counts[part] = _count(part, size, n_dataset)
     total = sum(counts.values())
     if total >= n_dataset:
-        asked = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-        raise InputError(f"asked for {asked}, but there are only {counted(n_dataset, 'input')} to divide")
+        sizes = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        raise InputError(f"asked for {sizes}, but there are only {counted(n_dataset, 'input')} to divide")
     return counts
 
 
-def _count(part: str, value: object, n_dataset: int) -> int:
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
-        return int(value)
-    if isinstance(value, (float, np.floating)) and 0 <= value < 1:
-        return round(float(value) * n_dataset)
-    raise InputError(f"{part} must be a number of inputs (0, 1, 2, ...) or a share in [0, 1), got {value!r}")
+def _count(part: str, size: object, n_dataset: int) -> int:
+    if isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 0:
+        return int(size)
+    if isinstance(size, (float, np.floating)) and 0 <= size < 1:
+        return round(float(size) * n_dataset)
+    raise InputError(f"{part} must be a number of inputs (0, 1, 2, ...) or a share in [0, 1), got {size!r}")
 
 
 def _draw(

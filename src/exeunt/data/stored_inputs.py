@@ -85,15 +85,15 @@ class ImageFiles:
     def part(self, first: int, n: int) -> ImageFiles:
         """Return n files from `first` on."""
         paths = [path.absolute() for path in self.paths[first : first + n]]
-        made = ImageFiles(paths, root=None, names=_names(self, first, n))
-        made.found = self.found[first : first + n]
-        return made
+        part = ImageFiles(paths, root=None, names=_names(self, first, n))
+        part.found = self.found[first : first + n]
+        return part
 
     def stamps(self) -> Iterator[tuple[str, int, int]]:
         """Yield path, size and time of each file: they tell contents apart."""
         return (
-            (str(path.absolute()), *found)
-            for path, found in zip(self.paths, self.found.tolist(), strict=True)
+            (str(path.absolute()), *stamp)
+            for path, stamp in zip(self.paths, self.found.tolist(), strict=True)
         )
 
     def changed(self) -> AnyPath | None:
@@ -245,10 +245,10 @@ class KeptColumn:
     def value(self, row: int) -> Any:
         """Return the value of a cell; None for one that is empty or cannot be read."""
         try:
-            value = self.cells.cell(row)
+            cell = self.cells.cell(row)
         except UnicodeDecodeError:
             return None
-        return None if isinstance(value, BadCell) else value
+        return None if isinstance(cell, BadCell) else cell
 
     def part(self, first: int, n: int) -> KeptColumn:
         """Return n rows from `first` on."""
@@ -266,13 +266,13 @@ def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], st
     return name
 
 
-def cell_content(value: Any, root: AnyPath) -> Any:
+def cell_content(cell: Any, root: AnyPath) -> Any:
     """Return the content of a cell, a BadCell if it is empty. The struct {bytes, path} may name a file below `root`."""
-    if isinstance(value, dict):
-        if value.get("bytes") is not None:
-            return value["bytes"]
-        value = None if value.get("path") is None else root / value["path"]
-    return BadCell("it is empty") if value is None else value
+    if isinstance(cell, dict):
+        if cell.get("bytes") is not None:
+            return cell["bytes"]
+        cell = None if cell.get("path") is None else root / cell["path"]
+    return BadCell("it is empty") if cell is None else cell
 
 
 def _sizes_and_times(paths: Sequence[AnyPath]) -> NDArray[np.int64]:
@@ -285,13 +285,13 @@ def _names(stored: StoredInputs, first: int, n: int) -> list[str]:
 
 def _text(column: Cells, row: int) -> str | BadCell:
     try:
-        value = column.cell(row)
-        if isinstance(value, str):
-            value.encode()  # half of a surrogate pair, which JSON can hold, is no character
+        cell = column.cell(row)
+        if isinstance(cell, str):
+            cell.encode()  # half of a surrogate pair, which JSON can hold, is no character
     except UnicodeError:
         return BadCell("it is not UTF-8")
-    if value is None:
+    if cell is None:
         return BadCell("it is empty")
-    if isinstance(value, (str, BadCell)):
-        return value
-    return BadCell(f"it is no text but {type(value).__name__}")
+    if isinstance(cell, (str, BadCell)):
+        return cell
+    return BadCell(f"it is no text but {type(cell).__name__}")

@@ -43,12 +43,12 @@ def table_files(folder: AnyPath, stem: str) -> list[AnyPath]:
     """Return `STEM.SUFFIX`, or the shards `STEM-*.SUFFIX`, in `folder` or in `folder/data`."""
     for place in (folder, folder / "data"):
         for suffix in TABLE_SUFFIXES:
-            whole = place / f"{stem}{suffix}"
-            found: list[AnyPath] = (
-                [whole] if whole.is_file() else sorted(place.glob(f"{stem}-*{suffix}"), key=str)
+            single = place / f"{stem}{suffix}"
+            files: list[AnyPath] = (
+                [single] if single.is_file() else sorted(place.glob(f"{stem}-*{suffix}"), key=str)
             )
-            if found:
-                return found
+            if files:
+                return files
     return []
 
 
@@ -62,8 +62,8 @@ def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
             names = row_names([file.name for file in files], [len(table) for table in tables])
             table = _joined(tables, files, columns)
             plain = replace(columns, keep=())
-            found = in_memory(table.schema, table, plain, where=files[0], name=names)
-            return replace(found, kept=_kept_of_csv(files, tables, columns, names) if columns.keep else {})
+            raw = in_memory(table.schema, table, plain, where=files[0], name=names)
+            return replace(raw, kept=_kept_of_csv(files, tables, columns, names) if columns.keep else {})
         return _read_json(files, columns)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         shown = ", ".join(str(file) for file in files[:3])
@@ -83,30 +83,37 @@ def in_memory(
 
     `cells`: the columns by name, an Arrow table or lists. `name(row)` names a row. `class_names`: by label column.
     """
-    found = find_columns(schema, str(where), columns)
-    inputs = [TableColumn(cells[column], name=name, root=where.parent) for column in found.inputs]
-    labels = None if found.label is None else cells[found.label]
-    kept = {
+    columns_there = find_columns(schema, str(where), columns)
+    inputs = [TableColumn(cells[column], name=name, root=where.parent) for column in columns_there.inputs]
+    labels = None if columns_there.label is None else cells[columns_there.label]
+    kept_columns = {
         column: KeptColumn.of(TableColumn(cells[column], name=name), schema.field(column).type)
         for column in columns.keep
     }
-    return replace(_raw_data(found, inputs, labels, class_names or {}, str(where), columns), kept=kept)
+    return replace(
+        _raw_data(columns_there, inputs, labels, class_names or {}, str(where), columns), kept=kept_columns
+    )
 
 
 def _read_parquet(files: Sequence[AnyPath], columns: Columns) -> RawData:
     with open_arrow(files[0]) as file:
         schema = pq.read_schema(file)
-    found = find_columns(schema, str(files[0]), columns)
-    others = [*found.inputs[1:], *([] if found.label is None else [found.label])]
-    first = ParquetColumn(files, found.inputs[0], [*others, *columns.keep])
-    inputs = [first, *(first.beside(column) for column in found.inputs[1:])]
+    columns_there = find_columns(schema, str(files[0]), columns)
+    others = [*columns_there.inputs[1:], *([] if columns_there.label is None else [columns_there.label])]
+    first = ParquetColumn(files, columns_there.inputs[0], [*others, *columns.keep])
+    inputs = [first, *(first.beside(column) for column in columns_there.inputs[1:])]
     labels: Any = None
-    if found.label is not None:
-        labels = first.beside(found.label)
+    if columns_there.label is not None:
+        labels = first.beside(columns_there.label)
         if not columns.to_predict:
-            labels = pa.concat_tables(_read_column(file, found.label) for file in files)[found.label]
-    kept = {name: KeptColumn.of(first.beside(name), schema.field(name).type) for name in columns.keep}
-    return replace(_raw_data(found, inputs, labels, _class_names(schema), str(files[0]), columns), kept=kept)
+            labels = pa.concat_tables(_read_column(file, columns_there.label) for file in files)[
+                columns_there.label
+            ]
+    kept_columns = {name: KeptColumn.of(first.beside(name), schema.field(name).type) for name in columns.keep}
+    return replace(
+        _raw_data(columns_there, inputs, labels, _class_names(schema), str(files[0]), columns),
+        kept=kept_columns,
+    )
 
 
 def _read_column(file: AnyPath, column: str) -> pa.Table:
@@ -133,32 +140,32 @@ def _kept_of_csv(
     for file, table in zip(files, tables, strict=True):
         check_names(table.column_names, columns.keep, file, files[0])
     whole = pa.concat_tables(_read_csv(file, columns.keep, columns.keep) for file in files)
-    kept = {}
+    kept_columns = {}
     for column in columns.keep:
         cells = whole[column]
         with suppress(pa.ArrowInvalid):
             numbers = cells.cast(pa.int64())
             if numbers.cast(pa.string()).equals(cells):
                 cells = numbers
-        kept[column] = KeptColumn(TableColumn(cells, name=name), cells.type)
-    return kept
+        kept_columns[column] = KeptColumn(TableColumn(cells, name=name), cells.type)
+    return kept_columns
 
 
 def _joined(tables: Sequence[pa.Table], files: Sequence[AnyPath], columns: Columns) -> pa.Table:
     """Return the columns that are needed of a table's shards. Their types may differ, as each was guessed alone."""
     if len(tables) == 1:
         return tables[0]
-    found = find_columns(tables[0].schema, str(files[0]), columns)
-    needed = [*found.inputs, *([] if found.label is None else [found.label])]
+    columns_there = find_columns(tables[0].schema, str(files[0]), columns)
+    needed = [*columns_there.inputs, *([] if columns_there.label is None else [columns_there.label])]
     for file, table in zip(files, tables, strict=True):
         check_names(table.column_names, needed, file, files[0])
-    kept = [table.select(needed) for table in tables]
-    if any(pa.types.is_string(table[needed[-1]].type) for table in kept):  # a class, or a text
-        kept = [
+    selected = [table.select(needed) for table in tables]
+    if any(pa.types.is_string(table[needed[-1]].type) for table in selected):  # a class, or a text
+        selected = [
             table.set_column(len(needed) - 1, needed[-1], table[needed[-1]].cast(pa.string()))
-            for table in kept
+            for table in selected
         ]
-    return pa.concat_tables(kept, promote_options="permissive")
+    return pa.concat_tables(selected, promote_options="permissive")
 
 
 def read_lines(content: bytes) -> list[str | BadCell]:
@@ -190,7 +197,7 @@ def _json_records(file: AnyPath) -> list[dict[str, Any] | BadCell]:
     lines = [line for line in split_lines(content) if line.strip()]
     if lines and lines[0].lstrip().startswith(b"["):
         try:
-            return [_record(value) for value in parse_json(content.decode("utf-8-sig"))]
+            return [_record(line) for line in parse_json(content.decode("utf-8-sig"))]
         except ValueError as error:
             raise ArtefactError(f"cannot read {file}: {error}; write one JSON object per line") from error
     return [_parsed(line) for line in lines]
@@ -205,8 +212,8 @@ def _parsed(line: bytes) -> dict[str, Any] | BadCell:
         return BadCell("its line is not JSON")
 
 
-def _record(value: Any) -> dict[str, Any] | BadCell:
-    return value if isinstance(value, dict) else BadCell("its line is not a JSON object")
+def _record(line: Any) -> dict[str, Any] | BadCell:
+    return line if isinstance(line, dict) else BadCell("its line is not a JSON object")
 
 
 def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
@@ -219,7 +226,7 @@ def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
     }
     kinds = {name: _kind(values, texts=name in columns.possible_texts) for name, values in cells.items()}
     for name in {*columns.keep} & {*cells}:
-        values = [None if isinstance(value, BadCell) else value for value in cells[name]]
+        values = [None if isinstance(cell, BadCell) else cell for cell in cells[name]]
         try:
             kinds[name] = pa.array(values).type
         except (pa.ArrowInvalid, pa.ArrowTypeError):  # values of several types are kept as texts
@@ -231,16 +238,16 @@ def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
 
 def _kind(values: Sequence[Any], *, texts: bool) -> pa.DataType:
     """Return the type of a column of JSON values. `texts`: it may hold the texts, which one text cell decides."""
-    if texts and any(isinstance(value, str) for value in values):
+    if texts and any(isinstance(cell, str) for cell in values):
         return pa.string()
     try:
-        return pa.infer_type([None if isinstance(value, BadCell) else value for value in values])
+        return pa.infer_type([None if isinstance(cell, BadCell) else cell for cell in values])
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.null()  # values of several types
 
 
 def _raw_data(
-    found: Found,
+    columns_there: Found,
     inputs: Sequence[Any],
     column: Any,
     class_names: Mapping[str, tuple[str, ...]],
@@ -248,8 +255,8 @@ def _raw_data(
     wanted: Columns,
 ) -> RawData:
     """Return what was read. `inputs`: one column, or two for pairs. `column`: the classes, in memory or not."""
-    stored = StoredTexts(inputs) if found.kind == "text" else inputs[0]
-    label = found.label or ""
+    stored = StoredTexts(inputs) if columns_there.kind == "text" else inputs[0]
+    label = columns_there.label or ""
     labels = column
     if column is not None and not wanted.to_predict:
         try:
@@ -258,7 +265,7 @@ def _raw_data(
             raise InputError(f"{where}: a cell of {label!r} is not UTF-8: {error}") from None
         labels = _labels(cells, label, where, stored.name, unlabelled=wanted.unlabelled)
     names = None if labels is None else class_names.get(label)
-    return RawData(kind=found.kind, stored=stored, labels=labels, class_names=names)
+    return RawData(kind=columns_there.kind, stored=stored, labels=labels, class_names=names)
 
 
 def _labels(

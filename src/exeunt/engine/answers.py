@@ -14,11 +14,20 @@ from exeunt.score.mask_confidence import Masks
 
 ENTRY = np.dtype(
     [
-        ("label", "i8"), ("confidence", "f8"), ("exit", "i8"), ("cost", "f8"), ("valid", "?"), ("borderline", "?"),
-        ("expired", "?"), ("degraded", "?"), ("policy", "i8"), ("score", "f8"),
-        ("first_score", "f8"), ("tie", "f8"),
+        ("label", "i8"),
+        ("confidence", "f8"),
+        ("exit", "i8"),
+        ("cost", "f8"),
+        ("valid", "?"),
+        ("borderline", "?"),
+        ("expired", "?"),
+        ("degraded", "?"),
+        ("policy", "i8"),
+        ("score", "f8"),
+        ("first_score", "f8"),
+        ("tie", "f8"),
     ]
-)  # fmt: skip
+)
 """The latest output for one row. `policy`: its number in the table, -1 for none."""
 
 
@@ -122,8 +131,12 @@ class Ticket:
             )
         entries = self._entries.view(ENTRY)
         columns = {name: entries[name] for name in ENTRY.names or () if name != "policy"}
-        kept = self._details
-        details = {} if kept is None else {"probabilities" if kept.ndim == 2 else "masks": kept}
+        details_of_rows = self._details
+        details = (
+            {}
+            if details_of_rows is None
+            else {"probabilities" if details_of_rows.ndim == 2 else "masks": details_of_rows}
+        )
         self._answers = Answers(**columns, batch=self.number, error=self.error, **details)
         return self._answers
 

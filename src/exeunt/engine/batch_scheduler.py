@@ -78,8 +78,8 @@ class BatchScheduler:
         self.seconds = (0.0,) * count if seconds is None else tuple(seconds)
         self.single_row_seconds = self.seconds if single_row_seconds is None else tuple(single_row_seconds)
         for name in ("min_batch", "seconds", "single_row_seconds"):
-            if len(given := getattr(self, name)) != count:
-                raise InputError(f"{name} must be {count} numbers, one for each segment, got {len(given)}")
+            if len(numbers := getattr(self, name)) != count:
+                raise InputError(f"{name} must be {count} numbers, one for each segment, got {len(numbers)}")
         self.remaining_s = tuple(sum(self.seconds[segment:]) for segment in range(count))
         self.longest_call_s = max(self.seconds)
         self._queues: dict[tuple[int, Hashable, bool], Queue] = {}

@@ -47,19 +47,19 @@ class CascadeExecutor:
 
     def __init__(self, models: Sequence[CascadeModel]) -> None:
         self.models = tuple(models)
-        executors = [one.executor for one in self.models]
-        self._places = [(j, k) for j, one in enumerate(executors) for k in range(len(one.segments))]
-        before = np.cumsum([0, *(one.n_exits for one in executors)]).tolist()
+        executors = [model.executor for model in self.models]
+        self._places = [(j, k) for j, executor in enumerate(executors) for k in range(len(executor.segments))]
+        before = np.cumsum([0, *(executor.n_exits for executor in executors)]).tolist()
         self.n_exits = before[-1]
         self._first = before[:-1]
         self.segments: Segments = tuple(
             (first + self._first[j], last + self._first[j])
-            for j, one in enumerate(executors)
-            for first, last in one.segments
+            for j, executor in enumerate(executors)
+            for first, last in executor.segments
         )
         self.restarts = frozenset(segment for segment, (_, k) in enumerate(self._places) if k == 0)
-        self.device = " and ".join(dict.fromkeys(one.device for one in executors))
-        self.border = max(one.border for one in executors)
+        self.device = " and ".join(dict.fromkeys(executor.device for executor in executors))
+        self.border = max(executor.border for executor in executors)
 
     def start(self, inputs: Any) -> tuple[_State, Booleans]:
         """Return the raw inputs before the first model, and which are finite, (n,)."""
@@ -92,10 +92,10 @@ class CascadeExecutor:
         first = parts[0][0]
         raw, inner = None, first.inner
         if first.raw is not None:
-            rows = [(one.raw, slice(None) if which is None else which) for one, which in parts]
-            raw = _joined([one[which] for one, which in rows])  # type: ignore[index]
+            rows = [(state.raw, slice(None) if which is None else which) for state, which in parts]
+            raw = _joined([raw_rows[which] for raw_rows, which in rows])  # type: ignore[index]
         if inner is not None:
-            inner = self.models[first.model].executor.gather([(one.inner, which) for one, which in parts])
+            inner = self.models[first.model].executor.gather([(state.inner, which) for state, which in parts])
         return replace(first, raw=raw, inner=inner)
 
     def compact(self, state: _State, rows: Integers) -> tuple[_State, Integers]:
@@ -109,8 +109,8 @@ class CascadeExecutor:
 
     def wait(self) -> None:
         """Wait for every model."""
-        for one in self.models:
-            one.executor.wait()
+        for model in self.models:
+            model.executor.wait()
 
 
 def _kind(raw: Any) -> Hashable:

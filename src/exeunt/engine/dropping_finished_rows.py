@@ -71,13 +71,13 @@ class RowGroup:
             (part,) = self.parts
             self.parts = [PolicyRows(part.decider, ALL, part.memory.take(which))]
             return
-        kept = np.zeros(n, dtype=np.bool_)
-        kept[which] = True
-        after = np.cumsum(kept) - 1
+        stays = np.zeros(n, dtype=np.bool_)
+        stays[which] = True
+        after = np.cumsum(stays) - 1
         self.parts = [
             PolicyRows(part.decider, after[part.at[mine]], part.memory.take(mine))
             for part in self.parts
-            if isinstance(part.at, np.ndarray) and (mine := kept[part.at]).any()
+            if isinstance(part.at, np.ndarray) and (mine := stays[part.at]).any()
         ]
         if len(self.parts) == 1:  # it is now all rows, in their order
             (part,), order = self.parts, np.argsort(self.parts[0].at)  # type: ignore[arg-type]
@@ -92,19 +92,19 @@ class RowGroup:
         """Return the group of its rows from start to stop."""
         if stop - start == len(self.rows):
             return self
-        kept = replace(self, owns_state=False)
-        kept.keep(slice(start, stop))
+        group = replace(self, owns_state=False)
+        group.keep(slice(start, stop))
         if not isinstance(self.places, np.ndarray):
             first = 0 if self.places is None else self.places.start
-            kept.places = slice(first + start, first + stop)
-        return kept
+            group.places = slice(first + start, first + stop)
+        return group
 
     def where(self, mine: Booleans) -> RowGroup:
         """Return the group of these rows. The state stays whole, so that other rows may be in groups of their own."""
-        kept = replace(self, owns_state=False)
+        group = replace(self, owns_state=False)
         if not mine.all():
-            kept.keep(mine)
-        return kept
+            group.keep(mine)
+        return group
 
     @property
     def has_gaps(self) -> bool:
@@ -122,11 +122,11 @@ class RowGroup:
 
     def compact(self, executor: Executor) -> None:
         """Drop all other rows from a state with gaps. The rows of the group may change their order."""
-        kept: Any = self.places
-        self.state, places = executor.compact(self.state, kept)
+        places_left: Any = self.places
+        self.state, places = executor.compact(self.state, places_left)
         self.state_rows, self.places = len(places), None
-        if places is not kept:  # else they are in their order
-            order = np.searchsorted(kept, places)
+        if places is not places_left:  # else they are in their order
+            order = np.searchsorted(places_left, places)
             back = np.argsort(order)
             self.rows = self.rows[order]
             self.parts = [

@@ -105,7 +105,7 @@ class Engine:
 
         Raises InputError for a policy whose ties are broken by other keys than the others'.
         """
-        if {policy.ties} != {one.policy.ties for one in self._deciders.values()} | {policy.ties}:
+        if {policy.ties} != {decider.policy.ties for decider in self._deciders.values()} | {policy.ties}:
             raise InputError(
                 f"ties of the policy {name!r} are broken by the keys of {policy.ties}, those of the others are not: "
                 "calibrate all with the same ties"
@@ -128,7 +128,7 @@ class Engine:
     @property
     def highest_cost(self) -> float:
         """The most that a row may cost under any of the policies."""
-        return max(one.policy.cost.highest for one in self._deciders.values())
+        return max(decider.policy.cost.highest for decider in self._deciders.values())
 
     def segments_run(self, policy: str) -> list[int]:
         """Return the segments that rows of a policy run, in order. The others are skipped."""
@@ -176,31 +176,40 @@ class Engine:
 
         Raises InputError for inputs that the network does not take, QueueFull if there is no room.
         """
-        given = Submission(inputs, id, deadline)
-        return self.submit_together([given], now, policy=policy, soft=soft)[0]
+        submission = Submission(inputs, id, deadline)
+        return self.submit_together([submission], now, policy=policy, soft=soft)[0]
 
     def submit_together(
-        self, given: Sequence[Submission], now: float = 0.0, *, policy: str | None = None, soft: bool = False
+        self,
+        submissions: Sequence[Submission],
+        now: float = 0.0,
+        *,
+        policy: str | None = None,
+        soft: bool = False,
     ) -> list[Ticket]:
         """Submit inputs as `submit` does one after the other, each with a ticket of its own, which takes less time.
 
         Raises what `submit` raises for one of them, InputError if they cannot be joined; then none is submitted.
         """
-        for one in given:
-            if one.deadline is not None and math.isnan(one.deadline):
+        for submission in submissions:
+            if submission.deadline is not None and math.isnan(submission.deadline):
                 raise InputError("deadline must be a time on the clock of now, got nan")
             if self._check is not None:
-                self._check(one.inputs)
+                self._check(submission.inputs)
         decider = None if policy is None else self._deciders[self._known(policy)]
-        inputs = given[0].inputs if len(given) == 1 else joined_inputs([one.inputs for one in given])
+        inputs = (
+            submissions[0].inputs
+            if len(submissions) == 1
+            else joined_inputs([submission.inputs for submission in submissions])
+        )
         state, valid = self.executor.start(inputs)
         n = len(valid)
-        sizes = [n] if len(given) == 1 else [n_rows(one.inputs) for one in given]
+        sizes = [n] if len(submissions) == 1 else [n_rows(submission.inputs) for submission in submissions]
         signature = self.executor.signature(state)
-        keys = self._keys(given, inputs, sizes)
+        keys = self._keys(submissions, inputs, sizes)
         self._submitted += n
         self._make_room(n)
-        tickets = self._admit([one.deadline for one in given], sizes, now, soft)
+        tickets = self._admit([submission.deadline for submission in submissions], sizes, now, soft)
         rows = np.arange(tickets[0].base, tickets[0].base + n)
         group = RowGroup(state, n, None, rows, [PolicyRows(decider, ALL, PolicyState(keys, {}, {}))])
         if np.count_nonzero(valid) < n:
@@ -210,22 +219,23 @@ class Engine:
             self._push(0 if decider is None else decider.after[-1], signature, group)
         return tickets
 
-    def _keys(self, given: Sequence[Submission], inputs: Any, sizes: Sequence[int]) -> Keys:
+    def _keys(self, submissions: Sequence[Submission], inputs: Any, sizes: Sequence[int]) -> Keys:
         """Return the keys (n,) of the rows of several submissions, whose joined inputs these are."""
         n = sum(sizes)
-        if all(one.id is None for one in given):
+        if all(submission.id is None for submission in submissions):
             if self.ties == "row":
                 return row_keys(self._started, np.arange(self._submitted, self._submitted + n))
             return input_keys(inputs, n)
-        if any(one.id is None for one in given):
+        if any(submission.id is None for submission in submissions):
             raise InputError("inputs that are submitted together all have keys, or none has")
-        keys = [arrays.keys(one.id, "id", n=size) for one, size in zip(given, sizes, strict=True)]  # type: ignore[arg-type]
+        ids = [submission.id for submission in submissions if submission.id is not None]
+        keys = [arrays.keys(id_, "id", n=size) for id_, size in zip(ids, sizes, strict=True)]
         return keys[0] if len(keys) == 1 else np.concatenate(keys)
 
     def _admit(
         self, deadlines: Sequence[float | None], sizes: Sequence[int], now: float, soft: bool
     ) -> list[Ticket]:
-        limits = [math.inf if one is None else one for one in deadlines]
+        limits = [math.inf if deadline is None else deadline for deadline in deadlines]
         due = math.inf if self.max_wait_s is None else now + self.max_wait_s + self.scheduler.remaining_s[0]
         dues = [due] * len(sizes)
         if not soft:  # another call may have begun when a row should run

@@ -33,7 +33,7 @@ def input_keys(inputs: Any, n: int) -> Keys:
 
     Raises InputError for anything else, or another number of rows.
     """
-    arrays = {name: _plain(value) for name, value in inputs_by_name(inputs).items()}
+    arrays = {name: _plain(array) for name, array in inputs_by_name(inputs).items()}
     if not arrays or any(array.ndim == 0 or len(array) != n for array in arrays.values()):
         shapes = [array.shape for array in arrays.values()]
         raise InputError(
@@ -51,7 +51,7 @@ def inputs_by_name(inputs: Any) -> dict[str, Any]:
     if hasattr(inputs, "items"):
         return dict(sorted(inputs.items()))
     if isinstance(inputs, (tuple, list)):
-        return {str(place): value for place, value in enumerate(inputs)}
+        return {str(place): array for place, array in enumerate(inputs)}
     return {"0": inputs}
 
 
@@ -73,20 +73,20 @@ def joined_inputs(parts: Sequence[Any]) -> Any:
     first = parts[0]
     if isinstance(first, np.ndarray):
         kind = first.dtype, first.shape[1:]
-        if all(isinstance(one, np.ndarray) and (one.dtype, one.shape[1:]) == kind for one in parts):
+        if all(isinstance(part, np.ndarray) and (part.dtype, part.shape[1:]) == kind for part in parts):
             return np.concatenate(parts)
     elif hasattr(first, "items") and all(
-        hasattr(one, "items") and one.keys() == first.keys() for one in parts
+        hasattr(part, "items") and part.keys() == first.keys() for part in parts
     ):
-        return {name: joined_inputs([one[name] for one in parts]) for name in first}
+        return {name: joined_inputs([part[name] for part in parts]) for name in first}
     raise InputError("only arrays of equal sizes and types are joined")
 
 
-def _plain(value: Any) -> NDArray[Any]:
+def _plain(array_like: Any) -> NDArray[Any]:
     """Return an array or a tensor, on any device, as a NumPy array of a type that is hashed."""
-    if hasattr(value, "detach"):  # a tensor of PyTorch, which has types that NumPy lacks
-        value = (value.float() if value.is_floating_point() else value).numpy(force=True)
-    array = np.asarray(value)
+    if hasattr(array_like, "detach"):  # a tensor of PyTorch, which has types that NumPy lacks
+        array_like = (array_like.float() if array_like.is_floating_point() else array_like).numpy(force=True)
+    array = np.asarray(array_like)
     if array.dtype.kind == "O":
         return array
     if array.dtype.itemsize == 1 and array.dtype.kind in "iub":
@@ -99,28 +99,28 @@ def _plain(value: Any) -> NDArray[Any]:
 def _rows(array: NDArray[Any], mask: NDArray[Any] | None) -> Iterable[Any]:
     """Return what is hashed of each row, as contiguous memory."""
     if array.dtype.kind == "O":
-        return (content_bytes(value) for value in array)
+        return (content_bytes(row) for row in array)
     if mask is not None and mask.ndim == 2 and array.shape == mask.shape:
         return (row[shown] for row, shown in zip(array, mask != 0, strict=True))
     return np.ascontiguousarray(array.reshape(len(array), math.prod(array.shape[1:])))
 
 
-def content_bytes(value: Any) -> bytes:
+def content_bytes(row: Any) -> bytes:
     """Return the content of a raw input: a text, a tuple of texts, or pixels. Raises InputError for anything else."""
-    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
-        return repr(value.shape).encode() + np.ascontiguousarray(value).tobytes()
-    if isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(one, str) for one in value)):
-        return repr(value).encode()
-    raise InputError(f"inputs of type {type(value).__name__} have no keys of their content: give id")
+    if isinstance(row, np.ndarray) and row.dtype.kind != "O":
+        return repr(row.shape).encode() + np.ascontiguousarray(row).tobytes()
+    if isinstance(row, str) or (isinstance(row, tuple) and all(isinstance(text, str) for text in row)):
+        return repr(row).encode()
+    raise InputError(f"inputs of type {type(row).__name__} have no keys of their content: give id")
 
 
 def raw_batch(inputs: Any) -> tuple[NDArray[Any], Booleans]:
     """Return raw inputs, which are prepared later, as one array of numbers or objects; and which are finite, (n,)."""
-    given = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-    raw = np.asarray(given[0]) if len(given) == 1 else None
+    arrays = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    raw = np.asarray(arrays[0]) if len(arrays) == 1 else None
     if raw is None or raw.ndim == 0:
         raise InputError(
-            f"this takes 1 array(s), of raw inputs, a row each; got {len(given)}: make it with runner.prepare"
+            f"this takes 1 array(s), of raw inputs, a row each; got {len(arrays)}: make it with runner.prepare"
         )
     valid: Booleans = np.ones(len(raw), dtype=np.bool_)
     if raw.dtype.kind == "f":
@@ -133,14 +133,14 @@ def raw_rows(values: Sequence[Any]) -> NDArray[Any]:
     return np.fromiter(values, dtype=object, count=len(values))
 
 
-def padded_length(tokens: int, most: int | None) -> int:
+def padded_length(tokens: int, longest: int | None) -> int:
     """Return the length that texts of so many tokens are padded to: a multiple of 8, above 64 tokens of 32.
 
     Few lengths let rows of several batches be joined. `most`: the limit of the network, None for none. Raises
     InputError for more tokens than that.
     """
-    if most is not None and tokens > most:
-        raise InputError(f"these texts have {tokens} tokens and the network takes {most}: truncate them")
+    if longest is not None and tokens > longest:
+        raise InputError(f"these texts have {tokens} tokens and the network takes {longest}: truncate them")
     multiple = 8 if tokens <= 64 else 32
     rounded = max(1, -(-tokens // multiple)) * multiple
-    return rounded if most is None else min(rounded, most)
+    return rounded if longest is None else min(rounded, longest)

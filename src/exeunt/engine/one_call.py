@@ -89,10 +89,10 @@ class Calls:
     ) -> list[tuple[int, NDArray[Any]]]:
         """Return the logits with their exits. If rows are missing, it is not known which."""
         if len(logits) != len(wanted) or any(
-            getattr(one, "ndim", 0) not in (2, 4) or len(one) != rows for one in logits
+            getattr(logit, "ndim", 0) not in (2, 4) or len(logit) != rows for logit in logits
         ):
             raise ExeuntError(
-                f"the executor {self.executor.name!r} returned logits of shapes {[np.shape(one) for one in logits]} "
+                f"the executor {self.executor.name!r} returned logits of shapes {[np.shape(row) for row in logits]} "
                 f"for the exits {wanted} of {rows} rows: it must return (rows, classes) for each exit, or of masks "
                 "(rows, classes, height, width)"
             )
@@ -149,32 +149,38 @@ class Calls:
                 values = self._without_not_finite(exit_, values, group)
                 if len(values) == 0:
                     return []
-            asked = [
+            deciding = [
                 (part, part.decider)
                 for part in group.parts
                 if part.decider and exit_ in part.decider.all_wanted
             ]
             try:
-                found = [decider.decide(exit_, values[part.at], part.memory) for part, decider in asked]
+                decisions_of = [
+                    decider.decide(exit_, values[part.at], part.memory) for part, decider in deciding
+                ]
             except Exception as error:  # raised by a score of the user
                 tickets = self.table.tickets_of(group.rows)
                 if len(tickets) == 1:
                     self._fail(tickets[0], error, [group])
                     return []
-                ends = [(one.base, one.base + one.n) for one in tickets]
+                ends = [(ticket.base, ticket.base + ticket.n) for ticket in tickets]
                 each = [group.where((group.rows >= base) & (group.rows < end)) for base, end in ends]
-                return [left for one in each for left in self._decided(outputs[number:], one)]
-            if not self._entered(exit_, asked, found, group):
+                return [left for group_left in each for left in self._decided(outputs[number:], group_left)]
+            if not self._entered(exit_, deciding, decisions_of, group):
                 return []
         return [group]
 
     def _entered(
-        self, exit_: int, asked: list[tuple[PolicyRows, Decider]], found: list[Decisions], group: RowGroup
+        self,
+        exit_: int,
+        deciding: list[tuple[PolicyRows, Decider]],
+        decisions_of: list[Decisions],
+        group: RowGroup,
     ) -> int:
         """Enter decisions, and return how many rows are left."""
         n = left = len(group.rows)
         stays: Any = None
-        for (part, decider), decisions in zip(asked, found, strict=True):
+        for (part, decider), decisions in zip(deciding, decisions_of, strict=True):
             rows = group.rows if part.at is ALL else group.rows[part.at]
             leaving = self._enter(exit_, decider, decisions, rows)
             part.memory = decisions.memory

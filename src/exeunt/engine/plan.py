@@ -69,8 +69,8 @@ class Plan:
         """Whether it pays to drop the finished rows of a state before this segment, with `alive` others left."""
         if not self.sizes:
             return True
-        at = max(bisect_right(self.sizes, rows) - 1, 0)
-        return alive * self.sizes[at] <= self.most_alive[segment][at] * rows
+        place = max(bisect_right(self.sizes, rows) - 1, 0)
+        return alive * self.sizes[place] <= self.most_alive[segment][place] * rows
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back an equal plan."""
@@ -79,11 +79,11 @@ class Plan:
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Plan:
         """Rebuild a plan from `to_dict`. Older ones say `company` for `min_batch`. Raises InputError for no plan."""
-        made = of_kinds(
-            cls(**{"min_batch" if name == "company" else name: value for name, value in body.items()})
+        plan = of_kinds(
+            cls(**{"min_batch" if name == "company" else name: field for name, field in body.items()})
         )
-        check_unchanged(made.to_dict(), body)
-        return made
+        check_unchanged(plan.to_dict(), body)
+        return plan
 
 
 def segments_between(ends: Iterable[int]) -> Segments:

@@ -71,15 +71,15 @@ class RowTable:
         size, first = self._room(n := sum(sizes))
         if size > self._mask + 1:
             self._grow(size)
-        at = first & self._mask
-        place = slice(at, at + n)
+        start = first & self._mask
+        place = slice(start, start + n)
         self._entries[place] = _NO_OUTPUT
         self._unfinished[place] = np.arange(first, first + n)
         bases = list(accumulate(sizes, initial=first))[:-1]
         for column, values in ((self._base, bases), (self._due, dues), (self._deadline, deadlines)):
             column[place] = values[0] if len(sizes) == 1 else np.repeat(values, sizes)
         self._next_row, self.rows = first + n, self.rows + n
-        return [self._opened(*one) for one in zip(bases, sizes, deadlines, strict=True)]
+        return [self._opened(*opening) for opening in zip(bases, sizes, deadlines, strict=True)]
 
     def _opened(self, base: int, n: int, deadline: float) -> Ticket:
         ticket = Ticket(self._next_number, base, n, n, deadline)
@@ -108,22 +108,22 @@ class RowTable:
             self._details = np.empty_like(self._details, shape=(size, *self._details.shape[1:]))
         self._allocate(size)
         for ticket in self._tickets:
-            was, at = ticket.base & old_mask, ticket.base & self._mask
+            was, new_start = ticket.base & old_mask, ticket.base & self._mask
             for before, after in zip(old, self._arrays(), strict=True):
-                after[at : at + ticket.n] = before[was : was + ticket.n]
+                after[new_start : new_start + ticket.n] = before[was : was + ticket.n]
 
     def _arrays(self) -> list[NDArray[Any]]:
         arrays = [self._entries, self._unfinished, self._base, self._due, self._deadline]
         return arrays if self._details is None else [*arrays, self._details]
 
     def _close(self, ticket: Ticket) -> None:
-        at = ticket.base & self._mask
+        start = ticket.base & self._mask
         ticket._policies = self.policies
-        ticket._entries = self._entries[at : at + ticket.n].copy()
+        ticket._entries = self._entries[start : start + ticket.n].copy()
         if self._details is not None:
-            ticket._details = self._details[at : at + ticket.n].copy()
+            ticket._details = self._details[start : start + ticket.n].copy()
             without = NO_CLASS if ticket._details.dtype == np.uint8 else np.nan
-            ticket._details[~self._columns["valid"][at : at + ticket.n]] = without
+            ticket._details[~self._columns["valid"][start : start + ticket.n]] = without
         self._open.pop(ticket.base, None)
         self.done.append(ticket)
         while self._tickets and self._tickets[0].done:
@@ -145,25 +145,29 @@ class RowTable:
 
         `details`: probabilities (rows, k) or masks (rows, h, w), if they are kept.
         """
-        at, column = self._places(rows), self._columns
-        column["label"][at], column["confidence"][at], column["exit"][at] = label, confidence, exit_
-        column["cost"][at], column["policy"][at] = cost, policy
+        places, column = self._places(rows), self._columns
+        column["label"][places], column["confidence"][places], column["exit"][places] = (
+            label,
+            confidence,
+            exit_,
+        )
+        column["cost"][places], column["policy"][places] = cost, policy
         if details is not None:
             if self._details is None:
                 self._details = np.empty_like(details, shape=(self._mask + 1, *details.shape[1:]))
-            self._details[at] = details
+            self._details[places] = details
 
     def _places(self, rows: Integers) -> Any:
         """Return where the entries of rows lie; for one row a slice, which NumPy enters in a fifth of the time."""
         if len(rows) > 1:
             return rows & self._mask
-        at = int(rows[0]) & self._mask
-        return slice(at, at + 1)
+        place = int(rows[0]) & self._mask
+        return slice(place, place + 1)
 
     def record_score(self, rows: Integers, score: Floats, tie: Floats) -> None:
         """Enter what the watch is told of rows that leave: the score, and what breaks ties between equal ones."""
-        at = rows & self._mask
-        self._columns["score"][at], self._columns["tie"][at] = score, tie
+        places = rows & self._mask
+        self._columns["score"][places], self._columns["tie"][places] = score, tie
 
     def record_first_score(self, rows: Integers, score: Floats) -> None:
         """Enter the score of these rows at the first exit that can answer, for the watch."""
@@ -171,8 +175,8 @@ class RowTable:
 
     def record_cost(self, rows: Integers, cost: float, policy: int) -> None:
         """Enter the cost of each of these rows so far, and their policy."""
-        at = rows & self._mask
-        self._columns["cost"][at], self._columns["policy"][at] = cost, policy
+        places = rows & self._mask
+        self._columns["cost"][places], self._columns["policy"][places] = cost, policy
 
     def mark_borderline(self, rows: Integers) -> None:
         """Enter that these rows came close to a threshold."""
@@ -180,15 +184,15 @@ class RowTable:
 
     def finish(self, rows: Integers, *, valid: bool) -> None:
         """Make the latest output of these rows their answer, or enter that they have none."""
-        at = self._places(rows)
-        self._columns["valid"][at] = valid
-        self._unfinished[at] = _FINISHED
+        places = self._places(rows)
+        self._columns["valid"][places] = valid
+        self._unfinished[places] = _FINISHED
         self.rows -= len(rows)
         if len(self._open) == 1:
             (ticket,) = self._open.values()
             self._count(ticket, len(rows))
             return
-        for base, count in Counter(self._base[at].tolist()).items():
+        for base, count in Counter(self._base[places].tolist()).items():
             self._count(self._open[base], count)
 
     def _count(self, ticket: Ticket, count: int) -> None:
@@ -223,8 +227,8 @@ class RowTable:
         if ticket.error is not None:
             return
         ticket.error = error
-        at = ticket.base & self._mask
-        place = slice(at, at + ticket.n)
+        start = ticket.base & self._mask
+        place = slice(start, start + ticket.n)
         cost = np.where(self._unfinished[place] == _FINISHED, self._columns["cost"][place], 0.0)
         self._entries[place] = _NO_OUTPUT
         self._columns["cost"][place] = cost
@@ -247,8 +251,8 @@ class RowTable:
 
     def unfinished(self, ticket: Ticket) -> Integers:
         """Return the rows of a ticket that have no answer, ascending."""
-        at = ticket.base & self._mask
-        rows = self._unfinished[at : at + ticket.n]
+        start = ticket.base & self._mask
+        rows = self._unfinished[start : start + ticket.n]
         return rows[rows != _FINISHED] if not ticket.done else rows[:0]
 
     def has_output(self, rows: Integers) -> Booleans:
@@ -277,8 +281,8 @@ class RowTable:
 
     def expiring(self, rows: Integers, time: float) -> Booleans:
         """Return which of these rows have no answer yet, but an output, and a deadline up to a time."""
-        at = rows & self._mask
-        return (self._unfinished[at] == rows) & self.has_output(rows) & (self._deadline[at] <= time)  # type: ignore[no-any-return]
+        places = rows & self._mask
+        return (self._unfinished[places] == rows) & self.has_output(rows) & (self._deadline[places] <= time)  # type: ignore[no-any-return]
 
     def overdue(self, rows: Integers, time: float) -> bool:
         """Return whether one of these rows has no output and a deadline up to a time."""

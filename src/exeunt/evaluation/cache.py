@@ -49,9 +49,14 @@ class SplitCache:
         """Return the results of a split, or None if it was not measured or its file is damaged."""
         try:
             return read_sealed(
-                self._file(split), "record", SplitRecord.from_dict,
-                kind="split of a comparison", format_=_FORMAT, version=_VERSION, remedy="it is measured again",
-            )  # fmt: skip
+                self._file(split),
+                "record",
+                SplitRecord.from_dict,
+                kind="split of a comparison",
+                format_=_FORMAT,
+                version=_VERSION,
+                remedy="it is measured again",
+            )
         except (InputError, ArtefactError):
             return None
 
@@ -86,27 +91,27 @@ def _kept(cache: Path, trace: ExitTrace | CascadeTrace) -> str | dict[str, str]:
 def _inputs(folder: Path) -> tuple[ExitTrace | CascadeTrace, Settings]:
     """Return trace and settings of a folder; those of the last folder stay in memory."""
     body = read_json(folder / "settings.json")
-    kept, files = folder.parents[1] / "traces", body.pop("trace")
+    trace_folder, files = folder.parents[1] / "traces", body.pop("trace")
     trace: ExitTrace | CascadeTrace
     if isinstance(files, dict):
-        trace = CascadeTrace({name: ExitTrace.load(kept / file) for name, file in files.items()})
+        trace = CascadeTrace({name: ExitTrace.load(trace_folder / file) for name, file in files.items()})
     else:
-        trace = ExitTrace.load(kept / files)
+        trace = ExitTrace.load(trace_folder / files)
     policies, amounts = tuple(body.pop("policies")), tuple(body.pop("amounts"))
     return trace, Settings(policies, amounts, **body)
 
 
 def _trace_digest(trace: ExitTrace) -> str:
     """Return the digest of everything that a trace holds."""
-    told = sorted(trace.features.items())
-    named = (trace.cost.to_dict(), sorted(trace.scores), [exit_ for exit_, _ in told])
+    features_by_exit = sorted(trace.features.items())
+    named = (trace.cost.to_dict(), sorted(trace.scores), [exit_ for exit_, _ in features_by_exit])
     digest = hashlib.sha256(repr(named).encode())
     arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
     arrays += [] if trace.label is None else [trace.label]
     arrays += [] if trace.grades is None else [trace.grades.loss, np.array(trace.measure)]
     arrays += [] if trace.groups is None else [trace.groups.key, np.array(trace.groups.rows_per_group)]
     arrays += [] if trace.log_probability is None else arrays_of(trace.log_probability)
-    arrays += [features for _, features in told]
+    arrays += [features for _, features in features_by_exit]
     for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)

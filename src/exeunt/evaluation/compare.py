@@ -70,12 +70,12 @@ def compare(
     Raises InputError for unknown policies, or settings that make no sense, InfeasibleBudget
     where no budget is left.
     """
-    found = _named_traces(traces, agreement)
+    named = _named_traces(traces, agreement)
     if policies is None:
-        policies = (*PRESETS, *ROUTERS) if all(map(_has_features, found.values())) else tuple(PRESETS)
+        policies = (*PRESETS, *ROUTERS) if all(map(_has_features, named.values())) else tuple(PRESETS)
     names = (policies,) if isinstance(policies, str) else tuple(policies)
     for name in names:
-        for trace in found.values():
+        for trace in named.values():
             rule_for(trace, name)
     if not names or len(set(names)) < len(names):
         raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
@@ -83,9 +83,9 @@ def compare(
         raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
     if delta is not None:
         check_between(delta, "delta", 0.0, 1.0)
-    asked = budget_list(budgets)
-    amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
-    for name, trace in found.items():
+    listed_budgets = budget_list(budgets)
+    amounts = {name: _amounts(trace, name, listed_budgets) for name, trace in named.items()}
+    for name, trace in named.items():
         n_fit = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)[0].n
         if n_fit < _LEAST_FIT:
             raise InputError(
@@ -99,16 +99,20 @@ def compare(
             SplitCache.create(
                 Path(folder), trace, Settings(names, amounts[name], seed, fit, calibrate, test, delta)
             )
-            for name, trace in found.items()
+            for name, trace in named.items()
         ]
         records = _records(caches, splits, measure, progress or (lambda _done, _all: None))
     results = tuple(
         TraceResult.of(
-            name, trace, records[cache], policies=names, amounts=amounts[name],
-            left_out=sum(_amount(trace, budget) is None for budget in asked),
+            name,
+            trace,
+            records[cache],
+            policies=names,
+            amounts=amounts[name],
+            left_out=sum(_amount(trace, budget) is None for budget in listed_budgets),
         )
-        for (name, trace), cache in zip(found.items(), caches, strict=True)
-    )  # fmt: skip
+        for (name, trace), cache in zip(named.items(), caches, strict=True)
+    )
     return Comparison(results, seed=seed, delta=delta, reference=names[0])
 
 
@@ -117,41 +121,42 @@ def _records(
 ) -> dict[SplitCache, list[SplitRecord]]:
     """Return the records of all splits, measuring those that are not in the cache yet."""
     wanted = [(cache, split) for cache in caches for split in range(splits)]
-    found = {job: job[0].read(job[1]) for job in wanted}
-    missing = [job for job in wanted if found[job] is None]
+    cached = {job: job[0].read(job[1]) for job in wanted}
+    missing = [job for job in wanted if cached[job] is None]
     progress(len(wanted) - len(missing), len(wanted))
     for done, _ in enumerate(measure(missing), len(wanted) - len(missing) + 1):
         progress(done, len(wanted))
     records: dict[SplitCache, list[SplitRecord]] = {}
     for cache, split in wanted:
-        record = found[cache, split] or cache.read(split)
+        record = cached[cache, split] or cache.read(split)
         if record is None:
             raise RuntimeError(f"split {split} vanished from {cache.folder} while it was in use: run again")
         records.setdefault(cache, []).append(record)
     return records
 
 
-def _amounts(trace: ExitTrace | CascadeTrace, name: str, asked: Sequence[float | str]) -> tuple[float, ...]:
+def _amounts(trace: ExitTrace | CascadeTrace, name: str, budgets: Sequence[float | str]) -> tuple[float, ...]:
     """Return the budgets that some policy can meet, in the unit of the costs, from low to high."""
     cost = single_exits(trace).cost
-    amounts = {amount for budget in asked if (amount := _amount(trace, budget)) is not None}
-    listed = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
-    bare = [budget for budget in asked if not isinstance(budget, str)]
+    amounts = {amount for budget in budgets if (amount := _amount(trace, budget)) is not None}
+    listed = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in budgets) or "none"
+    bare = [budget for budget in budgets if not isinstance(budget, str)]
     hint = ""
     if bare:  # most likely meant as a share: 0.5 and 50 are both a half
         share = 100 * bare[0] if bare[0] <= 1 else bare[0]
         hint = f"; a share of the full cost is written with %, such as {share:g}%"
     if not amounts:
-        one, whole = "exit", "the full cost"
+        part, full_cost = "exit", "the full cost"
         if isinstance(trace, CascadeTrace):
-            one, whole = "model", f"the cost of {trace.most_expensive} alone"
+            part, full_cost = "model", f"the cost of {trace.most_expensive} alone"
         least = math.ceil(1000 * cost.share(cost.first) * (1 - 1e-12)) / 10
         raise InfeasibleBudget(
-            f"no budget of {listed} can be met on {name!r}: its cheapest {one} costs {cost.show(cost.first)}, so ask "
-            f"for at least {least:g}% of {whole}{hint}" + (f" ({cost.source})" if cost.saves_nothing else ""),
+            f"no budget of {listed} can be met on {name!r}: its cheapest {part} costs {cost.show(cost.first)}, so ask "
+            f"for at least {least:g}% of {full_cost}{hint}"
+            + (f" ({cost.source})" if cost.saves_nothing else ""),
             smallest_budget=cost.first,
         )
-    if len(bare) == len(asked) and min(bare) > cost.full:
+    if len(bare) == len(budgets) and min(bare) > cost.full:
         raise InputError(
             f"every budget of {listed} is more than the full cost of {name!r}, {cost.show(cost.full)}{hint}"
         )
@@ -179,25 +184,26 @@ def _named_traces(traces: _Traces, agreement: bool) -> dict[str, ExitTrace | Cas
     if isinstance(traces, ExitTrace | CascadeTrace):
         pairs = [("trace", traces)]
     elif isinstance(traces, Mapping):
-        pairs = [(str(name), value) for name, value in traces.items()]
+        pairs = [(str(name), trace) for name, trace in traces.items()]
     else:
         paths = [traces] if isinstance(traces, str | Path) else list(traces)
         if any(isinstance(path, ExitTrace | CascadeTrace) for path in paths):
             raise InputError("several traces need a name each: give a mapping such as {'resnet': trace, ...}")
-        whole = [Path(path).resolve() for path in paths]
+        resolved = [Path(path).resolve() for path in paths]
         pairs = [
-            (one.name if one.is_dir() else one.stem, path) for one, path in zip(whole, paths, strict=True)
+            (place.name if place.is_dir() else place.stem, path)
+            for place, path in zip(resolved, paths, strict=True)
         ]
-    found: dict[str, ExitTrace | CascadeTrace] = {}
-    for name, value in pairs:
-        if name in found:
+    opened: dict[str, ExitTrace | CascadeTrace] = {}
+    for name, trace in pairs:
+        if name in opened:
             raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
-        found[name] = value if isinstance(value, ExitTrace | CascadeTrace) else open_trace(value)
-        if agreement or not found[name].has_loss:
-            found[name] = found[name].with_reference()
-    if not found:
+        opened[name] = trace if isinstance(trace, ExitTrace | CascadeTrace) else open_trace(trace)
+        if agreement or not opened[name].has_loss:
+            opened[name] = opened[name].with_reference()
+    if not opened:
         raise InputError("there is no trace to compare policies on")
-    return found
+    return opened
 
 
 def open_trace(path: str | Path) -> ExitTrace | CascadeTrace:

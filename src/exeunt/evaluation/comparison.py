@@ -100,7 +100,7 @@ class Comparison:
 
     def save(self, path: str | Path) -> None:
         """Write the comparison as JSON, atomically: the statistics to read, and every split to load again."""
-        measured = {one.name: getattr(self, one.name) for one in fields(self)}
+        measured = {field.name: getattr(self, field.name) for field in fields(self)}
         measured["traces"] = [trace.to_dict() for trace in self.traces]
         body = {"statistics": self.to_dict(), "measured": measured}
         write_sealed(path, "comparison", body, format_=_FORMAT, version=_VERSION)
@@ -114,9 +114,14 @@ class Comparison:
             return cls(**{**measured, "traces": tuple(map(TraceResult.from_dict, measured["traces"]))})
 
         return read_sealed(
-            path, "comparison", build,
-            kind="comparison", format_=_FORMAT, version=_VERSION, remedy="compare again",
-        )  # fmt: skip
+            path,
+            "comparison",
+            build,
+            kind="comparison",
+            format_=_FORMAT,
+            version=_VERSION,
+            remedy="compare again",
+        )
 
     def __str__(self) -> str:
         return overall_text(self.traces, self.reference, self.delta)

@@ -137,8 +137,8 @@ def frontier(
         measured.append(measure(presets, parts, amounts))
         if progress is not None:
             progress(s + 1, splits)
-    every = [(one.accuracy, one.mean_cost, one.oracle) for one in measured]
-    accuracy, mean_cost, best = (np.stack(one, axis=-1) for one in zip(*every, strict=True))
+    every = [(part.accuracy, part.mean_cost, part.oracle) for part in measured]
+    accuracy, mean_cost, best = (np.stack(curve, axis=-1) for curve in zip(*every, strict=True))
     return Frontier(names, amounts, trace.cost, accuracy, mean_cost, best, trace.measure)
 
 

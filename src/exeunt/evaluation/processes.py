@@ -64,8 +64,8 @@ def _start(jobs: Sequence[tuple[SplitCache, int]], answers: IO[str]) -> subproce
         env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         start_new_session=True,  # Ctrl-C is for the caller, who ends the processes
     )
-    with suppress(BrokenPipeError), cast("IO[str]", process.stdin) as given:
-        json.dump([(str(cache.folder), split) for cache, split in jobs], given)
+    with suppress(BrokenPipeError), cast("IO[str]", process.stdin) as stream:
+        json.dump([(str(cache.folder), split) for cache, split in jobs], stream)
     return process
 
 

@@ -149,8 +149,8 @@ def evaluate(
     answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
     result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.limit)
     calibrated_on = None if calibration is None else calibration.along(policy.cascade)
-    found = difference(policy, result.exits, trace, calibrated_on)
-    return replace(result, exit_names=policy.exit_names, warning="" if found is None else str(found))
+    differing = difference(policy, result.exits, trace, calibrated_on)
+    return replace(result, exit_names=policy.exit_names, warning="" if differing is None else str(differing))
 
 
 def score_exits(
@@ -229,20 +229,22 @@ def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
     order = np.argsort(extra / gain, kind="stable")
     row, to, gain, paid = row[order], to[order], gain[order], (weight[row] * extra)[order]
     spent = (weight * cost[:, 0]).sum() + np.cumsum(paid)
-    most = allowed * weight.sum() * (1 + 1e-12)
-    taken = int(np.searchsorted(spent, most, side="right"))
+    allowance = allowed * weight.sum() * (1 + 1e-12)
+    taken = int(np.searchsorted(spent, allowance, side="right"))
     exits = np.zeros(trace.n, dtype=np.int64)
     np.maximum.at(exits, row[:taken], to[:taken])
-    found = score_exits(trace, exits, name="oracle", budget=allowed)
+    best = score_exits(trace, exits, name="oracle", budget=allowed)
     if taken == len(row) or np.ptp(gain) == 0:
-        return found
-    part = (most - spent[taken]) / paid[taken] + 1
+        return best
+    part = (allowance - spent[taken]) / paid[taken] + 1
     more = float(part * weight[row[taken]] * gain[taken] / weight.sum())
-    low, high = found.accuracy_interval or (0.0, 1.0)
+    low, high = best.accuracy_interval or (0.0, 1.0)
     return replace(
-        found, accuracy=(found.accuracy or 0.0) + more, accuracy_interval=(min(low + more, 1.0), min(high + more, 1.0)),
+        best,
+        accuracy=(best.accuracy or 0.0) + more,
+        accuracy_interval=(min(low + more, 1.0), min(high + more, 1.0)),
         cost=allowed,
-    )  # fmt: skip
+    )
 
 
 def _steps_up(quality: Floats, cost: Floats) -> tuple[Integers, Integers, Floats, Floats]:
@@ -252,7 +254,7 @@ def _steps_up(quality: Floats, cost: Floats) -> tuple[Integers, Integers, Floats
     The steps of a row are in order, and each gains less per cost than the one before.
     """
     rows, here = np.arange(len(quality)), np.zeros(len(quality), dtype=np.int64)
-    found = []
+    steps = []
     for _ in range(quality.shape[1]):
         gain = quality[rows] - quality[rows, here][:, None]
         extra = cost[rows] - cost[rows, here][:, None]
@@ -262,5 +264,5 @@ def _steps_up(quality: Floats, cost: Floats) -> tuple[Integers, Integers, Floats
         up = np.isfinite(rate[np.arange(len(rows)), there])
         place = np.flatnonzero(up), there[up]
         rows, here = rows[up], there[up]
-        found.append((rows, here, gain[place], extra[place]))
-    return tuple(np.concatenate(one) for one in zip(*found, strict=True))  # type: ignore[return-value]
+        steps.append((rows, here, gain[place], extra[place]))
+    return tuple(np.concatenate(column) for column in zip(*steps, strict=True))  # type: ignore[return-value]

@@ -37,12 +37,12 @@ class SplitRecord(Measured):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form: nested lists, with None for NaN."""
-        return {one.name: none_for_nan(getattr(self, one.name)) for one in fields(self)}
+        return {field.name: none_for_nan(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> SplitRecord:
+    def from_dict(cls, body: dict[str, Any]) -> SplitRecord:
         """Rebuild a record from `to_dict`, to the last bit."""
-        return cls(**_arrays(value), refusals=tuple(value["refusals"]))
+        return cls(**_arrays(body), refusals=tuple(body["refusals"]))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,13 +80,14 @@ class TraceResult(SplitRecord):
         left_out: int,
     ) -> TraceResult:
         """Gather the records of all splits, the timed one first."""
-        stacked = {name: np.stack([getattr(one, name) for one in records], axis=-1) for name in _ARRAYS}
+        stacked = {name: np.stack([getattr(record, name) for record in records], axis=-1) for name in _ARRAYS}
         known = (~np.isnan(stacked["rates"])).sum(axis=-1)
         with np.errstate(invalid="ignore"):  # NaN where nothing is known
             stacked["rates"] = np.nansum(stacked["rates"], axis=-1) / known
         stacked |= {"parts": records[0].parts, "seconds": records[0].seconds}
         refusals = tuple(
-            next(filter(None, texts), "") for texts in zip(*(one.refusals for one in records), strict=True)
+            next(filter(None, texts), "")
+            for texts in zip(*(record.refusals for record in records), strict=True)
         )
         single = single_exits(trace)
         remarks = [one_class_remark(single), alike_neighbours(single)]
@@ -99,15 +100,24 @@ class TraceResult(SplitRecord):
             exit_names = trace.exit_names
             models = tuple(sorted(trace.names, key=lambda name: trace[name].cost.full))
             answering = np.nansum(stacked["rates"], axis=(0, 1)) > 0
-            whole = {name: trace.places([CascadeStep(name, trace[name].n_exits)]) for name in models}
-            idle = [name for name, exits in whole.items() if not answering[exits].any()]
+            exits_of = {name: trace.places([CascadeStep(name, trace[name].n_exits)]) for name in models}
+            idle = [name for name, exits in exits_of.items() if not answering[exits].any()]
             reasons = find_cascade(trace.answering, max(amounts))[1] if idle else {}
             remarks += [reasons[name] for name in idle if name in reasons]
         return cls(
-            name=name, n=trace.n, policies=policies, cost=single.cost, amounts=np.array(amounts),
-            left_out=left_out, exit_names=exit_names, models=models, remark=" ".join(filter(None, remarks)),
-            refusals=refusals, measure=trace.measure, **stacked,
-        )  # fmt: skip
+            name=name,
+            n=trace.n,
+            policies=policies,
+            cost=single.cost,
+            amounts=np.array(amounts),
+            left_out=left_out,
+            exit_names=exit_names,
+            models=models,
+            remark=" ".join(filter(None, remarks)),
+            refusals=refusals,
+            measure=trace.measure,
+            **stacked,
+        )
 
     @property
     def splits(self) -> int:
@@ -134,30 +144,30 @@ class TraceResult(SplitRecord):
         return super().to_dict() | {"cost": self.cost.to_dict()}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> TraceResult:
+    def from_dict(cls, body: dict[str, Any]) -> TraceResult:
         """Rebuild a result from `to_dict`, to the last bit."""
-        unknown = {"refusals": [""] * len(value["policies"])}  # of files without them
+        unknown = {"refusals": [""] * len(body["policies"])}  # of files without them
         lists = {
-            name: tuple((unknown | value)[name]) for name in ("policies", "exit_names", "models", "refusals")
+            name: tuple((unknown | body)[name]) for name in ("policies", "exit_names", "models", "refusals")
         }
-        arrays = _arrays(value) | {"amounts": np.array(value["amounts"], dtype=np.float64)}
-        return cls(**value | lists | arrays | {"cost": CostModel.from_dict(value["cost"])})
+        arrays = _arrays(body) | {"amounts": np.array(body["amounts"], dtype=np.float64)}
+        return cls(**body | lists | arrays | {"cost": CostModel.from_dict(body["cost"])})
 
 
-_ARRAYS = [one.name for one in fields(SplitRecord) if one.name != "refusals"]
+_ARRAYS = [field.name for field in fields(SplitRecord) if field.name != "refusals"]
 
 
-def _arrays(value: dict[str, Any]) -> dict[str, Floats]:
+def _arrays(body: dict[str, Any]) -> dict[str, Floats]:
     """Return the arrays of a record in JSON-able form, with NaN for None."""
-    return {name: np.array(value[name], dtype=np.float64) for name in _ARRAYS}
+    return {name: np.array(body[name], dtype=np.float64) for name in _ARRAYS}
 
 
-def none_for_nan(value: Any) -> Any:
+def none_for_nan(field: Any) -> Any:
     """Return arrays as nested lists, and None for NaN, also inside lists and dicts: JSON has neither."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {name: none_for_nan(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [none_for_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
+    if isinstance(field, np.ndarray):
+        field = field.tolist()
+    if isinstance(field, dict):
+        return {name: none_for_nan(entry) for name, entry in field.items()}
+    if isinstance(field, list):
+        return [none_for_nan(entry) for entry in field]
+    return None if isinstance(field, float) and np.isnan(field) else field

@@ -124,15 +124,20 @@ def overall_rows(traces: Sequence[TraceResult], reference: str) -> list[dict[str
         gains = gains[~np.isnan(gains).any(axis=-1)]
         gain, low, high = mean_interval(gains.mean(axis=0)) if len(gains) else (float("nan"),) * 3
         below = (best - mean[p])[np.isfinite(best) & ~np.isnan(mean[p])]
-        rows.append({
-            "policy": name,
-            "mean_gain": gain, "gain_low": low, "gain_high": high,
-            "worst_gain": _or_nan(gains.mean(axis=-1), np.min),
-            "mean_shortfall": _or_nan(below, np.mean),
-            "worst_shortfall": _or_nan(below, np.max),
-            "over_budget": int(over[p].sum()), "of": int((~np.isnan(accuracy[p])).sum()),
-            "fit_seconds": float(np.mean([trace.seconds[p, 0] for trace in traces])),
-        })  # fmt: skip
+        rows.append(
+            {
+                "policy": name,
+                "mean_gain": gain,
+                "gain_low": low,
+                "gain_high": high,
+                "worst_gain": _or_nan(gains.mean(axis=-1), np.min),
+                "mean_shortfall": _or_nan(below, np.mean),
+                "worst_shortfall": _or_nan(below, np.max),
+                "over_budget": int(over[p].sum()),
+                "of": int((~np.isnan(accuracy[p])).sum()),
+                "fit_seconds": float(np.mean([trace.seconds[p, 0] for trace in traces])),
+            }
+        )
     return rows
 
 
@@ -162,20 +167,21 @@ def guarantees(traces: Sequence[TraceResult], delta: float) -> list[Guarantee]:
 
     The p-values are one-sided, and multiplied by the number of guarantees (Bonferroni).
     """
-    found = []
+    tested = []
     for trace in traces:
         over, feasible, chance = over_budget(trace), ~np.isnan(trace.accuracy), _chance(trace, delta)
         for p, q in np.argwhere(feasible.any(axis=-1)):
             k, chances = int(over[p, q].sum()), chance[p, q, feasible[p, q]]
             p_values = at_least(k, chances), at_least(len(chances), chances)
             budget = float(trace.shares[q])
-            found.append(Guarantee(trace.name, trace.policies[p], budget, k, len(chances), *p_values))
-    found.sort(key=lambda guarantee: guarantee.p_value)
+            tested.append(Guarantee(trace.name, trace.policies[p], budget, k, len(chances), *p_values))
+    tested.sort(key=lambda guarantee: guarantee.p_value)
     return [
-        one._replace(
-            p_value=min(one.p_value * len(found), 1.0), least_p_value=min(one.least_p_value * len(found), 1.0)
+        guarantee._replace(
+            p_value=min(guarantee.p_value * len(tested), 1.0),
+            least_p_value=min(guarantee.least_p_value * len(tested), 1.0),
         )
-        for one in found
+        for guarantee in tested
     ]
 
 

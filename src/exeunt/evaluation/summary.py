@@ -56,13 +56,17 @@ def overall_text(traces: Sequence[TraceResult], reference: str, delta: float | N
     header = ["policy", gain, "95% interval", "worst", "below the best", "worst", "over budget", "fit (s)"]
     rows = [
         [
-            row["policy"], _points(row["mean_gain"]),
-            f"[{_points(row['gain_low'])}, {_points(row['gain_high'])}]", _points(row["worst_gain"]),
-            _points(row["mean_shortfall"], sign=""), _points(row["worst_shortfall"], sign=""),
-            f"{row['over_budget']}/{row['of']}", _two_digits(row["fit_seconds"]),
+            row["policy"],
+            _points(row["mean_gain"]),
+            f"[{_points(row['gain_low'])}, {_points(row['gain_high'])}]",
+            _points(row["worst_gain"]),
+            _points(row["mean_shortfall"], sign=""),
+            _points(row["worst_shortfall"], sign=""),
+            f"{row['over_budget']}/{row['of']}",
+            _two_digits(row["fit_seconds"]),
         ]
         for row in overall_rows(traces, reference)
-    ]  # fmt: skip
+    ]
     measures = dict.fromkeys(trace.measure for trace in traces)
     title = (
         f"{counted(len(traces[0].policies), 'policy', 'policies')} on {counted(len(traces), 'trace')}, "
@@ -130,7 +134,10 @@ def _below_mixture(traces: Sequence[TraceResult]) -> list[str]:
     for trace in traces:
         for p, policy in enumerate(trace.policies):
             apart = trace.accuracy[p] - trace.mixture_accuracy
-            lost = [not np.isnan(one).any() and mean_interval(one, level)[2] < 0 for one in apart]
+            lost = [
+                not np.isnan(difference).any() and mean_interval(difference, level)[2] < 0
+                for difference in apart
+            ]
             if any(lost):
                 sentences.append(
                     f"Warning: on {trace.name}, a random mixture of two {trace.one_exit}s is better than "
@@ -143,9 +150,9 @@ def _infeasible(traces: Sequence[TraceResult]) -> list[str]:
     """Say which policies cannot meet which budgets, and why not the highest of these."""
     sentences = []
     policies = (
-        (trace, *one)
+        (trace, *row)
         for trace in traces
-        for one in zip(trace.policies, trace.accuracy, trace.refusals, strict=True)
+        for row in zip(trace.policies, trace.accuracy, trace.refusals, strict=True)
     )
     for trace, policy, accuracy, refusal in policies:
         missing = np.isnan(accuracy).sum(axis=-1)
@@ -160,9 +167,9 @@ def _infeasible(traces: Sequence[TraceResult]) -> list[str]:
 
 def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
     """Say whether the certified policies kept their guarantee."""
-    if not (found := guarantees(traces, delta)):
+    if not (tested := guarantees(traces, delta)):
         return []
-    worst = found[0]
+    worst = tested[0]
     trace = next(trace for trace in traces if trace.name == worst.trace)
     guarantee = (
         f"Each policy guaranteed that its mean cost in the long run is within the budget with probability "
@@ -177,7 +184,7 @@ def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
         verdict = "no guarantee is seen to be broken"
     suspicious = (
         f"The most suspicious is {_named(worst.policy)} at {_share(worst.budget)} of {_cost(trace)} on {worst.trace}: "
-        f"{worst.over_budget} of {counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'guarantee')} "
+        f"{worst.over_budget} of {counted(worst.of, 'split')}. Allowing for the {counted(len(tested), 'guarantee')} "
         f"made, chance does that with probability {worst.p_value:.2g}"
     )
     if worst.over_budget == 0:
@@ -208,9 +215,9 @@ def _distance(below: float, digits: int = 1) -> str:
     return f"{100 * abs(below):.{digits}f} points {'below' if below > 0 else 'above'}"
 
 
-def _two_digits(value: float) -> str:
+def _two_digits(number: float) -> str:
     """Write 120 rather than 1.2e+02."""
-    return f"{float(f'{value:.2g}'):g}"
+    return f"{float(f'{number:.2g}'):g}"
 
 
 def _points(difference: float, sign: str = "+") -> str:

@@ -103,14 +103,14 @@ class ChatModel(OpenAICompatible):
             return f"may cost {amount_text(most, 'usd')} for this, and a request {amount_text(self.at_most, 'usd')}"
         return ""
 
-    def most(self, given: Any) -> float:
+    def most(self, content: Any) -> float:
         """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
         if self.tokenizer is not None:
-            n_input = self.tokenizer(b"".join(given.texts).decode()) + len(json.dumps(given.options))
+            n_input = self.tokenizer(b"".join(content.texts).decode()) + len(json.dumps(content.options))
         else:
-            n_input = given.n_bytes
-        n_input += (self.image_tokens or 0) * given.n_images + self.template_tokens
-        return self._cost(n_input, given.limit or self.n_output)
+            n_input = content.n_bytes
+        n_input += (self.image_tokens or 0) * content.n_images + self.template_tokens
+        return self._cost(n_input, content.limit or self.n_output)
 
     def input_cost(self, tokens: int | None) -> float | None:
         """Return what an input of so many tokens costs; None if their number is not known."""
@@ -127,11 +127,11 @@ class ChatModel(OpenAICompatible):
         """Return the most that an attempt at a request of so many bytes can cost."""
         return min(self.at_most, self._cost(max_bytes, self.n_output))
 
-    def _body(self, given: ChatRequest) -> dict[str, Any]:
-        messages = msgspec.Raw(b"[" + b",".join(given.written) + b"]")
-        body = {"model": self.model, "messages": messages, **given.options, **self.options}
+    def _body(self, content: ChatRequest) -> dict[str, Any]:
+        messages = msgspec.Raw(b"[" + b",".join(content.written) + b"]")
+        body = {"model": self.model, "messages": messages, **content.options, **self.options}
         for name in self.options:
-            body[name] = given.limit or self.n_output
+            body[name] = content.limit or self.n_output
         if self.logprobs is not None:
             body["logprobs"] = True
         return body
@@ -145,7 +145,7 @@ class ChatModel(OpenAICompatible):
     async def _disconnect(self, client: Any) -> None:
         await client.aclose()
 
-    async def ask(self, given: Any, *, final: bool = False, **options: Any) -> Reply:
+    async def ask(self, content: Any, *, final: bool = False, **options: Any) -> Reply:
         """Ask as any live model. Only the chunks of a `final` answer go to the sink.
 
         While it or its provider rests it gives no answer, at once. A request that failed after all retries counts as a
@@ -154,11 +154,11 @@ class ChatModel(OpenAICompatible):
         for breaker in (self.provider, self.breaker):
             if breaker.rests:
                 return Reply(None, failed=breaker.told, attempts=0)
-        if not final and given.sink is not None:
-            given = given.with_sink(None)
+        if not final and content.sink is not None:
+            content = content.with_sink(None)
         call, failed = self.breaker.begin(), cast("str | None", None)
         try:
-            reply = await super().ask(given, **options)
+            reply = await super().ask(content, **options)
             if reply.is_given:
                 failed = ""
             elif reply.attempts > 1 or (reply.attempts and reply.again) or _MODEL_REFUSED.match(reply.failed):
@@ -167,15 +167,15 @@ class ChatModel(OpenAICompatible):
         finally:
             call.end(failed)
 
-    async def _call(self, given: Any, client: Any) -> Reply:
+    async def _call(self, content: Any, client: Any) -> Reply:
         httpx = require("httpx", extra="gateway")
-        if given.sink is not None and given.sink.begun:  # the client has the beginning of another answer
+        if content.sink is not None and content.sink.begun:  # the client has the beginning of another answer
             raise FailedAttempt("its answer was cut off", cost=0.0)
         if self.provider.rests:
             raise FailedAttempt(self.provider.told, cost=0.0)
         call, failed = self.provider.begin(), cast("str | None", None)
         try:
-            data = await (self._whole if given.sink is None else self._streamed)(given, client, call)
+            data = await (self._whole if content.sink is None else self._streamed)(content, client, call)
         except httpx.HTTPError as error:
             failure = transport_failure(error)
             failed = failure.why if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
@@ -191,22 +191,22 @@ class ChatModel(OpenAICompatible):
             call.end(failed)
         cost, lied = self._reported(data)
         try:
-            reply = self._read(data, given, cost, lied)
+            reply = self._read(data, content, cost, lied)
         except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
             raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
-        if given.sink is not None:
-            given.sink.whole = True
-        return replace(reply, lied=reply.lied or cost > self.most(given) * (1 + 1e-9))
+        if content.sink is not None:
+            content.sink.whole = True
+        return replace(reply, lied=reply.lied or cost > self.most(content) * (1 + 1e-9))
 
-    async def _whole(self, given: ChatRequest, client: Any, call: Call) -> Any:
+    async def _whole(self, content: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion."""
-        async with self._sent(self._body(given), client, call) as answer:
+        async with self._sent(self._body(content), client, call) as answer:
             return await read_beside(outside_json, b"".join([piece async for piece in answer]))
 
-    async def _streamed(self, given: ChatRequest, client: Any, call: Call) -> Any:
+    async def _streamed(self, content: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
-        sink: Any = given.sink
-        body = {**self._body(given), "stream": True, "stream_options": {"include_usage": True}}
+        sink: Any = content.sink
+        body = {**self._body(content), "stream": True, "stream_options": {"include_usage": True}}
         whole = Assembled()
         async with self._sent(body, client, call) as answer:
             async for line in lines_of(answer):
@@ -215,8 +215,8 @@ class ChatModel(OpenAICompatible):
                         raise FailedAttempt("its answer was cut off", again=True)
                     chunk = understood(chunk, "delta")
                     whole.add(chunk)
-                    if chunk.get("choices") or given.usage:
-                        own = chunk if given.options.get("logprobs") else without_logprobs(chunk)
+                    if chunk.get("choices") or content.usage:
+                        own = chunk if content.options.get("logprobs") else without_logprobs(chunk)
                         sink.put({**own, "model": self.name})
         if not whole.ended:
             raise FailedAttempt("its answer was cut off", again=True)
@@ -248,7 +248,7 @@ class ChatModel(OpenAICompatible):
     def _url(self) -> str:
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
-    def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
+    def _read(self, data: Any, content: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
         body = understood(data, "message")
         choice, calls = at_path(body, "choices.0"), ""
         message = choice["message"]

@@ -63,7 +63,7 @@ def betting(loss: ArrayLike, bound: float, *, delta: float = 0.05) -> float:
     n = len(values)
     if n == 0 or bound >= 1:
         return 1.0 if n == 0 else 0.0
-    most = 0.9 / (1.0 - bound)  # never so much that one loss could bring ruin
+    limit = 0.9 / (1.0 - bound)  # never so much that one loss could bring ruin
     count = np.arange(1, n + 1)  # earlier losses, and a guess of mean and variance, which counts as one
     mean = np.cumsum(np.append(bound / 2, values[:-1])) / count
     spread = np.sqrt(np.cumsum(np.append(0.25, (values[:-1] - mean[:-1]) ** 2)) / count)
@@ -76,7 +76,7 @@ def betting(loss: ArrayLike, bound: float, *, delta: float = 0.05) -> float:
         else:
             p = chance if (chance := capital * delta / _AIM) > _LEAST else _LEAST
             stake = math.exp(_quantile(p) ** 2 / -2) / p * hedge
-        capital *= 1 + (stake if stake < most else most) * gain  # `min` and `max` are slow in a loop
+        capital *= 1 + (stake if stake < limit else limit) * gain  # `min` and `max` are slow in a loop
         if capital > highest:
             highest = capital
     return 1.0 / highest

@@ -72,8 +72,8 @@ def _image_batches(
     batches = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
     with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
         each = map if pool is None else pool.map
-        for rows, found in _one_ahead((rows, each(read, jobs(rows))) for rows in batches):
-            yield _stacked(list(zip(rows, found, strict=True)), preparation)
+        for rows, decoded in _one_ahead((rows, each(read, jobs(rows))) for rows in batches):
+            yield _stacked(list(zip(rows, decoded, strict=True)), preparation)
 
 
 def _one_ahead(items: Iterable[Any]) -> Iterator[Any]:

@@ -120,10 +120,14 @@ def record_model(
     }
     say(f"asking {name}, {spec}")
     return make_estimator_run(
-        folder, classifier, {part: part_data(like, part) for part in TRACED},
-        cost=CostModel([price], unit=like.cost.unit, source="given"), about=about, model="" if stored else name,
+        folder,
+        classifier,
+        {part: part_data(like, part) for part in TRACED},
+        cost=CostModel([price], unit=like.cost.unit, source="given"),
+        about=about,
+        model="" if stored else name,
         say=say,
-    )  # fmt: skip
+    )
 
 
 def train_tfidf(
@@ -236,9 +240,12 @@ def _fitted(
     n_held = round(_HELD_OUT * len(texts))
     held, rest = order[:n_held], order[n_held:]
     features = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(2, 4), min_df=1 if len(texts) < _MANY else 2, sublinear_tf=True,
+        analyzer="char_wb",
+        ngram_range=(2, 4),
+        min_df=1 if len(texts) < _MANY else 2,
+        sublinear_tf=True,
         dtype=np.float32,
-    )  # fmt: skip
+    )
     matrix = features.fit_transform(texts)
 
     def fitted(strength: float, rows: Any = slice(None)) -> Any:
@@ -255,8 +262,11 @@ def _fitted(
     estimator = Pipeline([("features", features), ("classifier", fitted(chosen))])
     per_text = matrix.nnz / len(texts)
     return estimator, {
-        "features": matrix.shape[1], "features_per_text": per_text, "C": chosen, "held_out": n_held,
-    }  # fmt: skip
+        "features": matrix.shape[1],
+        "features_per_text": per_text,
+        "C": chosen,
+        "held_out": n_held,
+    }
 
 
 def _loss(classifier: Any, features: Any, labels: Integers) -> float:

@@ -29,9 +29,19 @@ from exeunt.trace.mask_trace import image_losses
 
 _GROUND, _NONE = "#33383e", "#ffffff"
 _COLOURS = (
-    _GROUND, "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#7f4f24", "#8c6bb1",
-    "#9acd32", "#b0b0b0",
-)  # fmt: skip
+    _GROUND,
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#f0e442",
+    "#7f4f24",
+    "#8c6bb1",
+    "#9acd32",
+    "#b0b0b0",
+)
 
 
 def draw_masks(

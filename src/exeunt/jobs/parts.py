@@ -176,24 +176,26 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
 def _left_by_others(folder: AnyPath, out: str, job: Mapping[str, Any], *, force: bool) -> list[AnyPath]:
     """Return the files of another job, which are to be removed. Raises InputError as `open_folder` does."""
     there: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
-    found = [file for file in there if file.name != _LOCK and not fnmatch(file.name, _HALF)]
+    of_another_job = [file for file in there if file.name != _LOCK and not fnmatch(file.name, _HALF)]
     before = _json(folder / _JOB)
-    if before == job or not found:
+    if before == job or not of_another_job:
         return []
     if before is None and not force:
-        raise InputError(f"{out} holds other files, such as {found[0].name}: name another folder, or --force")
+        raise InputError(
+            f"{out} holds other files, such as {of_another_job[0].name}: name another folder, or --force"
+        )
     if not force:
         differs = ", ".join(name for name in job if before.get(name) != job[name])
         raise InputError(
             f"{out} holds answers of another job (it differs in {differs or 'its version'}): name another folder, "
             "or replace them with --force"
         )
-    data = [file for file in found if file.suffix == ".parquet"]
+    data = [file for file in of_another_job if file.suffix == ".parquet"]
     if foreign := [file.name for file in data if not re.fullmatch(r"[0-9]{12,}\.parquet", file.name)]:
         raise InputError(
             f"{out} holds {foreign[0]}, which is no part of a job and not removed by --force: name another folder"
         )
-    return [*data, *(file for file in found if file.name in (_JOB, _MANIFEST))]
+    return [*data, *(file for file in of_another_job if file.name in (_JOB, _MANIFEST))]
 
 
 def done_in(parts: Parts, blocks: Sequence[Block], *, whole: bool = False) -> tuple[Tally, list[Block]]:

@@ -254,10 +254,14 @@ class PredictJob(Job):
     def _done(self, block: OpenBlock, end: BlockEnd, places: Integers) -> DoneBlock:
         n, k = block.block.n, len(self.class_names)
         arrays = {
-            "label": np.full(n, -1), "confidence": np.zeros(n), "exit": np.zeros(n, dtype=np.int64),
-            "cost": np.zeros(n), "borderline": np.zeros(n, dtype=bool), "truncated": np.zeros(n, dtype=bool),
+            "label": np.full(n, -1),
+            "confidence": np.zeros(n),
+            "exit": np.zeros(n, dtype=np.int64),
+            "cost": np.zeros(n),
+            "borderline": np.zeros(n, dtype=bool),
+            "truncated": np.zeros(n, dtype=bool),
             **{name: np.full(n, np.nan) for name in WATCHED},
-        }  # fmt: skip
+        }
         probabilities = np.zeros((n, k)) if self.written.needs_probabilities else None
         masks: dict[int, Masks] = {}
         for positions, answers in block.results:
@@ -267,8 +271,8 @@ class PredictJob(Job):
             if probabilities is not None and answers.probabilities is not None:
                 probabilities[positions] = answers.probabilities
             if answers.masks is not None:
-                found = zip(positions.tolist(), answers.masks, answers.valid, strict=True)
-                masks |= {place: mask for place, mask, valid in found if valid}
+                rows_with_masks = zip(positions.tolist(), answers.masks, answers.valid, strict=True)
+                masks |= {place: mask for place, mask, valid in rows_with_masks if valid}
         for positions in block.truncated:
             arrays["truncated"][positions] = True
         answered = arrays["label"] >= 0
@@ -278,11 +282,14 @@ class PredictJob(Job):
         why = [errors.get(i) for i in range(n)]
         cells = self.written.cells(end.names, arrays, why, probabilities, end.kept, masks)
         tally = Tally.of(
-            block.block.start, cells["class_name"], end.truth, errors,
+            block.block.start,
+            cells["class_name"],
+            end.truth,
+            errors,
             n_borderline=int(arrays["borderline"][answered].sum()),
             n_truncated=int(arrays["truncated"][answered].sum()),
             cost=float(arrays["cost"][answered].sum()),
             cost_apart=float(cost_apart),
-        )  # fmt: skip
+        )
         unreadable = [str(error) for _, error in block.unreadable]
         return DoneBlock(block.block, cells, tally, unreadable, self.written.schema)

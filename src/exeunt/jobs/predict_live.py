@@ -163,17 +163,17 @@ class LiveJob(PredictJob):
                 batches.append(batch)
                 continue
             del blocks[block.start]
-            said = self._said(opened, block, [batch for batch in batches if len(batch.positions)])
-            if said:
-                answers = answers_of([*said.values()], opened, places)
-                into.results.append((np.array(list(said)), answers))
-            into.why |= {row: answer.why for row, answer in said.items()}
+            replies = self._said(opened, block, [batch for batch in batches if len(batch.positions)])
+            if replies:
+                answers = answers_of([*replies.values()], opened, places)
+                into.results.append((np.array(list(replies)), answers))
+            into.why |= {row: answer.why for row, answer in replies.items()}
             extra: dict[str, list[Any]] = {
-                "asked": [said[row].model if row in said else None for row in range(block.n)],
-                "degraded": [row in said and said[row].short_of_money for row in range(block.n)],
+                "asked": [replies[row].model if row in replies else None for row in range(block.n)],
+                "degraded": [row in replies and replies[row].short_of_money for row in range(block.n)],
             }
             done = self._done(into, batch._replace(kept={**batch.kept, **extra}), np.arange(len(places)))
-            unpaid = sum(answer.answer is None and answer.short_of_money for answer in said.values())
+            unpaid = sum(answer.answer is None and answer.short_of_money for answer in replies.values())
             yield done._replace(tally=replace(done.tally, n_unpaid=unpaid))
 
     def _said(self, live: LiveCascade, block: Block, batches: list[PreparedBatch]) -> dict[int, LiveAnswer]:

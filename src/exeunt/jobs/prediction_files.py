@@ -27,10 +27,19 @@ Cells: TypeAlias = "dict[str, list[Any]]"
 """Columns of equal length, by name; None for a cell without a value."""
 
 _COLUMNS = {
-    "name": "string", "label": "int64", "class_name": "string", "confidence": "double", "exit": "int64",
-    "cost": "double", "borderline": "bool", "truncated": "bool", "error": "string",
-    "score": "double", "first_score": "double", "tie": "double",
-}  # fmt: skip
+    "name": "string",
+    "label": "int64",
+    "class_name": "string",
+    "confidence": "double",
+    "exit": "int64",
+    "cost": "double",
+    "borderline": "bool",
+    "truncated": "bool",
+    "error": "string",
+    "score": "double",
+    "first_score": "double",
+    "tie": "double",
+}
 """The columns that all predictions have, with their types in Arrow."""
 WATCHED = ("score", "first_score", "tie")
 """Those that a watch is told of, beside the exit."""

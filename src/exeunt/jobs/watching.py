@@ -156,8 +156,8 @@ def _seen(
                 column = table.column(name)
                 decided &= ~_numbers(column.is_valid() if ended is None else column.fill_null(False))
         places = _numbers(exits.fill_null(0))[decided]
-        at = np.append(own, -1)[np.minimum(places, len(own))]
-        if len(foreign := places[at < 0]):
+        exits_of_policy = np.append(own, -1)[np.minimum(places, len(own))]
+        if len(foreign := places[exits_of_policy < 0]):
             raise InputError(
                 f"{file} has an answer at exit {foreign[0]}, where the policy of {run.path} gives none: give "
                 "predictions that were made with this policy"
@@ -172,7 +172,7 @@ def _seen(
         if group_column is not None:
             groups = _group_keys(table.column(group_column), group_column, decided, before)
         before += len(decided)
-        yield _Seen(at, tuple(scores), groups, int((~decided).sum()))
+        yield _Seen(exits_of_policy, tuple(scores), groups, int((~decided).sum()))
 
 
 def _group_keys(cells: Any, column: str, decided: Booleans, before: int) -> Keys:

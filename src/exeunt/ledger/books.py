@@ -102,6 +102,6 @@ def shown(amount: int, unit: str) -> str:
     >>> shown(12_000, "usd")
     '0.000012 usd'
     """
-    whole, part = divmod(abs(amount), 10**9)
-    number = f"{whole}.{part:09}".rstrip("0").rstrip(".")
+    units, part = divmod(abs(amount), 10**9)
+    number = f"{units}.{part:09}".rstrip("0").rstrip(".")
     return f"{'-' if amount < 0 else ''}{number} {unit}"

@@ -92,15 +92,15 @@ def promise(books: Books, now: int, name: str, cheapest: int, answered: int | No
     """
     age(books, now)
     if answered is not None:
-        for hold in [one for one in books.unsettled(CHARGED) if one.ledger == name]:
+        for hold in [hold for hold in books.unsettled(CHARGED) if hold.ledger == name]:
             left = _aged(books, now, hold) if hold.state < CHARGED else hold
             if left is not None and left.promised:
                 books.write(left, left._replace(promised=False))
     account = chain(books, now, name)[0]
     if not account.inputs:
         raise InputError(f"how many inputs are promised an answer? Open the ledger {name!r} with inputs=...")
-    asked = account.asked if answered is None else answered
-    account = account._replace(cheapest=cheapest, asked=asked)
+    n_asked = account.asked if answered is None else answered
+    account = account._replace(cheapest=cheapest, asked=n_asked)
     if account.left < account.kept():
         to_come = account.inputs - account.asked
         raise over_budget(
@@ -120,27 +120,27 @@ def resume(books: Books, now: int, name: str, model: str) -> None:
         books.put(account._replace(stopped=tuple(other for other in account.stopped if other != model)))
 
 
-def over_budget(account: Account, now: int, asked: int, room: int, what: str) -> OverBudget:
+def over_budget(account: Account, now: int, amount: int, room: int, attempt: str) -> OverBudget:
     """Return the error that says what was asked for, what there is, and how to mend it."""
     unit, wait_s, held = account.unit, None, account.reserved + account.dispatched
     overdrawn = f" (it is overdrawn by {shown(-account.left, unit)})" if account.left < 0 else ""
     of = f"{account.name!r} has {shown(max(0, room), unit)} left{overdrawn}"
     if account.rate:
         of += f" of a burst of {shown(account.burst, unit)}"
-        wait = (asked - room) * account.period / account.rate + account.grown - now  # grown: now, or later
-        wait_s = wait / 1e9 if asked <= account.burst else None
+        wait = (amount - room) * account.period / account.rate + account.grown - now  # grown: now, or later
+        wait_s = wait / 1e9 if amount <= account.burst else None
         mend = "raise the burst" if wait_s is None else f"try again in {_wait(wait_s)}, or raise the rate"
     else:
         of += f" of {shown(account.limit, unit)}"
         mend = "wait until what is under way is settled, or raise the total" if held else "raise the total"
-    if kept := account.left - room:
-        of += f" (besides {shown(kept, unit)} kept for the inputs to come)"
+    if reserved_for_others := account.left - room:
+        of += f" (besides {shown(reserved_for_others, unit)} kept for the inputs to come)"
     return OverBudget(
-        f"{what} may cost {shown(asked, unit)}, and the ledger {of}: {mend}",
-        asked=asked / 1e9,
+        f"{attempt} may cost {shown(amount, unit)}, and the ledger {of}: {mend}",
+        asked=amount / 1e9,
         left=max(0, room) / 1e9,
         wait_s=wait_s,
-        passing=held >= asked - room,
+        passing=held >= amount - room,
     )
 
 
@@ -173,19 +173,19 @@ def reserve(books: Books, now: int, wanted: Hold) -> Hold:
         age(books, now)
         for account in (accounts := chain(books, now, wanted.ledger)):
             if account.room(wanted) < wanted.maximum:
-                what = f"an attempt at the model {wanted.model!r}" if wanted.model else "an attempt"
-                raise over_budget(account, now, wanted.maximum, account.room(wanted), what)
+                attempt = f"an attempt at the model {wanted.model!r}" if wanted.model else "an attempt"
+                raise over_budget(account, now, wanted.maximum, account.room(wanted), attempt)
     return _moved(books, now, None, wanted._replace(number=accounts[0].made + 1, time=now))
 
 
 def dispatch(books: Books, now: int, hold: Hold) -> Hold | None:
     """Mark a hold as sent, if it is still reserved, its lease has not ended, and its model is not stopped."""
-    found = books.hold(hold.ledger, hold.number)
-    if found is None or found.state != RESERVED or not found.alive(now):
+    stored = books.hold(hold.ledger, hold.number)
+    if stored is None or stored.state != RESERVED or not stored.alive(now):
         return None
-    if any(found.model in account.stopped for account in chain(books, now, found.ledger)):
+    if any(stored.model in account.stopped for account in chain(books, now, stored.ledger)):
         return None
-    return _moved(books, now, found, found._replace(state=DISPATCHED, time=now))
+    return _moved(books, now, stored, stored._replace(state=DISPATCHED, time=now))
 
 
 def settle(
@@ -195,40 +195,40 @@ def settle(
 
     `correct`: somebody has decided. The bill counts, however high it is, also if the hold is settled at another one.
     """
-    found = books.hold(hold.ledger, hold.number)
-    if found is None and hold.state == SETTLED:
-        found = hold  # it has no key, so it was not kept
-    if found is None or found.state == RESERVED:
+    stored = books.hold(hold.ledger, hold.number)
+    if stored is None and hold.state == SETTLED:
+        stored = hold  # it has no key, so it was not kept
+    if stored is None or stored.state == RESERVED:
         chain(books, now, hold.ledger)  # which may be gone
         raise InputError(
             "this attempt was not dispatched, so it cannot have a cost: send nothing before dispatch()"
         )
-    cost = found.maximum if cost is None else cost
-    if found.cost == cost and (found.state == SETTLED or (found.is_disputed and not correct)):
-        return found
-    if found.state == SETTLED and not correct:
+    cost = stored.maximum if cost is None else cost
+    if stored.cost == cost and (stored.state == SETTLED or (stored.is_disputed and not correct)):
+        return stored
+    if stored.state == SETTLED and not correct:
         raise InputError(
-            f"this attempt is settled at {found.cost / 1e9:g}, not at {cost / 1e9:g}: correct it by reconcile()"
+            f"this attempt is settled at {stored.cost / 1e9:g}, not at {cost / 1e9:g}: correct it by reconcile()"
         )
-    promised = found.promised and answered
-    state = SETTLED if correct or cost <= found.maximum else CHARGED
-    return _moved(books, now, found, found._replace(state=state, time=now, cost=cost, promised=promised))
+    promised = stored.promised and answered
+    state = SETTLED if correct or cost <= stored.maximum else CHARGED
+    return _moved(books, now, stored, stored._replace(state=state, time=now, cost=cost, promised=promised))
 
 
 def charge(books: Books, now: int, hold: Hold) -> Hold:
     """Count a dispatched hold at its maximum, as if its lease had ended: what became of it may never be known."""
-    found = books.hold(hold.ledger, hold.number)
-    return hold if found is None or found.state != DISPATCHED else cast(Hold, _aged(books, now, found))
+    stored = books.hold(hold.ledger, hold.number)
+    return hold if stored is None or stored.state != DISPATCHED else cast(Hold, _aged(books, now, stored))
 
 
 def release(books: Books, now: int, hold: Hold) -> bool:
     """Give back what was not dispatched. Return False, and change nothing, if it was."""
-    found = books.hold(hold.ledger, hold.number)
-    if found is None:
+    stored = books.hold(hold.ledger, hold.number)
+    if stored is None:
         return hold.state == RESERVED
-    if found.state == RESERVED:
-        _move(books, now, found, None)
-    return found.state == RESERVED
+    if stored.state == RESERVED:
+        _move(books, now, stored, None)
+    return stored.state == RESERVED
 
 
 def age(books: Books, now: int) -> None:
@@ -253,7 +253,7 @@ def _moved(books: Books, now: int, before: Hold | None, after: Hold) -> Hold:
 def _move(books: Books, now: int, before: Hold | None, after: Hold | None) -> None:
     """Change a hold, and the sums of all ledgers that it is in."""
     hold = cast(Hold, before or after)
-    for account in [_booked(one, before, after) for one in chain(books, now, hold.ledger)]:
+    for account in [_booked(account, before, after) for account in chain(books, now, hold.ledger)]:
         books.put(account)
     done = after is not None and after.state == SETTLED and after.cost <= after.maximum
     books.write(before, None if done and hold.key is None else after)
@@ -261,7 +261,7 @@ def _move(books: Books, now: int, before: Hold | None, after: Hold | None) -> No
 
 def _booked(account: Account, before: Hold | None, after: Hold | None) -> Account:
     """Return the account with the sums of `after` in the place of those of `before`."""
-    asked, reserved, dispatched, settled = map(int.__sub__, _sums(after), _sums(before))
+    n_asked, reserved, dispatched, settled = map(int.__sub__, _sums(after), _sums(before))
     limit, stopped = account.limit, account.stopped
     if account.rate and before is not None and before.state >= CHARGED:
         limit += min(0, settled)  # what comes back late makes no room in a rate: its time has passed
@@ -275,7 +275,7 @@ def _booked(account: Account, before: Hold | None, after: Hold | None) -> Accoun
         )
     return account._replace(
         limit=limit,
-        asked=account.asked + asked,
+        asked=account.asked + n_asked,
         reserved=account.reserved + reserved,
         dispatched=account.dispatched + dispatched,
         settled=account.settled + settled,
@@ -288,10 +288,10 @@ def _sums(hold: Hold | None) -> tuple[int, int, int, int]:
     """Return what a hold adds to `asked`, `reserved`, `dispatched` and `settled`."""
     if hold is None:
         return 0, 0, 0, 0
-    asked = int(hold.promised and (hold.state != CHARGED or hold.is_disputed))
+    n_asked = int(hold.promised and (hold.state != CHARGED or hold.is_disputed))
     amount = hold.cost if hold.state == SETTLED else hold.maximum
     return (
-        asked,
+        n_asked,
         amount if hold.state == RESERVED else 0,
         amount if hold.state == DISPATCHED else 0,
         amount if hold.state >= CHARGED else 0,

@@ -81,14 +81,14 @@ class Ledger:
         name, inputs = _text(name, "the name of a ledger"), _whole(inputs, "inputs", 0)
         if "/" in name or (within is not None and (not name or file is not None or store is not None)):
             raise InputError("a ledger within another has a name without '/', and lies where that one does")
-        kept = within._store if within else store
+        shared_store = within._store if within else store
         self.name: str = _text(
             f"{within.name}/{name}" if within else name or "ledger", "the name of a ledger"
         )
         self.resumed_by: Callable[[str], str] = (
             within.resumed_by if within else "call resume({!r}) of the ledger".format
         )
-        self._store: Store = kept or (MemoryStore() if file is None else _opened(file, durability))
+        self._store: Store = shared_store or (MemoryStore() if file is None else _opened(file, durability))
         self._lease = math.ceil(lease * 1e9)
         parent = within.name if within else None
         if total is not None or rate is not None:
@@ -98,9 +98,14 @@ class Ledger:
         self.unit = self._account().unit
 
     def reserve(
-        self, amount: float, *, model: str = "", key: str | None = None, promised: bool = False,
+        self,
+        amount: float,
+        *,
+        model: str = "",
+        key: str | None = None,
+        promised: bool = False,
         limit_s: float = 0.0,
-    ) -> Reservation:  # fmt: skip
+    ) -> Reservation:
         """Hold the most that an attempt may cost, here and in the ledgers that this one is within, or in none.
 
         `key`: the same key is the same reservation, also after a restart; without a key, what is settled is not kept.
@@ -236,17 +241,22 @@ class Ledger:
         """Return those of this ledger and of the ledgers within it."""
         return [Reservation(self, hold) for hold in holds if f"{hold.ledger}/".startswith(f"{self.name}/")]
 
-    def _run(self, rule: Callable[..., Any], *given: Any, lasting: bool = True) -> Any:
-        return self._store.run(lambda books, now: rule(books, now, *given), lasting=lasting)
+    def _run(self, rule: Callable[..., Any], *arguments: Any, lasting: bool = True) -> Any:
+        return self._store.run(lambda books, now: rule(books, now, *arguments), lasting=lasting)
 
     def _alarm(self, hold: Hold) -> None:
         if hold.cost > hold.maximum:
             counts = "it counts at that and is disputed" if hold.is_disputed else "it counts in full"
             _log.error(
                 "the model %r billed %s%s, and its stated maximum is %s: %s, and the model is stopped: correct its "
-                "price, then %s", hold.model, shown(hold.cost, self.unit), f" for {hold.key!r}" if hold.key else "",
-                shown(hold.maximum, self.unit), counts, self.resumed_by(hold.model),
-            )  # fmt: skip
+                "price, then %s",
+                hold.model,
+                shown(hold.cost, self.unit),
+                f" for {hold.key!r}" if hold.key else "",
+                shown(hold.maximum, self.unit),
+                counts,
+                self.resumed_by(hold.model),
+            )
 
 
 class Reservation:
@@ -343,7 +353,7 @@ def _opened(file: str | Path, durability: str) -> Store:
     return PostgreSQLStore(file)
 
 
-def _text(text: str, what: str) -> str:
+def _text(text: str, role: str) -> str:
     """Return a text as Python's own. Raise InputError for what not every database holds in an index."""
     try:
         fits = isinstance(text, str) and len(text.encode()) <= _LONGEST and "\0" not in text
@@ -351,27 +361,27 @@ def _text(text: str, what: str) -> str:
         fits = False
     if not fits:
         raise InputError(
-            f"{what} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {short(text)}"
+            f"{role} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {short(text)}"
         )
     return str.__str__(text)  # an Enum may write itself otherwise
 
 
-def _whole(number: int, what: str, least: int) -> int:
+def _whole(number: int, role: str, least: int) -> int:
     """Return a number of inputs as Python's own. Raise InputError for what is none."""
     try:
-        whole = None if isinstance(number, bool | np.bool_) else operator.index(number)
+        integer = None if isinstance(number, bool | np.bool_) else operator.index(number)
     except TypeError:
-        whole = None
-    if whole is None or not least <= whole <= _MOST_INPUTS:
-        raise InputError(f"{what} is a whole number from {least:,} to {_MOST_INPUTS:,}, got {short(number)}")
-    return whole
+        integer = None
+    if integer is None or not least <= integer <= _MOST_INPUTS:
+        raise InputError(f"{role} is a whole number from {least:,} to {_MOST_INPUTS:,}, got {short(number)}")
+    return integer
 
 
 def _account(
     name: str, parent: str | None, total: str | None, rate: str | None, burst: str | None, inputs: int
 ) -> Account:
     """Return the account that a user describes."""
-    if other := [one for one in (total, rate, burst) if one is not None and not isinstance(one, str)]:
+    if other := [limit for limit in (total, rate, burst) if limit is not None and not isinstance(limit, str)]:
         raise InputError(
             f"amounts are texts with their unit, such as '5 usd' or '2 usd/hour', got {other[0]!r}"
         )
@@ -390,9 +400,9 @@ def _account(
     at_once, burst_unit = exact_quantity(burst) if burst is not None else (amount, unit)
     if burst_unit != unit:
         raise InputError(f"the rate is in {unit!r} and the burst in {burst_unit!r}: use one unit")
-    whole = _billionths(at_once, ROUND_FLOOR)
+    initial = _billionths(at_once, ROUND_FLOOR)
     nanoseconds = _PERIODS[period] * 10**9
-    return Account(name, parent, unit, whole, _billionths(amount, ROUND_FLOOR), nanoseconds, whole, 0)
+    return Account(name, parent, unit, initial, _billionths(amount, ROUND_FLOOR), nanoseconds, initial, 0)
 
 
 def _billionths(amount: float | Decimal, rounding: str) -> int:
@@ -402,6 +412,6 @@ def _billionths(amount: float | Decimal, rounding: str) -> int:
     except (ArithmeticError, ValueError):  # no number, or one of more digits than Python writes
         number = Decimal("nan")
     if not (number.is_finite() and 0 <= number <= MOST):
-        given = amount if isinstance(amount, Decimal) else short(amount)
-        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {given}")
+        text = amount if isinstance(amount, Decimal) else short(amount)
+        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {text}")
     return int(number.quantize(_BILLIONTH, rounding, _CONTEXT).scaleb(9, _CONTEXT))

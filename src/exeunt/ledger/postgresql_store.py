@@ -32,9 +32,12 @@ _IDLE_S = 10
 _KEPT_DAYS, _MOST_S = 2, 86_400
 # Keepalives tell that a machine is gone while nothing is under way, the user timeout (in ms) while something is.
 _OPTIONS = {
-    "connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
     "tcp_user_timeout": 11_000,
-}  # fmt: skip
+}
 # The server ends a connection, takes none now, or lets transactions fail that may succeed if they are tried again.
 _LOST = {"08000", "08003", "08006", "57P01", "57P02", "57P03", "57P05", "25P03", "53300", "40001", "40P01"}
 _BUSY, _NO_RIGHTS, _READ_ONLY = "55P03", "42501", "25006"
@@ -145,29 +148,29 @@ class PostgreSQLStore(GroupCommitStore):
     def _prepare(self, connection: Any) -> None:
         """Set what the connection needs, make the tables unless they are there, and look for damage."""
 
-        def value(statement: str) -> Any:
+        def setting(statement: str) -> Any:
             return connection.execute(statement).fetchone()[0]
 
-        if (encoding := value("SHOW server_encoding")) != "UTF8":
+        if (encoding := setting("SHOW server_encoding")) != "UTF8":
             raise InputError(
                 f"{self.shown} has the encoding {encoding}, and ledgers need UTF8: name another database"
             )
         connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_S}s'")
         connection.execute(f"SET lock_timeout = {max(1, int(self._wait_s * 1000))}")
-        if value("SHOW synchronous_commit") == "off":  # a kill of the server would undo what was returned
+        if setting("SHOW synchronous_commit") == "off":  # a kill of the server would undo what was returned
             connection.execute("SET synchronous_commit = on")
         connection.commit()
         connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK}, 0)")
-        if value(f"SELECT to_regclass('{_ACCOUNT}')") is None:
+        if setting(f"SELECT to_regclass('{_ACCOUNT}')") is None:
             connection.execute(_TABLES)
-        said = value(f"SELECT obj_description('{_ACCOUNT}'::regclass, 'pg_class')") or ""
-        if not said.startswith(_COMMENT):
+        comment = setting(f"SELECT obj_description('{_ACCOUNT}'::regclass, 'pg_class')") or ""
+        if not comment.startswith(_COMMENT):
             raise ArtefactError(
                 f"the table {_ACCOUNT} of {self.shown} is none of Exeunt's: name another database"
             )
-        if said == _COMMENT + _BEFORE:
+        if comment == _COMMENT + _BEFORE:
             self._add_checksums(connection)
-        elif said != _COMMENT + _VERSION:
+        elif comment != _COMMENT + _VERSION:
             raise ArtefactError(
                 f"the ledgers in {self.shown} were written by a newer version of Exeunt: use that version, or another "
                 "database"

@@ -16,25 +16,25 @@ DISPUTED = '"state" = 2 AND "cost" > "maximum"'
 """A condition for the holds of which `Hold.is_disputed` is true."""
 
 
-def statements(account: str, hold: str, value: str) -> dict[str, str]:
+def statements(account: str, hold: str, placeholder: str) -> dict[str, str]:
     """Return the statements on two tables, by what they do. `value`: what stands for a value.
 
     Names of columns are quoted, because some are words of SQL.
     """
     columns = {kind: ", ".join(f'"{name}"' for name in (*kind._fields, CHECKSUM)) for kind in (Account, Hold)}
-    values = {kind: ", ".join([value] * (len(kind._fields) + 1)) for kind in (Account, Hold)}
+    values = {kind: ", ".join([placeholder] * (len(kind._fields) + 1)) for kind in (Account, Hold)}
     changed = ", ".join(f'"{name}" = excluded."{name}"' for name in (*Account._fields[1:], CHECKSUM))
-    this = f'"ledger" = {value} AND "number" = {value}'
-    new = ", ".join(f'"{name}" = {value}' for name in ("promised", "time", "state", "cost", CHECKSUM))
+    this = f'"ledger" = {placeholder} AND "number" = {placeholder}'
+    new = ", ".join(f'"{name}" = {placeholder}' for name in ("promised", "time", "state", "cost", CHECKSUM))
     accounts, holds = (
         f"SELECT {columns[kind]} FROM {table}"  # noqa: S608
         for kind, table in ((Account, account), (Hold, hold))
     )
     return {  # every part is a constant of this package
         "accounts": accounts,
-        "account": f'{accounts} WHERE "name" = {value}',
+        "account": f'{accounts} WHERE "name" = {placeholder}',
         "put": f'INSERT INTO {account} VALUES ({values[Account]}) ON CONFLICT ("name") DO UPDATE SET {changed}',  # noqa: S608
-        "find": f'{holds} WHERE "ledger" = {value} AND "key" = {value}',
+        "find": f'{holds} WHERE "ledger" = {placeholder} AND "key" = {placeholder}',
         "hold": f"{holds} WHERE {this}",
         "add": f"INSERT INTO {hold} VALUES ({values[Hold]})",  # noqa: S608
         "change": f"UPDATE {hold} SET {new} WHERE {this}",  # noqa: S608
@@ -42,7 +42,7 @@ def statements(account: str, hold: str, value: str) -> dict[str, str]:
         # Disputed bills have an index of their own: there may be many more attempts that never got an answer.
         "disputed": f"{holds} WHERE {DISPUTED}",
         # An index holds the states below SETTLED.
-        "unsettled": f'{holds} WHERE "state" < 3 AND "state" <= {value}',
+        "unsettled": f'{holds} WHERE "state" < 3 AND "state" <= {placeholder}',
     }
 
 
@@ -135,9 +135,15 @@ class SQLBooks:
             self._sql("remove", before.ledger, before.number)
         else:
             self._sql(
-                "change", after.promised, after.time, after.state, after.cost, hold_checksum(after), after.ledger,
+                "change",
+                after.promised,
+                after.time,
+                after.state,
+                after.cost,
+                hold_checksum(after),
+                after.ledger,
                 after.number,
-            )  # fmt: skip
+            )
 
     def unsettled(self, last: int) -> Iterable[Hold]:
         """Return the holds of all ledgers whose state is RESERVED to `last`, at most CHARGED."""

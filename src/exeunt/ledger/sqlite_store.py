@@ -192,14 +192,14 @@ CREATE TABLE clock ("boot", "base", "checksum");
 
 def _check_pages(connection: sqlite3.Connection) -> None:
     """Raise sqlite3.DatabaseError if rows are lost, or are not where they are looked for."""
-    if (found := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
-        raise sqlite3.DatabaseError(found)
+    if (problem := connection.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+        raise sqlite3.DatabaseError(problem)
 
 
 def _check_schema(connection: sqlite3.Connection) -> None:
     """Raise sqlite3.DatabaseError if the tables are not those of `_SCHEMA`: a wrong name may be read as a text."""
-    found = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
-    if not found.issuperset(_statements(_SCHEMA)):
+    there = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
+    if not there.issuperset(_statements(_SCHEMA)):
         raise sqlite3.DatabaseError("its tables are not those of a ledger")
 
 
@@ -224,13 +224,13 @@ def _checked(row: tuple[Any, ...], hints: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return a row without checksum. Raises sqlite3.DatabaseError for what no ledger has written."""
     if len(row) != len(hints):
         raise sqlite3.DatabaseError("its tables are not those of a ledger")
-    for value, (name, hint) in zip(row, hints.items(), strict=True):
+    for field, (name, hint) in zip(row, hints.items(), strict=True):
         if hint in (int, bool):
-            fits = isinstance(value, int)
+            fits = isinstance(field, int)
         else:
-            fits = isinstance(value, str) or (value is None and type(None) in get_args(hint))
+            fits = isinstance(field, str) or (field is None and type(None) in get_args(hint))
         if not fits:
-            raise sqlite3.DatabaseError(f"{name} cannot be {value!r:.40}")
+            raise sqlite3.DatabaseError(f"{name} cannot be {field!r:.40}")
     return row
 
 

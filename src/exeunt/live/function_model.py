@@ -55,11 +55,11 @@ class FunctionModel(LiveModel):
         """What tells models apart whose answers differ."""
         return f"{super().identity} {named(self.function)}"
 
-    def most(self, given: Any) -> float:
+    def most(self, content: Any) -> float:
         """Return what a call costs."""
-        return checked_price(self.price(given) if callable(self.price) else self.price)
+        return checked_price(self.price(content) if callable(self.price) else self.price)
 
-    async def _in_thread(self, given: Any) -> Any:
+    async def _in_thread(self, content: Any) -> Any:
         """Call the function in a thread of its own. One that hangs does not keep the process from ending."""
         loop, done = asyncio.get_running_loop(), asyncio.Future[Any]()
         while self._running >= self.concurrency:  # of attempts that were given up
@@ -77,7 +77,7 @@ class FunctionModel(LiveModel):
             result: Any = None
             error: Exception | None = None
             try:
-                result = self.function(given)
+                result = self.function(content)
             except StopIteration as raised:  # a future takes none
                 error = RuntimeError(repr(raised))
             except Exception as raised:
@@ -94,19 +94,19 @@ class FunctionModel(LiveModel):
         threading.Thread(target=call, daemon=True, name="exeunt-function").start()
         return await done
 
-    async def _call(self, given: Any, client: Any) -> Reply:  # noqa: ARG002 - it needs none
-        cost = self.most(given)
+    async def _call(self, content: Any, client: Any) -> Reply:  # noqa: ARG002 - it needs none
+        cost = self.most(content)
         try:
             if inspect.iscoroutinefunction(self.function):
-                said = await self.function(given)
+                result = await self.function(content)
             else:
-                said = await self._in_thread(given)
+                result = await self._in_thread(content)
         except Exception as error:
             raise FailedAttempt(one_line(error), again=True, cost=cost) from error
-        return self._reply(said, cost)
+        return self._reply(result, cost)
 
-    def _reply(self, said: Any, cost: float) -> Reply:
-        return reply_of(said, self.classes, cost)
+    def _reply(self, result: Any, cost: float) -> Reply:
+        return reply_of(result, self.classes, cost)
 
 
 class FeatureModel(FunctionModel):
@@ -120,14 +120,14 @@ class FeatureModel(FunctionModel):
     def __init__(self, function: Callable[[Any], Any], *, price: float, **options: Any) -> None:
         super().__init__(function, price=price, **options)
 
-    def _reply(self, said: Any, cost: float) -> Reply:
+    def _reply(self, result: Any, cost: float) -> Reply:
         try:
-            values = np.asarray(said, dtype=np.float64)
+            values = np.asarray(result, dtype=np.float64)
         except (TypeError, ValueError):
             values = np.empty(0)
         if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
             raise FailedAttempt(
-                f"it returned {said!r:.60}, not a list of finite numbers", again=True, cost=cost
+                f"it returned {result!r:.60}, not a list of finite numbers", again=True, cost=cost
             )
         return Reply(None, cost=cost, features=tuple(values.tolist()))
 
@@ -149,18 +149,18 @@ def checked_price(price: Any) -> float:
     return float(price)
 
 
-def reply_of(said: Any, classes: tuple[str, ...] | None, cost: float) -> Reply:
+def reply_of(result: Any, classes: tuple[str, ...] | None, cost: float) -> Reply:
     """Return the reply for (answer, confidence), for the probabilities of the classes, or for None."""
-    if said is None:
+    if result is None:
         return Reply(None, cost=cost)
     try:
-        if isinstance(said, tuple) and len(said) == 2 and isinstance(said[0], str):
-            return Reply(said[0], float(said[1]), cost)
-        values = np.asarray(said, dtype=np.float64)
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], str):
+            return Reply(result[0], float(result[1]), cost)
+        values = np.asarray(result, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
     if classes is None or values.shape != (len(classes),) or abs(values.sum() - 1) > 1e-3:
         wanted = "(answer, confidence)" + ("" if classes is None else f", or {len(classes)} probabilities")
-        raise FailedAttempt(f"it returned {type(said).__name__}, not {wanted}", again=True, cost=cost)
+        raise FailedAttempt(f"it returned {type(result).__name__}, not {wanted}", again=True, cost=cost)
     best = int(values.argmax())
     return Reply(classes[best], float(values[best]), cost, tuple(values.tolist()))

@@ -57,8 +57,8 @@ class HTTPModel(LiveModel):
                 f"response names the places of {', '.join(_PARTS)}, and at least that of the answer, got "
                 f"{', '.join(self.response) or 'nothing'}"
             )
-        for name, value in self.headers.items():
-            if _SECRET.search(name) and not _KEY.search(value):
+        for name, header in self.headers.items():
+            if _SECRET.search(name) and not _KEY.search(header):
                 raise InputError(
                     f"the header {name!r} holds a key, which belongs in the environment: write such as 'Bearer $MY_KEY'"
                 )
@@ -68,23 +68,23 @@ class HTTPModel(LiveModel):
         """What tells models apart whose answers differ."""
         return f"{super().identity} {self.url} {self.request} {self.response}"
 
-    def most(self, given: Any) -> float:  # noqa: ARG002 - of any input
+    def most(self, content: Any) -> float:  # noqa: ARG002 - of any input
         """Return the price of a call."""
         return self.price
 
     def _connect(self) -> Any:
         headers = {
-            name: _KEY.sub(lambda found: key_named(found[1]), value) for name, value in self.headers.items()
+            name: _KEY.sub(lambda match: key_named(match[1]), header) for name, header in self.headers.items()
         }
         return http_client(self, headers=headers)
 
     async def _disconnect(self, client: Any) -> None:
         await client.aclose()
 
-    async def _call(self, given: Any, client: Any) -> Reply:
+    async def _call(self, content: Any, client: Any) -> Reply:
         httpx = require("httpx", extra="live")
         try:
-            sent = await client.post(self.url, json=_filled(self.request, given))
+            sent = await client.post(self.url, json=_filled(self.request, content))
         except httpx.HTTPError as error:
             raise transport_failure(error) from None
         if not sent.is_success:
@@ -93,30 +93,30 @@ class HTTPModel(LiveModel):
             data = await read_beside(outside_json, sent.content)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
-        found = {part: at_path(data, path) for part, path in self.response.items()}
-        cost, lied = found.get("cost", self.price), False
+        parts = {part: at_path(data, path) for part, path in self.response.items()}
+        cost, lied = parts.get("cost", self.price), False
         if not _is_amount(cost):
             cost, lied = math.nan, True
-        if found["answer"] is None:
+        if parts["answer"] is None:
             return Reply(None, cost=cost, lied=lied)
         try:
-            confidence = float(found.get("confidence", 0.0))
+            confidence = float(parts.get("confidence", 0.0))
         except (TypeError, ValueError):
             raise FailedAttempt("its confidence is no number", cost=cost, lied=lied) from None
-        return Reply(str(found["answer"]), confidence, cost, lied=lied)
+        return Reply(str(parts["answer"]), confidence, cost, lied=lied)
 
 
 def _is_amount(cost: Any) -> bool:
     return isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < math.inf
 
 
-def _filled(template: Any, given: Any) -> Any:
+def _filled(template: Any, content: Any) -> Any:
     """Return the template with the input in place of "{input}"."""
     if isinstance(template, str):
-        return given if template == "{input}" else template.replace("{input}", str(given))
+        return content if template == "{input}" else template.replace("{input}", str(content))
     if isinstance(template, Mapping):
-        return {name: _filled(value, given) for name, value in template.items()}
-    return [_filled(value, given) for value in template] if isinstance(template, list) else template
+        return {name: _filled(part, content) for name, part in template.items()}
+    return [_filled(part, content) for part in template] if isinstance(template, list) else template
 
 
 def key_named(variable: str) -> str:

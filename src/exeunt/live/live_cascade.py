@@ -87,15 +87,15 @@ class LiveAnswers(Sequence[LiveAnswer]):
     @property
     def cost(self) -> float:
         """What all answers cost, in US dollars."""
-        return sum(one.cost for one in self._answers)
+        return sum(answer.cost for answer in self._answers)
 
     @property
     def failed(self) -> Counter[str]:
         """How many inputs each model gave no answer to."""
-        return Counter(name for one in self._answers for name in one.failed)
+        return Counter(name for answer in self._answers for name in answer.failed)
 
     def __str__(self) -> str:
-        last = Counter(one.model for one in self._answers)
+        last = Counter(answer.model for answer in self._answers)
         shown = ", ".join(f"{last[name]:,} at {name}" for name in self._models if last[name])
         lines = [f"{counted(len(self), 'input')} for {amount_text(self.cost, 'usd')}: {shown or 'none'}"]
         if self.failed:
@@ -104,7 +104,7 @@ class LiveAnswers(Sequence[LiveAnswer]):
                 f"No answer of {named}. These went on, or have the answer known by then. What is certified holds only "
                 "if models fail as often as on the calibration inputs."
             )
-        if silent := sum(one.answer is None for one in self._answers):
+        if silent := sum(answer.answer is None for answer in self._answers):
             lines.append(f"{counted(silent, 'input has', 'inputs have')} no answer at all.")
         return "\n".join(lines)
 
@@ -155,7 +155,7 @@ class LiveCascade:
                 f"the policy asks {missing[0]!r}, and there are {', '.join(self.models)}: give that model"
             )
 
-    def cheapest_answer(self, most: Mapping[str, float], policy: Policy | None = None) -> float:
+    def cheapest_answer(self, highest: Mapping[str, float], policy: Policy | None = None) -> float:
         """Return the most that the cheapest answer to an input may cost; `most`: what each model may cost.
 
         `policy`: in place of the own one.
@@ -166,9 +166,9 @@ class LiveCascade:
         def cheapest(exit_: int) -> float:
             name = cascade[exit_].model
             if not isinstance(self.models[name], FeatureModel):
-                return most[name]
+                return highest[name]
             following = (k for k in range(len(cascade)) if before(cascade, k) == exit_)
-            return most[name] + min(map(cheapest, following))
+            return highest[name] + min(map(cheapest, following))
 
         return cheapest(int(np.argmax(policy.needs)))
 
@@ -192,47 +192,48 @@ class LiveCascade:
         if isinstance(inputs, str):
             raise InputError("give a list of inputs: a text alone would be read letter by letter")
         names = list(inputs) if isinstance(inputs, Mapping) else None if ids is None else list(ids)
-        given = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+        contents = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
         if names is None:
-            keys = input_keys(raw_rows(given), len(given)) if given else np.empty(0, np.uint64)
+            keys = input_keys(raw_rows(contents), len(contents)) if contents else np.empty(0, np.uint64)
             names = keys.tolist()
         else:
-            keys = id_keys(names, len(given)) if given else np.empty(0, np.uint64)
-        found: dict[int, LiveAnswer] = {}
+            keys = id_keys(names, len(contents)) if contents else np.empty(0, np.uint64)
+        answers: dict[int, LiveAnswer] = {}
         due = asyncio.get_running_loop().time() + (math.inf if within_s is None else within_s)
 
         for policy in () if pace is None else pace.policies:
             self._check_models(policy)
-        if pace is not None and len(given) > pace.to_come:
+        if pace is not None and len(contents) > pace.to_come:
             raise InputError(
-                f"the pace has {counted(pace.to_come, 'input')} to come, got {len(given):,}: give it the number of all"
+                f"the pace has {counted(pace.to_come, 'input')} to come, got {len(contents):,}: give it the number "
+                "of all"
             )
 
         async def answer(i: int) -> None:
             policy = self._given if pace is None else pace.begin()
-            found[i] = await self._answer(
-                policy, names[i], given[i], keys[i : i + 1], ledger or self.ledger, due
+            answers[i] = await self._answer(
+                policy, names[i], contents[i], keys[i : i + 1], ledger or self.ledger, due
             )
             if pace is not None:
-                pace.end(policy, found[i].cost)
+                pace.end(policy, answers[i].cost)
             if on_answer is not None:
-                on_answer(i, found[i])
+                on_answer(i, answers[i])
 
         at_once = self.concurrency if pace is None else min(self.concurrency, pace.at_once)
-        await work_through(range(len(given)), answer, min(at_once, len(given)))
+        await work_through(range(len(contents)), answer, min(at_once, len(contents)))
         models = self.policy.models if pace is None else pace.models
-        return LiveAnswers([found[i] for i in range(len(given))], models)
+        return LiveAnswers([answers[i] for i in range(len(contents))], models)
 
     def ask_sync(self, inputs: Mapping[Any, Any] | Sequence[Any], **options: Any) -> LiveAnswers:
         """Answer inputs as `ask` does, from code that is not asynchronous, also in a notebook."""
 
-        async def asked() -> LiveAnswers:
+        async def ask() -> LiveAnswers:
             try:
                 return await self.ask(inputs, **options)
             finally:
                 await self.close()
 
-        return run_apart(asked())
+        return run_apart(ask())
 
     async def close(self) -> None:
         """Close the models' connections of this event loop."""
@@ -240,7 +241,7 @@ class LiveCascade:
             await model.close()
 
     async def _answer(
-        self, policy: Policy, id_: Any, given: Any, key: Any, ledger: Ledger | None, due: float
+        self, policy: Policy, id_: Any, content: Any, key: Any, ledger: Ledger | None, due: float
     ) -> LiveAnswer:
         needed = policy.needs  # to keep answers needs no further ones
         if isinstance(policy.answer, OwnAnswer):
@@ -250,23 +251,31 @@ class LiveCascade:
         givers: dict[int, str] = {}
         failed: dict[str, str] = {}
         cost = bound = 0.0
-        said, confidence, late, asked = NO_ANSWER, None, False, ""
+        label, confidence, late, asked_model = NO_ANSWER, None, False, ""
         watched, first_score = policy.watched, None
         while True:
             exit_ += int(np.argmax(needed[exit_:]))
             name = policy.cascade[exit_].model
             tells = isinstance(self.models[name], FeatureModel)
-            promised = said == NO_ANSWER and not tells  # any model's answer will do for the first
+            promised = label == NO_ANSWER and not tells  # any model's answer will do for the first
             reply = await self.models[name].ask(
-                given, name=name, ledger=ledger, promised=promised, until=due,
+                content,
+                name=name,
+                ledger=ledger,
+                promised=promised,
+                until=due,
                 final=policy.thresholds[exit_] == -math.inf,
-            )  # fmt: skip
-            asked = name if reply.attempts else asked
+            )
+            asked_model = name if reply.attempts else asked_model
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
             if code == NO_ANSWER and reply.features is None:
                 failed[name] = reply.failed or "its answer is none of the classes"
-            if said == NO_ANSWER and short_of_money(reply.failed) and (other := _cheaper(policy, exit_)) >= 0:
+            if (
+                label == NO_ANSWER
+                and short_of_money(reply.failed)
+                and (other := _cheaper(policy, exit_)) >= 0
+            ):
                 exit_ = other
                 continue
             replies[name], givers[code] = reply, name
@@ -275,7 +284,7 @@ class LiveCascade:
                 # Of features that did not come nothing is like what was learned from.
                 evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
             decision = policy.decide(exit_, evidence, state)
-            state, said, score = (
+            state, label, score = (
                 decision.state,
                 int(decision.answer["prediction"][0]),
                 float(decision.score[0]),
@@ -288,14 +297,23 @@ class LiveCascade:
             if decision.leave[0] or late:
                 break
             ((exit_, _),) = policy.following(exit_, state)
-        giver = "" if said == NO_ANSWER else givers.get(said, "")
+        giver = "" if label == NO_ANSWER else givers.get(label, "")
         own = replies[giver] if giver else Reply(None, confidence=0.0)
-        answer = self.classes[said] if self.classes and 0 <= said < len(self.classes) else own.answer
+        answer = self.classes[label] if self.classes and 0 <= label < len(self.classes) else own.answer
         return LiveAnswer(
-            id_, None if said == NO_ANSWER else answer, asked, cost, bound, failed,
-            own.confidence if confidence is None else confidence, late, replies, giver,
-            exit_, *(() if watched is None else (score, first_score, float(state.tie[0]))),
-        )  # fmt: skip
+            id_,
+            None if label == NO_ANSWER else answer,
+            asked_model,
+            cost,
+            bound,
+            failed,
+            own.confidence if confidence is None else confidence,
+            late,
+            replies,
+            giver,
+            exit_,
+            *(() if watched is None else (score, first_score, float(state.tie[0]))),
+        )
 
     def _code(self, answer: str, exit_: int) -> int:
         """Return the number of an answer: of its class, or one that no other answer has."""
@@ -305,16 +323,16 @@ class LiveCascade:
         """Return what a trace of this reply would hold, for one input."""
         silent = code == NO_ANSWER
         confidence = np.array([-np.inf if silent else reply.confidence])
-        found: dict[str, Any] = {
+        evidence: dict[str, Any] = {
             "confidence": confidence,
             "score": confidence,
             "prediction": np.array([code]),
         }
         if self.classes is None or not (silent or reply.probabilities or 0 <= reply.confidence <= 1):
-            return found
-        said = replace(reply, answer=None) if silent else reply
-        shares = PartialEvidence(shares_of(said, self.classes)[None])
-        return {**shares, LOG_PROBABILITY: shares[LOG_PROBABILITY].astype(np.float32), **found}
+            return evidence
+        heard = replace(reply, answer=None) if silent else reply
+        shares = PartialEvidence(shares_of(heard, self.classes)[None])
+        return {**shares, LOG_PROBABILITY: shares[LOG_PROBABILITY].astype(np.float32), **evidence}
 
 
 def short_of_money(why: str) -> bool:
@@ -337,12 +355,12 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
     """
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
 
-    async def told() -> T:
+    async def coroutine() -> T:
         running.set_result((asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())))
         return await work
 
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(asyncio.run, told())
+        done = pool.submit(asyncio.run, coroutine())
         try:
             return done.result()
         except BaseException:

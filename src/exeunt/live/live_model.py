@@ -142,7 +142,7 @@ class LiveModel(ABC):
             )
         if isinstance(classes, str):
             raise InputError(f"classes are a list of texts, got {classes!r}")
-        if wrong := [one for one in classes or () if type(one) not in (str, int)]:
+        if wrong := [class_ for class_ in classes or () if type(class_) not in (str, int)]:
             raise InputError(f"classes are texts, got {wrong[0]!r}: in YAML write 'yes' and 'no' in quotes")
         self.classes = None if classes is None else tuple(map(str, classes))
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
@@ -153,11 +153,11 @@ class LiveModel(ABC):
         self._opened: WeakKeyDictionary[Any, tuple[asyncio.Semaphore, Any]] = WeakKeyDictionary()
 
     @abstractmethod
-    def most(self, given: Any) -> float:
+    def most(self, content: Any) -> float:
         """Return the most that one attempt at this input may cost. Raises InputError for another kind of input."""
 
     @abstractmethod
-    async def _call(self, given: Any, client: Any) -> Reply:
+    async def _call(self, content: Any, client: Any) -> Reply:
         """Make an attempt. Its cost is NaN if it is not reported. Raises FailedAttempt."""
 
     def _connect(self) -> Any:
@@ -180,7 +180,7 @@ class LiveModel(ABC):
 
     async def ask(
         self,
-        given: Any,
+        content: Any,
         *,
         name: str = "model",
         ledger: Ledger | None = None,
@@ -195,20 +195,20 @@ class LiveModel(ABC):
 
         Failures of the service are part of the reply. Raises InputError for an input of another kind.
         """
-        loop, most = asyncio.get_running_loop(), self.most(given)
+        loop, maximum = asyncio.get_running_loop(), self.most(content)
         if loop not in self._opened:
             self._opened[loop] = asyncio.Semaphore(self.concurrency), self._connect()
         slots, client = self._opened[loop]
         pay = (
             None
             if ledger is None
-            else partial(ledger.reserve, most, model=name, promised=promised, limit_s=self.timeout_s)
+            else partial(ledger.reserve, maximum, model=name, promised=promised, limit_s=self.timeout_s)
         )
         call = f"{key}/{name}/{uuid4().hex[:12]}" if key else None
         cost, bound, unbilled, lied, sent = 0.0, 0.0, 0.0, False, 0
         for attempt in range(self.retries + 1):
             paid = None if pay is None else partial(pay, key=call and f"{call}/{attempt}")
-            reply, wait = await self._attempt(given, (slots, client), most, paid, until)
+            reply, wait = await self._attempt(content, (slots, client), maximum, paid, until)
             cost, bound, lied = cost + reply.cost, bound + reply.bound, lied or reply.lied
             unbilled += 0.0 if reply.is_given else reply.bound
             sent += reply.attempts
@@ -224,7 +224,7 @@ class LiveModel(ABC):
         return replace(reply, cost=cost, bound=bound, unbilled=unbilled, lied=lied, attempts=sent)
 
     async def _attempt(
-        self, given: Any, opened: Any, most: float, pay: Callable[[], Reservation] | None, until: float
+        self, content: Any, opened: Any, maximum: float, pay: Callable[[], Reservation] | None, until: float
     ) -> tuple[Reply, float]:
         """Make an attempt that is paid for; return the reply and how long the service asks to wait.
 
@@ -236,7 +236,7 @@ class LiveModel(ABC):
             if not await _acquired(slots, until - loop.time()):
                 return _LATE, 0.0
             try:
-                return await self._admitted_attempt(given, client, most, pay, until)
+                return await self._admitted_attempt(content, client, maximum, pay, until)
             except (OverBudget, ModelStopped, _LeaseEnded) as error:
                 if loop.time() >= until:
                     return _LATE, 0.0
@@ -248,20 +248,20 @@ class LiveModel(ABC):
             wait = min(2 * wait, 1.0)
 
     async def _admitted_attempt(
-        self, given: Any, client: Any, most: float, pay: Callable[[], Reservation] | None, until: float
+        self, content: Any, client: Any, maximum: float, pay: Callable[[], Reservation] | None, until: float
     ) -> tuple[Reply, float]:
         """Make the attempt if the ledger admits it. Raises OverBudget and ModelStopped."""
         loop = asyncio.get_running_loop()
         if loop.time() >= until:
             return _LATE, 0.0
-        held = None if pay is None or most <= 0 else await admitted(pay)
+        held = None if pay is None or maximum <= 0 else await admitted(pay)
         if held is not None and loop.time() >= until:
             await PAYING.run(held.settle, 0.0, answered=False)
             return _LATE, 0.0
         timeout_s = min(self.timeout_s, until - loop.time())
         after = 0.0
         try:
-            reply = self._checked(await asyncio.wait_for(self._call(given, client), timeout_s))
+            reply = self._checked(await asyncio.wait_for(self._call(content, client), timeout_s))
         except FailedAttempt as failed:
             spent = math.nan if failed.cost is None else failed.cost
             reply = Reply(None, cost=spent, failed=failed.why, lied=failed.lied, again=failed.again)
@@ -276,11 +276,11 @@ class LiveModel(ABC):
             await PAYING.run(held.settle, bill, answered=answered)
         elif held is not None:  # nothing came back: its maximum counts until it is reconciled
             await PAYING.run(held.charge)
-        credible = known and reply.cost <= most * (1 + 1e-9)
+        credible = known and reply.cost <= maximum * (1 + 1e-9)
         lied = reply.lied or (known and not credible)
         self.counts["lies"] += lied
         return replace(
-            reply, cost=reply.cost if credible else most, bound=0.0 if credible else most, lied=lied
+            reply, cost=reply.cost if credible else maximum, bound=0.0 if credible else maximum, lied=lied
         ), after
 
     def _checked(self, reply: Reply) -> Reply:
@@ -411,10 +411,10 @@ async def work_through(items: Iterable[T], work: Callable[[T], Awaitable[None]],
     waiting, ended = iter(items), False
 
     async def worker() -> None:
-        for item in waiting:
+        for task in waiting:
             if ended:  # where a library lost that this was cancelled
                 return
-            await work(item)
+            await work(task)
 
     tasks = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
     try:

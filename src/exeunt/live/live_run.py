@@ -69,40 +69,47 @@ def make_live_run(
     `kind`: of the inputs. `data`: their name, the columns of
     their texts, and their fingerprint.
     """
-    told = [name for name, one in models.items() if isinstance(one.model, FeatureModel)]
-    names = [*told, *(name for name in models if name not in told)]
-    missing = np.array([[reply.features is None for reply in models[name].replies] for name in told]).any(
+    tellers = [name for name, model in models.items() if isinstance(model.model, FeatureModel)]
+    names = [*tellers, *(name for name in models if name not in tellers)]
+    missing = np.array([[reply.features is None for reply in models[name].replies] for name in tellers]).any(
         axis=0
     )
     if missing.any():
-        say(f"{counted(int(missing.sum()), 'input')} left out of the run: {listed(told, 3)} told no features")
+        say(
+            f"{counted(int(missing.sum()), 'input')} left out of the run: {listed(tellers, 3)} told no features"
+        )
         known = np.flatnonzero(~missing)
-        models, id = {name: one.take(known) for name, one in models.items()}, id[known]  # noqa: A001
+        models, id = {name: model.take(known) for name, model in models.items()}, id[known]  # noqa: A001
         label = None if label is None else label[known]
-    answering = {name: one for name, one in models.items() if name not in told}
+    answering = {name: model for name, model in models.items() if name not in tellers}
     classes = next(iter(answering.values())).model.classes or ()
-    whole = CascadeTrace({name: _trace(one, label, id) for name, one in answering.items()})
-    dearest, steps = whole.most_expensive, [CascadeStep(name, 1) for name in names]
-    for name in reversed(told):
+    cascade_trace = CascadeTrace({name: _trace(recorded, label, id) for name, recorded in answering.items()})
+    dearest, steps = cascade_trace.most_expensive, [CascadeStep(name, 1) for name in names]
+    for name in reversed(tellers):
         numbers = [reply.features or () for reply in models[name].replies]
         if len(lengths := sorted(set(map(len, numbers)))) > 1:
             raise InputError(
                 f"{name} told {lengths[0]} numbers of some inputs and {lengths[-1]} of others: let it tell equally many"
             )
         features = np.array(numbers, dtype=np.float64)
-        whole = whole.with_features(name, features, cost=models[name].highest)
-    if label is None and (silent := whole[dearest].prediction[:, 0] == NO_ANSWER).any():
-        whole, id = whole.take(np.flatnonzero(~silent)), id[~silent]  # noqa: A001
+        cascade_trace = cascade_trace.with_features(name, features, cost=models[name].highest)
+    if label is None and (silent := cascade_trace[dearest].prediction[:, 0] == NO_ANSWER).any():
+        cascade_trace, id = cascade_trace.take(np.flatnonzero(~silent)), id[~silent]  # noqa: A001
         say(
             f"{counted(int(silent.sum()), 'input')} left out of the run: {dearest} gave no answer to compare with"
         )
     rows = dict(zip(PARTS, part_rows(id, PARTS, 0), strict=True))
-    traces = {part: whole.take(of).along(steps, reference=dearest) for part, of in rows.items()}
+    traces = {part: cascade_trace.take(of).along(steps, reference=dearest) for part, of in rows.items()}
     places: Mapping[str, Integers] = {"train": np.empty(0, np.int64), **rows}
     split = SplitPlan(
-        source="recording", fingerprint=data["fingerprint"], seed=0, pretrained=True, matched_by="content", dropped=0,
+        source="recording",
+        fingerprint=data["fingerprint"],
+        seed=0,
+        pretrained=True,
+        matched_by="content",
+        dropped=0,
         parts={part: PartRows.of("recording", len(id), of) for part, of in places.items()},
-    )  # fmt: skip
+    )
     if label is None:
         say(f"there are no labels: models are measured by how often they say what {dearest} says")
     reference = {"reference": {"exit": names.index(dearest), "name": dearest}}
@@ -118,14 +125,14 @@ def make_live_run(
             "model": {
                 "spec": "live",
                 "n_classes": len(classes),
-                "macs": whole[dearest].cost.full,
+                "macs": cascade_trace[dearest].cost.full,
             },
             "class_names": list(classes),
             "network": {"exits": [f"{name}: last exit" for name in names][:-1]},
             "inputs": {"kind": kind, "raw": True},
             "data": {"label": None, **data, **unlabelled},
             "split": split.to_dict(),
-            "training": {name: type(one.model).__name__ for name, one in models.items()},
+            "training": {name: type(model.model).__name__ for name, model in models.items()},
             "provenance": provenance(_PACKAGES, command="", seed=0),
         },
     )
@@ -134,11 +141,11 @@ def make_live_run(
     return run
 
 
-def _trace(one: RecordedModel, label: Integers | None, id_: Keys) -> ExitTrace:
-    classes = one.model.classes or ()
-    shares = np.array([shares_of(reply, classes) for reply in one.replies]).reshape(-1, len(classes))
+def _trace(recorded: RecordedModel, label: Integers | None, id_: Keys) -> ExitTrace:
+    classes = recorded.model.classes or ()
+    shares = np.array([shares_of(reply, classes) for reply in recorded.replies]).reshape(-1, len(classes))
     evidence = PartialEvidence(shares)
-    cost = CostModel(one.cost[:, None], unit="usd", source="paid", highest=one.highest)
+    cost = CostModel(recorded.cost[:, None], unit="usd", source="paid", highest=recorded.highest)
     return ExitTrace(**fields_of_evidence([evidence], len(shares), 1), label=label, cost=cost, id=id_)
 
 
@@ -172,23 +179,25 @@ def check_models(
                 f"the model {name!r} is not the one that {run.path} was recorded of: its classes, name, prompt, "
                 "options or function differ. Record it again"
             )
-    most = dict.fromkeys(recorded, 0.0)
-    for given in inputs:
+    highest_of = dict.fromkeys(recorded, 0.0)
+    for content in inputs:
         for name in recorded:
-            most[name] = max(most[name], models[name].most(given))
+            highest_of[name] = max(highest_of[name], models[name].most(content))
     for name, known in recorded.items():
-        highest = most[name] * (1 + models[name].retries)
+        highest = highest_of[name] * (1 + models[name].retries)
         if known.highest is not None and highest > known.highest * (1 + 1e-9):
             raise InputError(
                 f"an input may cost {highest:.4g} usd at {name!r}, and at most {known.highest:.4g} usd was "
                 "recorded, for which budgets are calibrated: record such inputs, or such prices, in a new folder"
             )
-    return most
+    return highest_of
 
 
 def write_models(folder: Path, models: Mapping[str, RecordedModel]) -> None:
     """Write which models a folder was recorded of, and what they cost at most."""
-    known = {name: {"highest": one.highest, "identity": digest_of(one.model)} for name, one in models.items()}
+    known = {
+        name: {"highest": model.highest, "identity": digest_of(model.model)} for name, model in models.items()
+    }
     write_json(folder / LIVE, known)
 
 

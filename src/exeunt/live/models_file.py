@@ -45,23 +45,23 @@ def read_models(path: str | Path) -> dict[str, LiveModel]:
     }
 
 
-def _made(what: str, entry: dict[str, Any], folder: Path) -> LiveModel:
+def _made(model: str, entry: dict[str, Any], folder: Path) -> LiveModel:
     kind = next((make for word, make in _KINDS.items() if word in entry), None)
     if kind is None:
-        raise InputError(f"{what} needs one of {', '.join(_KINDS)}, it has {', '.join(entry) or 'nothing'}")
+        raise InputError(f"{model} needs one of {', '.join(_KINDS)}, it has {', '.join(entry) or 'nothing'}")
     try:
         for word in entry.keys() & {"function", "features", "encoder"}:
             name = str(entry.pop(word))
             entry["function"] = (
                 TextEncoder(name) if word == "encoder" else _function(name, kind.signature, folder)
             )
-        made: LiveModel = kind(**entry)
+        model_made: LiveModel = kind(**entry)
     except ExeuntError as error:
-        raise InputError(f"{what}: {error}") from None
+        raise InputError(f"{model}: {error}") from None
     except Exception as error:  # of the user's module, or options that there are not
         options = str(error).partition("__init__() ")[2]
-        raise InputError(f"{what} cannot be made: {options or one_line(error)}") from error
-    return made
+        raise InputError(f"{model} cannot be made: {options or one_line(error)}") from error
+    return model_made
 
 
 def _function(name: str, signature: Signature, folder: Path) -> Any:

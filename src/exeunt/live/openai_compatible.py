@@ -24,9 +24,16 @@ from exeunt.live.live_model import (
 _OPENAI = "https://api.openai.com/v1"
 _CLASSIFY = "Classify the text. Answer with one of these words and nothing else: {classes}.\n\nText: {text}"
 _FREE = (
-    "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "response_format",
     "reasoning_effort",
-)  # fmt: skip
+)
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _MILLION = 1e6
 _LEAST = 1e-6  # probability of a class that is not among the likeliest tokens
@@ -74,7 +81,7 @@ class OpenAICompatible(LiveModel):
             raise InputError(
                 f"a price has input, output and perhaps call, got {', '.join(price) or 'nothing'}"
             )
-        self.price = {"call": 0.0, **{name: checked_price(value) for name, value in price.items()}}
+        self.price = {"call": 0.0, **{name: checked_price(amount) for name, amount in price.items()}}
         self.prompt = prompt or ("{text}" if self.classes is None else _CLASSIFY)
         if "{text}" not in self.prompt:
             raise InputError(f"a prompt holds {{text}} in place of the input, got {self.prompt!r}")
@@ -91,32 +98,32 @@ class OpenAICompatible(LiveModel):
         score = "" if self.score is None else f" {named(self.score)}"
         return f"{super().identity} {self.model} {self.base_url} {self.prompt} {self.options} {self.logprobs}{score}"
 
-    def most(self, given: Any) -> float:
+    def most(self, content: Any) -> float:
         """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
-        text = self._prompt(given)
+        text = self._prompt(content)
         if self.tokenizer is not None:
             n_input = self.tokenizer(text) + len(json.dumps(self.options))
         else:  # a tokeniser may write characters as others, which are longer
-            sent = json.dumps(self._body(given), ensure_ascii=False)
-            n_input = max(len(one.encode()) for one in (sent, nfkc(sent)))
+            sent = json.dumps(self._body(content), ensure_ascii=False)
+            n_input = max(len(text_sent.encode()) for text_sent in (sent, nfkc(sent)))
         return self._cost(n_input + self.template_tokens, self.n_output)
 
     def _cost(self, n_input: int, n_output: int) -> float:
         price = self.price
         return price["call"] + (n_input * price["input"] + n_output * price["output"]) / _MILLION
 
-    def _prompt(self, given: Any) -> str:
-        texts = (given,) if isinstance(given, str) else given
+    def _prompt(self, content: Any) -> str:
+        texts = (content,) if isinstance(content, str) else content
         if not isinstance(texts, tuple) or not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{self.model} answers texts, or pairs of texts, got {type(given).__name__}")
+            raise InputError(f"{self.model} answers texts, or pairs of texts, got {type(content).__name__}")
         classes = ", ".join(self.classes or ())
         return self.prompt.replace("{classes}", classes).replace("{text}", "\n\n".join(texts))
 
-    def _body(self, given: Any) -> dict[str, Any]:
+    def _body(self, content: Any) -> dict[str, Any]:
         likeliest = {"top_logprobs": self.logprobs} if self.logprobs and self.classes is not None else {}
         return {
             "model": self.model,
-            "messages": [{"role": "user", "content": self._prompt(given)}],
+            "messages": [{"role": "user", "content": self._prompt(content)}],
             **self.options,
             **({} if self.logprobs is None else {"logprobs": True, **likeliest}),
         }
@@ -135,10 +142,10 @@ class OpenAICompatible(LiveModel):
     async def _disconnect(self, client: Any) -> None:
         await client.close()
 
-    async def _call(self, given: Any, client: Any) -> Reply:
+    async def _call(self, content: Any, client: Any) -> Reply:
         openai = require("openai", extra="live")
         try:
-            sent = await client.chat.completions.with_raw_response.create(**self._body(given))
+            sent = await client.chat.completions.with_raw_response.create(**self._body(content))
         except openai.APIStatusError as error:
             raise status_failure(error.status_code, error.response.headers, error.code) from None
         except openai.APIConnectionError as error:
@@ -149,7 +156,7 @@ class OpenAICompatible(LiveModel):
             raise FailedAttempt("its answer is no JSON", again=True) from None
         cost, lied = self._reported(data)
         try:
-            return self._read(data, given, cost, lied)
+            return self._read(data, content, cost, lied)
         except FailedAttempt as failed:
             raise FailedAttempt(failed.why, again=failed.again, cost=cost, lied=lied) from None
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -171,7 +178,7 @@ class OpenAICompatible(LiveModel):
         n_output = max(n_output, total - n_input)  # some count reasoning in the total alone
         return self._cost(n_input, n_output), n_output > self.n_output
 
-    def _read(self, data: Any, given: Any, cost: float, lied: bool) -> Reply:
+    def _read(self, data: Any, content: Any, cost: float, lied: bool) -> Reply:
         choice = at_path(data, "choices.0")
         message = at_path(choice, "message")
         if message.get("refusal") or choice.get("finish_reason") == "content_filter":
@@ -185,7 +192,7 @@ class OpenAICompatible(LiveModel):
         tokens = (choice.get("logprobs") or {}).get("content") or []
         probabilities = self._probabilities(tokens, answer)
         if self.score is not None:
-            confidence = self._scored(given, answer)
+            confidence = self._scored(content, answer)
         elif probabilities is not None and self.classes is not None:
             confidence = probabilities[self.classes.index(answer)]
         else:
@@ -193,9 +200,9 @@ class OpenAICompatible(LiveModel):
             confidence = _confidence(logs, by_class=self.classes is not None)
         return Reply(answer, confidence, cost, probabilities, lied=lied)
 
-    def _scored(self, given: Any, answer: str) -> float:
+    def _scored(self, content: Any, answer: str) -> float:
         try:
-            return float(self.score(given, answer))  # type: ignore[misc]
+            return float(self.score(content, answer))  # type: ignore[misc]
         except Exception as error:  # a user's function may raise anything
             raise FailedAttempt(f"its score failed ({type(error).__name__})") from error
 
@@ -216,8 +223,8 @@ class OpenAICompatible(LiveModel):
                 mass[begins[0]] += math.exp(min(0.0, float(at_path(token, "logprob"))))
         if mass[answer] == 0.0 or mass[answer] < max(mass.values()):
             return None
-        kept = [max(value, _LEAST) for value in mass.values()]
-        return tuple(value / sum(kept) for value in kept)
+        masses = [max(share, _LEAST) for share in mass.values()]
+        return tuple(share / sum(masses) for share in masses)
 
 
 def _plain(text: str) -> str:
@@ -242,8 +249,8 @@ def _checked_options(options: Mapping[str, Any], max_tokens: int) -> dict[str, A
         raise InputError(
             "tokens of reasoning are bounded by max_completion_tokens alone: add it to the options"
         )
-    given = dict(options) if set(options) & set(_LIMITS) else {**options, "max_tokens": max_tokens}
+    request_options = dict(options) if set(options) & set(_LIMITS) else {**options, "max_tokens": max_tokens}
     for name in _LIMITS:
-        if name in given and (type(given[name]) is not int or given[name] < 1):
-            raise InputError(f"{name} must be a whole number of at least 1, got {given[name]!r}")
-    return given
+        if name in request_options and (type(request_options[name]) is not int or request_options[name] < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, got {request_options[name]!r}")
+    return request_options

@@ -57,7 +57,7 @@ def function_named(text: str, signature: Signature) -> Any:
     if not module or not name.isidentifier():
         raise InputError(f"a function is written module:name, got {text!r}")
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):  # it is there, and imports another
             raise
@@ -72,10 +72,10 @@ def function_named(text: str, signature: Signature) -> Any:
             f"there is no module {module}: write {signature.of(name)}, into {file} beside the YAML file"
         ) from None
     try:
-        function = getattr(found, name)
+        function = getattr(imported, name)
     except AttributeError:
         raise InputError(
-            f"the module {module}, {getattr(found, '__file__', None) or 'of Python'}, has no {name}: write "
+            f"the module {module}, {getattr(imported, '__file__', None) or 'of Python'}, has no {name}: write "
             f"{signature.of(name)}. A module of your own has a name that no installed one has"
         ) from None
     if not callable(function):
@@ -108,23 +108,23 @@ def _files_of(module: str, folder: Path) -> Iterator[Path]:
     """Yield the file of a module, and the folders and files of the packages that it lies in."""
     places = [str(folder)]
     for part in module.split("."):
-        if (found := PathFinder.find_spec(part, places)) is None:
+        if (spec := PathFinder.find_spec(part, places)) is None:
             return
-        places = [*(found.submodule_search_locations or ())]
+        places = [*(spec.submodule_search_locations or ())]
         yield from map(Path, places)
-        if found.origin is not None:
-            yield Path(found.origin)
+        if spec.origin is not None:
+            yield Path(spec.origin)
 
 
 def _check_own(place: Path, root: str) -> None:
     """Raise InputError where others may write to a file or a folder of the module `root`."""
-    found = place.stat()
-    if found.st_uid not in (os.geteuid(), 0):
+    status = place.stat()
+    if status.st_uid not in (os.geteuid(), 0):
         raise InputError(
             f"{place} belongs to another user, and the code of {root} there would run: copy it, with the YAML "
             "file, to a folder of your own"
         )
-    if found.st_mode & _OF_OTHERS:
+    if status.st_mode & _OF_OTHERS:
         raise InputError(
             f"others may write to {place}, and the code of {root} there would run: `chmod go-w "
             f"{quote(str(place))}` keeps it yours"
@@ -135,8 +135,8 @@ def _is_installed(root: str) -> bool:
     """Whether a module is found without a further folder; a part of a namespace may lie in any."""
     if root in sys.modules:
         return True
-    found = find_spec(root)
-    return found is not None and found.origin is not None
+    spec = find_spec(root)
+    return spec is not None and spec.origin is not None
 
 
 def _is_found(beside: ModuleSpec, folder: Path) -> bool:
@@ -144,7 +144,7 @@ def _is_found(beside: ModuleSpec, folder: Path) -> bool:
     if str(folder) not in _appended:
         return False
     try:
-        found = find_spec(beside.name)
+        spec = find_spec(beside.name)
     except ValueError:  # of __main__
         return False
-    return found is not None and found.origin == beside.origin
+    return spec is not None and spec.origin == beside.origin

@@ -90,7 +90,9 @@ class Recorded:
         if self.rows and not self.no_run:
             lines.append(f"next: exeunt calibrate {quote(str(self.folder))} --budget 50%")
         elif self.rows:
-            options = " ".join(f"--model {quote(name)} --price {one}" for name, one in self.prices.items())
+            options = " ".join(
+                f"--model {quote(name)} --price {price}" for name, price in self.prices.items()
+            )
             table = quote(str(self.folder / TABLE))
             lines.append(f"{self.folder} holds a table and is no run: {self.no_run}")
             lines.append(f"next: exeunt compare {table} {options} --id id --empty-is-no-answer")
@@ -238,13 +240,21 @@ class _Recording:
 
     async def run(self, ledger: Ledger | None, concurrency: int) -> None:
         """Ask what is not known. Where the ledger refuses, wait until nothing is under way, and try what is left."""
-        asked = {key: _Asked(row, name, key) for row, keys in self.keys.items() for name, key in keys.items()}
-        left = [one for key, one in asked.items() if not self._is_done(key)]
-        with Progress("answers", total=len(asked), done=len(asked) - len(left), say=self.say) as progress:
+        requests = {
+            key: _Asked(row, name, key) for row, keys in self.keys.items() for name, key in keys.items()
+        }
+        left = [request for key, request in requests.items() if not self._is_done(key)]
+        with Progress(
+            "answers", total=len(requests), done=len(requests) - len(left), say=self.say
+        ) as progress:
             try:
                 with _interruptible() as stop:
                     while left and (sent := await self._ask_all(left, ledger, concurrency, progress, stop)):
-                        left = [one for one in left if one.key not in sent and one.model not in self.broken]
+                        left = [
+                            request
+                            for request in left
+                            if request.key not in sent and request.model not in self.broken
+                        ]
             finally:
                 for model in self.models.values():
                     await model.close()
@@ -261,33 +271,37 @@ class _Recording:
         refused: dict[str, str] = {}
         sent: set[str] = set()
 
-        async def ask(one: _Asked) -> None:
-            content = self.inputs.content(one.row)
-            reply = await self.models[one.model].ask(content, name=one.model, ledger=ledger, key=one.key)
+        async def ask(request: _Asked) -> None:
+            content = self.inputs.content(request.row)
+            reply = await self.models[request.model].ask(
+                content, name=request.model, ledger=ledger, key=request.key
+            )
             if reply.attempts == 0:
-                refused[one.model] = reply.failed
+                refused[request.model] = reply.failed
                 return
             failed = reply.failed.partition(":")[0]  # the message of a function may hold the input
-            said = {
+            answer = {
                 **asdict(reply),
                 "failed": failed,
                 "confidence": None if reply.answer is None else reply.confidence,
             }
-            self._file.write(json.dumps({**said, "key": one.key}) + "\n")
+            self._file.write(json.dumps({**answer, "key": request.key}) + "\n")
             self._file.flush()
-            self._take(one.key, reply)
-            sent.add(one.key)
+            self._take(request.key, reply)
+            sent.add(request.key)
             fails = not reply.is_given and reply.failed != GAVE_NONE
-            self.in_a_row[one.model] = self.in_a_row[one.model] + 1 if fails else 0
-            if self.in_a_row[one.model] >= _MOST_IN_A_ROW:
-                self.broken[one.model] = f"{one.model} failed {_MOST_IN_A_ROW} times in a row: {reply.failed}"
+            self.in_a_row[request.model] = self.in_a_row[request.model] + 1 if fails else 0
+            if self.in_a_row[request.model] >= _MOST_IN_A_ROW:
+                self.broken[request.model] = (
+                    f"{request.model} failed {_MOST_IN_A_ROW} times in a row: {reply.failed}"
+                )
             progress.set_postfix_str(f", {amount_text(self.spent, 'usd')} spent", refresh=False)
             progress.update()
 
         chosen = (
-            one
-            for one in takewhile(lambda _: not stop.is_set(), left)
-            if one.model not in refused and one.model not in self.broken
+            request
+            for request in takewhile(lambda _: not stop.is_set(), left)
+            if request.model not in refused and request.model not in self.broken
         )
         await work_through(chosen, ask, concurrency)
         self.stopped = next(iter({**self.broken, **refused}.values()), "")
@@ -313,7 +327,9 @@ class _Recording:
         columns: dict[str, Any] = {"id": [self.ids[row] if ids is None else ids[row] for row in rows]}
         if keep_texts:
             contents = [self.inputs.content(row) for row in rows]
-            columns["text"] = [one if isinstance(one, str) else "\n\n".join(one) for one in contents]
+            columns["text"] = [
+                content if isinstance(content, str) else "\n\n".join(content) for content in contents
+            ]
         if (truth := self.inputs.true_names) is not None:
             columns["label"] = [truth[row] for row in rows]
         recorded: dict[str, RecordedModel] = {}
@@ -323,19 +339,19 @@ class _Recording:
             columns |= _columns(name, model, replies, [self.cost[key] for key in keys])
             done.counts[name] = Counter(
                 {
-                    "answered": sum(one.is_given for one in replies),
-                    "failed": sum(not one.is_given for one in replies),
-                    "lies": sum(one.lied for one in replies),
+                    "answered": sum(reply.is_given for reply in replies),
+                    "failed": sum(not reply.is_given for reply in replies),
+                    "lies": sum(reply.lied for reply in replies),
                 }
             )
-            if failures := Counter(one.failed for one in replies if not one.is_given):
+            if failures := Counter(reply.failed for reply in replies if not reply.is_given):
                 done.why[name] = failures.most_common(1)[0][0]
             if rows:
-                most = max(model.most(self.inputs.content(row)) for row in rows) * (1 + model.retries)
+                highest = max(model.most(self.inputs.content(row)) for row in rows) * (1 + model.retries)
                 if not isinstance(model, FeatureModel):
-                    done.prices[name] = _price(name, columns[f"cost_{name}"], most)
+                    done.prices[name] = _price(name, columns[f"cost_{name}"], highest)
                 paid = columns[f"cost_{name}"].to_numpy()
-                recorded[name] = RecordedModel(model, replies, paid, max(most, paid.max()))
+                recorded[name] = RecordedModel(model, replies, paid, max(highest, paid.max()))
         with atomic_path(self.folder / TABLE) as temporary:
             temporary.touch(mode=_OWNER)
             pq.write_table(pa.table(columns), temporary)
@@ -345,8 +361,12 @@ class _Recording:
     def _make_run(self, recorded: Mapping[str, RecordedModel], rows: list[int]) -> str:
         """Make the folder a run of these models, or return why there can be none."""
         inputs = self.inputs.take(rows)
-        answering = [one for one in recorded.values() if not isinstance(one.model, FeatureModel)]
-        classes, *others = {one.model.classes for one in answering} or {None}
+        answering = [
+            recorded_model
+            for recorded_model in recorded.values()
+            if not isinstance(recorded_model.model, FeatureModel)
+        ]
+        classes, *others = {recorded_model.model.classes for recorded_model in answering} or {None}
         try:
             if len(answering) < 2 or others or classes is None:
                 raise InputError("a run takes two or more models that choose among the same classes")
@@ -355,9 +375,14 @@ class _Recording:
                     'a run of pairs of texts knows their columns: record_models(..., text=["premise", "hypothesis"])'
                 )
             make_live_run(
-                self.folder, recorded, id=inputs.content_keys(), kind=inputs.kind,
-                data={**self.data, "fingerprint": inputs.fingerprint}, label=_labels(inputs, classes), say=self.say,
-            )  # fmt: skip
+                self.folder,
+                recorded,
+                id=inputs.content_keys(),
+                kind=inputs.kind,
+                data={**self.data, "fingerprint": inputs.fingerprint},
+                label=_labels(inputs, classes),
+                say=self.say,
+            )
         except InputError as error:
             remove_of_policy(self.folder, MANIFEST, POLICY, POLICIES)  # what an earlier recording left
             write_models(self.folder, recorded)
@@ -371,9 +396,10 @@ def _labels(inputs: Dataset, classes: Sequence[str]) -> Any:
         return None
     for row, name in enumerate(names):
         if name not in classes:
-            found = "no label" if name is None else f"the label {name!r}, which is no class of the models"
+            problem = "no label" if name is None else f"the label {name!r}, which is no class of the models"
             raise InputError(
-                f"{inputs.name(row)} has {found} ({', '.join(classes)}): correct it, or leave the column of labels out"
+                f"{inputs.name(row)} has {problem} ({', '.join(classes)}): correct it, or leave the column of labels "
+                "out"
             )
     return np.array([classes.index(str(name)) for name in names])
 
@@ -433,12 +459,12 @@ def _columns(name: str, model: LiveModel, replies: list[Reply], costs: list[floa
     least = 1e-6 * max([*costs, 1e-6])
     cost = {f"cost_{name}": pa.array([max(cost, least) for cost in costs], pa.float64())}
     if isinstance(model, FeatureModel):
-        features = pa.array([one.features for one in replies], pa.list_(pa.float32()))
+        features = pa.array([reply.features for reply in replies], pa.list_(pa.float32()))
         return {f"features_{name}": features, **cost}
     return {
-        f"prediction_{name}": pa.array([_storable(one.answer) for one in replies], pa.string()),
+        f"prediction_{name}": pa.array([_storable(reply.answer) for reply in replies], pa.string()),
         f"confidence_{name}": pa.array(
-            [None if one.answer is None else one.confidence for one in replies], pa.float64()
+            [None if reply.answer is None else reply.confidence for reply in replies], pa.float64()
         ),
         **cost,
     }
@@ -449,7 +475,7 @@ def _storable(text: str | None) -> str | None:
     return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _price(name: str, costs: Any, most: float) -> str:
+def _price(name: str, costs: Any, highest: float) -> str:
     """Return a price that all answers have, or the column of prices and the most that an input of this length costs."""
     values = costs.to_numpy()
-    return f"{values[0]:g}" if np.ptp(values) == 0 else f"cost_{name}:{max(most, values.max()):.9g}"
+    return f"{values[0]:g}" if np.ptp(values) == 0 else f"cost_{name}:{max(highest, values.max()):.9g}"

@@ -48,8 +48,8 @@ class TextEncoder:
         """What tells encoders apart whose embeddings differ."""
         file = Path(self._name)
         files = [file] if self._is_onnx else sorted(file.glob("*.safetensors"))
-        told = " ".join(map(file_digest, files)) or self._name
-        return f"encoder of {self._max_tokens} tokens {told}"
+        digest = " ".join(map(file_digest, files)) or self._name
+        return f"encoder of {self._max_tokens} tokens {digest}"
 
     def __call__(self, text: str) -> Floats:
         """Return the embedding (d,). Raises InputError for what is no text."""
@@ -90,7 +90,7 @@ class TextEncoder:
         def encode(tokens: Any) -> Any:
             with torch.inference_mode():
                 return (
-                    network(**{name: torch.as_tensor(value) for name, value in tokens.items()})[0]
+                    network(**{name: torch.as_tensor(token) for name, token in tokens.items()})[0]
                     .float()
                     .numpy()
                 )
@@ -99,7 +99,7 @@ class TextEncoder:
 
     def _in_onnx(self) -> Any:
         session = require("onnxruntime", extra="onnx").InferenceSession(self._name)
-        names = {one.name for one in session.get_inputs()}
+        names = {get_input.name for get_input in session.get_inputs()}
         return lambda tokens: session.run(
-            None, {name: value.astype(np.int64) for name, value in tokens.items() if name in names}
+            None, {name: token.astype(np.int64) for name, token in tokens.items() if name in names}
         )[0]

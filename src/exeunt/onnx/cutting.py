@@ -58,18 +58,18 @@ def cut_optimised(
     Returns None if rows cannot be dropped from a tensor between two segments of that graph.
     """
     logits = [stage.logits for stage in manifest.stages]
-    whole = _optimised(join_graphs(stages).model(logits), ort)
-    if any(node.nests for node in whole.nodes):
+    graph = _optimised(join_graphs(stages).model(logits), ort)
+    if any(node.nests for node in graph.nodes):
         return None
-    nodes = _by_segment(whole, logits, segments)
-    states = _states(whole, nodes)
-    inside = dict.fromkeys(name for names in states for name in names if name not in whole.inputs)
+    nodes = _by_segment(graph, logits, segments)
+    states = _states(graph, nodes)
+    inside = dict.fromkeys(name for names in states for name in names if name not in graph.inputs)
     axis: dict[str, int | None] = {name: manifest.tensors[name].batch_dim for name in manifest.inputs}
     dtype = {name: manifest.tensors[name].dtype for name in manifest.inputs}
-    if inside and not _probe(whole, manifest, list(inside), ort, axis, dtype):
+    if inside and not _probe(graph, manifest, list(inside), ort, axis, dtype):
         return None
     graphs = tuple(
-        _segment_graph(whole, nodes[i], logits[first : last + 1], states[i], dtype)
+        _segment_graph(graph, nodes[i], logits[first : last + 1], states[i], dtype)
         for i, (first, last) in enumerate(segments)
     )
     return OnnxCut(graphs, tuple(states), axis, optimised=True)
@@ -86,30 +86,30 @@ def _optimised(model: bytes, ort: Any) -> OnnxGraph:
         return OnnxGraph.read(file.read_bytes())
 
 
-def _by_segment(whole: OnnxGraph, logits: Sequence[str], segments: Segments) -> list[list[Node]]:
+def _by_segment(graph: OnnxGraph, logits: Sequence[str], segments: Segments) -> list[list[Node]]:
     """Return the nodes of each segment: a node belongs to the first segment with an exit that needs it."""
     placed: set[Node] = set()
     nodes: list[list[Node]] = []
     for first, last in segments:
-        needed = whole.needed(logits[first : last + 1])
+        needed = graph.needed(logits[first : last + 1])
         nodes.append([node for node in needed if node not in placed])
         placed.update(needed)
     return nodes
 
 
-def _states(whole: OnnxGraph, nodes: Sequence[Sequence[Node]]) -> list[tuple[str, ...]]:
+def _states(graph: OnnxGraph, nodes: Sequence[Sequence[Node]]) -> list[tuple[str, ...]]:
     """Return the tensors that are made in or before each segment and taken after it."""
-    made: dict[str, None] = dict.fromkeys(name for name in whole.inputs if name not in whole.weights)
+    tensors: dict[str, None] = dict.fromkeys(name for name in graph.inputs if name not in graph.weights)
     states = []
     for i, segment in enumerate(nodes):
-        made |= dict.fromkeys(name for node in segment for name in node.makes)
+        tensors |= dict.fromkeys(name for node in segment for name in node.makes)
         later = {name for after in nodes[i + 1 :] for node in after for name in node.takes}
-        states.append(tuple(name for name in made if name in later))
+        states.append(tuple(name for name in tensors if name in later))
     return states
 
 
 def _probe(
-    whole: OnnxGraph,
+    graph: OnnxGraph,
     manifest: OnnxManifest,
     names: Sequence[str],
     ort: Any,
@@ -124,7 +124,7 @@ def _probe(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(whole.model(names), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(graph.model(names), options, providers=["CPUExecutionProvider"])
     tokens = padded_length(1, manifest.longest_text)
     few, more = (
         session.run(
@@ -152,20 +152,20 @@ def _zeros(tensor: OnnxTensor, rows: int, tokens: int) -> NDArray[Any]:
 
 
 def _segment_graph(
-    whole: OnnxGraph,
+    graph: OnnxGraph,
     nodes: Sequence[Node],
     logits: Sequence[str],
     state: Sequence[str],
     dtype: Mapping[str, str],
 ) -> OnnxGraph:
     """Return the graph of a segment, with its logits and its state as outputs."""
-    made = {name for node in nodes for name in node.makes}
-    taken = {name for node in nodes for name in node.takes if name in dtype and name not in made}
-    given = [*logits, *(name for name in state if name in made)]
+    tensors = {name for node in nodes for name in node.makes}
+    taken = {name for node in nodes for name in node.takes if name in dtype and name not in tensors}
+    outputs = [*logits, *(name for name in state if name in tensors)]
     return OnnxGraph(
-        whole.header,
+        graph.header,
         list(nodes),
-        {name: whole.weights[name] for node in nodes for name in node.takes if name in whole.weights},
+        {name: graph.weights[name] for node in nodes for name in node.takes if name in graph.weights},
         {name: value_info(name, dtype[name], output=False) for name in taken},
-        {name: value_info(name, dtype.get(name, "float32")) for name in given},
+        {name: value_info(name, dtype.get(name, "float32")) for name in outputs},
     )

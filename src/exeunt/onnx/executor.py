@@ -71,7 +71,7 @@ class OnnxExecutor:
 
     def start(self, inputs: Any) -> tuple[Named, Booleans]:
         """Return the inputs as arrays by name, and which rows are finite, (n,)."""
-        state = {name: self._checked(name, value) for name, value in self._named(inputs).items()}
+        state = {name: self._checked(name, array) for name, array in self._named(inputs).items()}
         sizes = {name: len(array) for name, array in state.items()}
         if len(set(sizes.values())) != 1:
             raise InputError(f"every input must have the same number of rows, got {sizes}")
@@ -88,11 +88,11 @@ class OnnxExecutor:
     def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
         """Run a session that computes the logits of `wanted`, the state after the segment, and nothing else."""
         logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
-        made = [name for name in self.cut.states[segment] if name in self.cut.graphs[segment].outputs]
-        if outputs := tuple(dict.fromkeys([*logits, *made])):
+        passed_on = [name for name in self.cut.states[segment] if name in self.cut.graphs[segment].outputs]
+        if outputs := tuple(dict.fromkeys([*logits, *passed_on])):
             session, inputs = self._session(segment, outputs)
-            found = session.run(outputs, {name: state[name] for name in inputs})
-            state = state | dict(zip(outputs, found, strict=True))
+            results = session.run(outputs, {name: state[name] for name in inputs})
+            state = state | dict(zip(outputs, results, strict=True))
         return [state[name] for name in logits], {name: state[name] for name in self.cut.states[segment]}
 
     def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
@@ -105,14 +105,14 @@ class OnnxExecutor:
     def compact(self, state: Named, rows: Integers) -> tuple[Named, Integers]:
         """Drop rows in place, except from arrays that belong to the caller."""
         order = moves(rows)[2]
-        kept: Named = {}
+        compacted_state: Named = {}
         for name, array in state.items():
             axis = self.cut.axis[name]
             if axis == 0 and name not in self.manifest.inputs and array.flags.writeable:
-                kept[name] = compacted(array, rows)
+                compacted_state[name] = compacted(array, rows)
             else:
-                kept[name] = _gathered([(array, order)], axis)
-        return kept, order
+                compacted_state[name] = _gathered([(array, order)], axis)
+        return compacted_state, order
 
     def wait(self) -> None:
         """Do nothing: a session returns when it is done."""
@@ -137,7 +137,7 @@ class OnnxExecutor:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         model = self.cut.graphs[segment].model(outputs)
         session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._sessions[segment, outputs] = session, [value.name for value in session.get_inputs()]
+        self._sessions[segment, outputs] = session, [get_input.name for get_input in session.get_inputs()]
         return self._sessions[segment, outputs]
 
     def _check_described(self, stages: Sequence[OnnxGraph]) -> None:
@@ -171,10 +171,10 @@ class OnnxExecutor:
             raise InputError(f"the network takes {', '.join(names)}; missing: {', '.join(absent)}")
         return {name: named[name] for name in names}
 
-    def _checked(self, name: str, value: Any) -> NDArray[Any]:
+    def _checked(self, name: str, array_like: Any) -> NDArray[Any]:
         """Return an input as an array of the exported type and size."""
         kind = self.manifest.tensors[name]
-        array = np.asarray(value)
+        array = np.asarray(array_like)
         if array.dtype != kind.dtype:
             # Whole numbers are most likely raw pixels. A NaN among token ids would become an arbitrary number.
             real = np.dtype(kind.dtype).kind == "f"
@@ -188,13 +188,13 @@ class OnnxExecutor:
             more = padded_length(array.shape[1], self.manifest.longest_text) - array.shape[1]
             array = np.pad(array, ((0, 0), (0, more)), constant_values=kind.pad) if more else array
         fits = array.ndim == len(kind.shape) and all(
-            size is None or size == given for size, given in zip(kind.shape, array.shape, strict=True)
+            size is None or size == length for size, length in zip(kind.shape, array.shape, strict=True)
         )
         if not fits:
             sizes = ", ".join("tokens" if size is None else str(size) for size in kind.shape[1:])
             raise InputError(
-                f"{name} must have shape (n, {sizes}), the size it was exported for, got {np.shape(value)}: bring the "
-                "inputs to that size, or use the eager executor"
+                f"{name} must have shape (n, {sizes}), the size it was exported for, got {np.shape(array_like)}: bring "
+                "the inputs to that size, or use the eager executor"
             )
         return array
 
@@ -229,16 +229,16 @@ def _gathered(parts: Sequence[tuple[NDArray[Any], Any]], axis: int | None) -> ND
     first = parts[0][0]
     if axis is None:
         return first
-    whole = [(np.moveaxis(array, axis, 0), slice(None) if rows is None else rows) for array, rows in parts]
-    if len(whole) == 1:
-        array, rows = whole[0]
+    rows_of = [(np.moveaxis(array, axis, 0), slice(None) if rows is None else rows) for array, rows in parts]
+    if len(rows_of) == 1:
+        array, rows = rows_of[0]
         taken = array[rows]
     else:
         counts = [
-            len(range(len(array))[rows]) if isinstance(rows, slice) else len(rows) for array, rows in whole
+            len(range(len(array))[rows]) if isinstance(rows, slice) else len(rows) for array, rows in rows_of
         ]
-        taken = np.empty((sum(counts), *whole[0][0].shape[1:]), first.dtype)
-        for place, (array, rows) in zip(np.split(taken, np.cumsum(counts)[:-1]), whole, strict=True):
+        taken = np.empty((sum(counts), *rows_of[0][0].shape[1:]), first.dtype)
+        for place, (array, rows) in zip(np.split(taken, np.cumsum(counts)[:-1]), rows_of, strict=True):
             if isinstance(rows, slice):
                 place[:] = array[rows]
             else:

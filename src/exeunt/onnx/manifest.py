@@ -76,9 +76,9 @@ class OnnxManifest:
 
     def state_after(self, last: int) -> tuple[str, ...]:
         """Return the names of the tensors that exist after exit `last` and are needed later."""
-        made = {*self.inputs, *(name for stage in self.stages[: last + 1] for name in stage.gives)}
+        tensors = {*self.inputs, *(name for stage in self.stages[: last + 1] for name in stage.gives)}
         needed = [name for stage in self.stages[last + 1 :] for name in stage.takes]
-        return tuple(dict.fromkeys(name for name in needed if name in made))
+        return tuple(dict.fromkeys(name for name in needed if name in tensors))
 
     def save(self, folder: Path) -> None:
         """Write the manifest to the folder of the stages' files."""
@@ -117,11 +117,11 @@ def _from_dict(body: Mapping[str, Any]) -> OnnxManifest:
         of_kinds(OnnxStage(**{**stage, "takes": tuple(stage["takes"]), "gives": tuple(stage["gives"])}))
         for stage in body["stages"]
     )
-    made = of_kinds(
+    manifest = of_kinds(
         OnnxManifest(**{**body, "inputs": tuple(body["inputs"]), "tensors": tensors, "stages": stages})
     )
-    _check(made)
-    return made
+    _check(manifest)
+    return manifest
 
 
 def _check(manifest: OnnxManifest) -> None:

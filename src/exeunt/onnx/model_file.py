@@ -97,14 +97,14 @@ class OnnxGraph:
     def needed(self, names: Iterable[str]) -> list[Node]:
         """Return the nodes that are needed to compute these tensors, in order."""
         makers = {name: i for i, node in enumerate(self.nodes) for name in node.makes}
-        found: set[int] = set()
+        needed: set[int] = set()
         pending = [makers[name] for name in names if name in makers]
         while pending:
             i = pending.pop()
-            if i not in found:
-                found.add(i)
+            if i not in needed:
+                needed.add(i)
                 pending += [makers[name] for name in self.nodes[i].takes if name in makers]
-        return [self.nodes[i] for i in sorted(found)]
+        return [self.nodes[i] for i in sorted(needed)]
 
     def model(self, outputs: Iterable[str]) -> bytes:
         """Return the file of a model that computes these tensors (any of the graph) and nothing else."""
@@ -113,8 +113,8 @@ class OnnxGraph:
         taken = dict.fromkeys(name for node in nodes for name in node.takes)
         weights = [self.weights[name] for name in taken if name in self.weights]
         inputs = [self.inputs[name] for name in taken if name in self.inputs]
-        given = [self.outputs.get(name, value_info(name, None)) for name in names]
-        graph = [*(node.raw for node in nodes), _field(_NAME, b"exeunt"), *weights, *inputs, *given]
+        output_infos = [self.outputs.get(name, value_info(name, None)) for name in names]
+        graph = [*(node.raw for node in nodes), _field(_NAME, b"exeunt"), *weights, *inputs, *output_infos]
         return self.header + _field(_GRAPH, b"".join(graph))
 
 
@@ -124,19 +124,19 @@ def join_graphs(graphs: Sequence[OnnxGraph]) -> OnnxGraph:
     A tensor that one graph makes and a later one takes must have the same name in both. No other tensors may share a
     name, except for weights that are equal. A tensor that no earlier graph makes becomes an input.
     """
-    whole = OnnxGraph(graphs[0].header, [], {}, {}, {})
+    joined = OnnxGraph(graphs[0].header, [], {}, {}, {})
     for graph in graphs:
-        whole.inputs.update((name, raw) for name, raw in graph.inputs.items() if name not in whole.outputs)
-        whole.outputs.update(graph.outputs)
-        whole.weights.update(graph.weights)
-        whole.nodes.extend(graph.nodes)
-    return whole
+        joined.inputs.update((name, raw) for name, raw in graph.inputs.items() if name not in joined.outputs)
+        joined.outputs.update(graph.outputs)
+        joined.weights.update(graph.weights)
+        joined.nodes.extend(graph.nodes)
+    return joined
 
 
 def rename_inputs(graph: Any, names: Mapping[str, str]) -> None:
     """Rename inputs of a graph of the package `onnx`, and where its nodes take them."""
-    for value in graph.input:
-        value.name = names.get(value.name, value.name)
+    for tensor in graph.input:
+        tensor.name = names.get(tensor.name, tensor.name)
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = names.get(name, name)
@@ -163,24 +163,24 @@ def _node(content: bytes, raw: bytes) -> Node:
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield each field's number, its content (empty unless it is bytes), and its bytes with number and length."""
-    at = 0
-    while at < len(data):
-        start = at
-        tag, at = _varint(data, at)
+    position = 0
+    while position < len(data):
+        start = position
+        tag, position = _varint(data, position)
         kind, content = tag & 7, b""
         if kind == _VARINT:
-            _, at = _varint(data, at)
+            _, position = _varint(data, position)
         elif kind == _BYTES:
-            size, at = _varint(data, at)
-            content = data[at : at + size]
-            at += size
+            size, position = _varint(data, position)
+            content = data[position : position + size]
+            position += size
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
-            at += 8 if kind == _EIGHT_BYTES else 4
+            position += 8 if kind == _EIGHT_BYTES else 4
         else:
             raise ArtefactError(f"this is not an ONNX model: it has a field of unknown kind {kind}")
-        if at > len(data):
+        if position > len(data):
             raise ArtefactError("this ONNX model is truncated")
-        yield tag >> 3, content, data[start:at]
+        yield tag >> 3, content, data[start:position]
 
 
 def _inside(data: bytes, path: Iterable[int | None]) -> bytes:
@@ -190,15 +190,15 @@ def _inside(data: bytes, path: Iterable[int | None]) -> bytes:
     return data
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int) -> tuple[int, int]:
     """Read a number of seven bits per byte, lowest first. Returns the number and the position after it."""
-    value = shift = 0
-    while at < len(data):
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        shift, at = shift + 7, at + 1
+    number = shift = 0
+    while position < len(data):
+        byte = data[position]
+        number |= (byte & 0x7F) << shift
+        shift, position = shift + 7, position + 1
         if byte < 0x80:
-            return value, at
+            return number, position
     raise ArtefactError("this ONNX model is truncated")
 
 
@@ -207,10 +207,10 @@ def _field(number: int, content: bytes) -> bytes:
     return _number(number << 3 | _BYTES) + _number(len(content)) + content
 
 
-def _number(value: int) -> bytes:
+def _number(number: int) -> bytes:
     stored = bytearray()
-    while value >= 0x80:
-        stored.append(value & 0x7F | 0x80)
-        value >>= 7
-    stored.append(value)
+    while number >= 0x80:
+        stored.append(number & 0x7F | 0x80)
+        number >>= 7
+    stored.append(number)
     return bytes(stored)

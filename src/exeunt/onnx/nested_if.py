@@ -62,14 +62,14 @@ def model_with_policy(
     Raises InputError if the policy has another number of exits, if its score or answer has no form in ONNX, if it
     answers at more than 31 exits, or if stages were exported with several opsets.
     """
-    at = tuple(range(len(stages))) if exits is None else tuple(exits)
-    if policy.n_exits != len(at):
-        raise InputError(f"the policy has {policy.n_exits} exits but the network has {len(at)}")
+    chosen_exits = tuple(range(len(stages))) if exits is None else tuple(exits)
+    if policy.n_exits != len(chosen_exits):
+        raise InputError(f"the policy has {policy.n_exits} exits but the network has {len(chosen_exits)}")
     of_policy = {
         "cost": policy.cost.to_dict(),
         "policy": {"name": policy.name, "budget": policy.budget, "run": policy.run},
     }
-    return _ModelWriter(stages, policy, at).model({**(about or {}), **of_policy})
+    return _ModelWriter(stages, policy, chosen_exits).model({**(about or {}), **of_policy})
 
 
 class _ModelWriter:
@@ -93,26 +93,26 @@ class _ModelWriter:
 
     def model(self, about: Mapping[str, Any]) -> ModelProto:
         """Return the whole model."""
-        asked = 1 + int(np.count_nonzero(self.policy.active[: self.last]))
-        if asked > _MOST_EXITS:
+        n_answering = 1 + int(np.count_nonzero(self.policy.active[: self.last]))
+        if n_answering > _MOST_EXITS:
             raise InputError(
-                f"the policy answers at {asked} exits, in one file it can at {_MOST_EXITS}: switch some off"
+                f"the policy answers at {n_answering} exits, in one file it can at {_MOST_EXITS}: switch some off"
             )
         inputs = _inputs(self.stages)
-        with self.writer.branch() as whole:
+        with self.writer.branch() as branch:
             key: Any = TracedArray(self.writer, KEY, np.zeros(1, dtype=np.uint64))
             begun = PolicyState(tie_breaks(key, self.policy.seed), self.policy.score.init(1), {})
-            made = self._either(
+            results = self._either(
                 self._are_finite(inputs),
                 lambda: self._answered_from(0, 0, begun),
                 lambda: self._written(-1, np.nan, -1, 0.0),
             )
-            for name, made_name in zip(self.outputs, made, strict=True):
-                whole.nodes.append(helper.make_node("Identity", [made_name], [name]))
+            for name, made_name in zip(self.outputs, results, strict=True):
+                branch.nodes.append(helper.make_node("Identity", [made_name], [name]))
         key_input = helper.make_tensor_value_info(KEY, TensorProto.UINT64, [1])
-        graph = self._graph(whole, list(self.outputs), [*inputs, key_input])
+        graph = self._graph(branch, list(self.outputs), [*inputs, key_input])
         model = helper.make_model(graph, producer_name="exeunt", **_versions(self.stages))
-        helper.set_model_props(model, {name: json.dumps(value) for name, value in about.items()})
+        helper.set_model_props(model, {name: json.dumps(entry) for name, entry in about.items()})
         check_model(model)
         return model
 
@@ -127,8 +127,8 @@ class _ModelWriter:
         while exit_ < self.last and not self.policy.needs[exit_]:
             exit_ += 1
         name = self._grafted(stage, self.exits[exit_])
-        seen = np.zeros((1, self.k), dtype=np.float32)
-        logits: Any = TracedArray(self.writer, name, seen).astype(np.float64)
+        example = np.zeros((1, self.k), dtype=np.float32)
+        logits: Any = TracedArray(self.writer, name, example).astype(np.float64)
         policy = self.policy
         try:
             decision = policy.decide(exit_, Evidence(softmax(logits)), state)
@@ -160,15 +160,15 @@ class _ModelWriter:
     def _grafted(self, first: int, last: int) -> str:
         """Write these stages, each with its outputs for later ones; returns the name of the last one's logits."""
         for number, (model, logits) in enumerate(self.stages[first : last + 1], start=first):
-            later = {value.name for stage in self.stages[number + 1 :] for value in stage.model.graph.input}
-            wanted = [value.name for value in model.graph.output if value.name in later]
+            later = {tensor.name for stage in self.stages[number + 1 :] for tensor in stage.model.graph.input}
+            wanted = [tensor.name for tensor in model.graph.output if tensor.name in later]
             needed = dict.fromkeys([*wanted, *([logits] if number == last else [])])
-            takes = [value.name for value in model.graph.input]
+            takes = [tensor.name for tensor in model.graph.input]
             part = Extractor(model).extract_model(takes, list(needed)).graph
-            kept: dict[str, Any] = dict.fromkeys(
+            options: dict[str, Any] = dict.fromkeys(
                 ("rename_inputs", "rename_outputs", "rename_value_infos"), False
             )
-            compose.add_prefix_graph(part, f"within{number}/", inplace=True, **kept)
+            compose.add_prefix_graph(part, f"within{number}/", inplace=True, **options)
             self.writer.graft(part)
         return self.stages[last].logits
 
@@ -186,19 +186,19 @@ class _ModelWriter:
     def _written(self, *answer: Any) -> list[str]:
         """Write label, probabilities, exit and cost as outputs of a branch; returns their names."""
         names = []
-        for value, (kind, shape) in zip(answer, self.outputs.values(), strict=True):
+        for output, (kind, shape) in zip(answer, self.outputs.values(), strict=True):
             dtype = helper.tensor_dtype_to_np_dtype(kind)
-            whole = value if isinstance(value, TracedArray) else np.broadcast_to(value, shape)
-            names += self.writer.node("Identity", [self.writer.named(whole, dtype)])
+            array = output if isinstance(output, TracedArray) else np.broadcast_to(output, shape)
+            names += self.writer.node("Identity", [self.writer.named(array, dtype)])
         return names
 
     def _are_finite(self, inputs: Sequence[ValueInfoProto]) -> TracedArray:
         """Write whether all values of the inputs are finite."""
         finite = TracedArray(self.writer, self.writer.constant(True), np.array(True))
-        for value in inputs:
-            dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        for tensor in inputs:
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type)
             if dtype.kind == "f":
-                (zeros,) = self.writer.node("Mul", [value.name, self.writer.constant(0, dtype)])
+                (zeros,) = self.writer.node("Mul", [tensor.name, self.writer.constant(0, dtype)])
                 (total,) = self.writer.node("ReduceSum", [zeros], keepdims=0)
                 finite = finite & (TracedArray(self.writer, total, np.zeros((), dtype)) == 0.0)
         return finite
@@ -206,25 +206,25 @@ class _ModelWriter:
     def _graph(
         self, branch: Branch, outputs: Sequence[str], inputs: Sequence[ValueInfoProto] = ()
     ) -> GraphProto:
-        given = [
+        output_infos = [
             helper.make_tensor_value_info(name, *kind)
             for name, kind in zip(outputs, self.outputs.values(), strict=True)
         ]
-        return helper.make_graph(branch.nodes, "exeunt", inputs, given, branch.weights)
+        return helper.make_graph(branch.nodes, "exeunt", inputs, output_infos, branch.weights)
 
 
 def _inputs(stages: Sequence[ModelStage]) -> list[ValueInfoProto]:
     """Return the tensors that no stage gives, as inputs of a batch of one."""
-    given = {value.name for stage in stages for value in stage.model.graph.output}
-    taken = {value.name: value for stage in stages for value in stage.model.graph.input}
-    found = []
-    for name, value in taken.items():
-        if name not in given:
+    made_inside = {tensor.name for stage in stages for tensor in stage.model.graph.output}
+    taken = {tensor.name: tensor for stage in stages for tensor in stage.model.graph.input}
+    inputs = []
+    for name, info in taken.items():
+        if name not in made_inside:
             single = ValueInfoProto()
-            single.CopyFrom(value)
+            single.CopyFrom(info)
             single.type.tensor_type.shape.dim[0].dim_value = 1
-            found.append(single)
-    return found
+            inputs.append(single)
+    return inputs
 
 
 def _versions(stages: Sequence[ModelStage]) -> dict[str, Any]:

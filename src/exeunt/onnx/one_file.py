@@ -44,12 +44,12 @@ class RunInOneFile:
     def __init__(self, run: RunFolder) -> None:
         stages: list[ModelStage] = []
         exits: list[int] = []
-        found: dict[Any, Preparation] = {}
+        preparations: dict[Any, Preparation] = {}
         for name, model, step in _models(run, run.policy):
             prefix = f"{name}/" if name else ""
             inputs = OnnxManifest.load(model.path / FOLDER).inputs
-            own = tuple(prefix + one for one in inputs)
-            shared = found.setdefault((inputs, _way(model)), Preparation(own, model)).inputs
+            own = tuple(prefix + name for name in inputs)
+            shared = preparations.setdefault((inputs, _way(model)), Preparation(own, model)).inputs
             exits += [len(stages) + exit_ for exit_ in step.exits]
             renames = dict(zip(own, shared, strict=True))
             read = read_stages(model.path / FOLDER)[: step.exits[-1] + 1]
@@ -57,13 +57,18 @@ class RunInOneFile:
         self.model = model_with_policy(
             stages, run.policy, exits=exits, about={"class_names": run.manifest["class_names"]}
         )
-        taken = {value.name for value in self.model.graph.input}  # not those of a model that no input reaches
+        taken = {
+            tensor.name for tensor in self.model.graph.input
+        }  # not those of a model that no input reaches
         self.preparations = tuple(
-            Preparation(names, one.run)
-            for one in found.values()
-            if (names := tuple(name for name in one.inputs if name in taken))
+            Preparation(names, preparation.run)
+            for preparation in preparations.values()
+            if (names := tuple(name for name in preparation.inputs if name in taken))
         )
-        ways = [{"inputs": one.inputs, **one.run.manifest["inputs"]} for one in self.preparations]
+        ways = [
+            {"inputs": preparation.inputs, **preparation.run.manifest["inputs"]}
+            for preparation in self.preparations
+        ]
         self.model.metadata_props.add(key="prepare", value=json.dumps(ways))
 
     def save(self, file: Path) -> None:
@@ -99,8 +104,8 @@ def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Ca
 
 def _way(run: RunFolder) -> Any:
     """Return a key that is equal for two runs that prepare inputs alike."""
-    entry = {name: value for name, value in run.manifest["inputs"].items() if name != "length"}
-    tokenizer = {name: one for name, one in run.files.digests.items() if name.startswith("tokenizer/")}
+    entry = {name: setting for name, setting in run.manifest["inputs"].items() if name != "length"}
+    tokenizer = {name: digest for name, digest in run.files.digests.items() if name.startswith("tokenizer/")}
     return str(sorted(entry.items())), str(sorted(tokenizer.items()))
 
 

@@ -85,18 +85,23 @@ def _by_ranges(
     """
     tools = require("onnxruntime.quantization", extra="export")
     graphs = [OnnxGraph.read((source / stage.file).read_bytes()) for stage in stages]
-    whole = onnx.load_from_string(join_graphs(graphs).model(stage.logits for stage in stages))
-    _average_by_convolution(onnx, whole)
-    fillings = _fill_channels(onnx, whole)
+    model = onnx.load_from_string(join_graphs(graphs).model(stage.logits for stage in stages))
+    _average_by_convolution(onnx, model)
+    fillings = _fill_channels(onnx, model)
     with tempfile.TemporaryDirectory() as temporary:
         plain, quantised = Path(temporary) / "plain.onnx", Path(temporary) / "int8.onnx"
-        onnx.save(whole, plain)
+        onnx.save(model, plain)
         tools.quantize_static(
-            plain, quantised, SimpleNamespace(get_next=lambda: next(batches, None)),
-            quant_format=tools.QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
-            activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
+            plain,
+            quantised,
+            SimpleNamespace(get_next=lambda: next(batches, None)),
+            quant_format=tools.QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
             nodes_to_exclude=fillings,
-        )  # fmt: skip
+        )
         extractor = onnx.utils.Extractor(onnx.load(quantised))
     return [extractor.extract_model(list(stage.takes), list(stage.gives)) for stage in stages]
 
@@ -116,14 +121,14 @@ def _in_blocks(stage: Any) -> Any:
     return quantiser.model.model
 
 
-def _average_by_convolution(onnx: Any, whole: Any) -> None:
+def _average_by_convolution(onnx: Any, model: Any) -> None:
     """Make average pools convolutions with equal weights, which ONNX Runtime computes in 8 bits without rearranging.
 
     All heads of a ResNet-20 together took 70% of the network's own time at batch 256, and take 30% so.
     """
-    inferred = onnx.shape_inference.infer_shapes(whole).graph.value_info
-    known = {value.name: value.type.tensor_type for value in inferred}
-    for node in whole.graph.node:
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    known = {tensor.name: tensor.type.tensor_type for tensor in inferred}
+    for node in model.graph.node:
         options = _options(onnx, node)
         size: list[int] = options.get("kernel_shape") or []
         plain = (
@@ -136,22 +141,22 @@ def _average_by_convolution(onnx: Any, whole: Any) -> None:
         channels = known[node.input[0]].shape.dim[1].dim_value
         weights = np.full((channels, 1, *size), 1 / np.prod(size), dtype=np.float32)
         name = f"{node.output[0]}/average"
-        whole.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
         shape = {"kernel_shape": size, "strides": size, "group": channels}
         node.CopyFrom(onnx.helper.make_node("Conv", [node.input[0], name], list(node.output), **shape))
 
 
-def _fill_channels(onnx: Any, whole: Any) -> list[str]:
+def _fill_channels(onnx: Any, model: Any) -> list[str]:
     """Give convolutions of an image empty channels, up to four, for which ONNX Runtime has fast 8-bit kernels.
 
     Answers stay the same: the weights of these channels are 0. Returns the names of the nodes that add them. The first
     convolution of a ResNet-20 took 0.034 of the network's 0.195 ms per image at batch 128; with four channels it takes
     0.010. Convolutions whose windows do not overlap would take longer and stay as they are.
     """
-    weights = {weight.name: weight for weight in whole.graph.initializer}
-    users = Counter(name for node in whole.graph.node for name in node.input)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    users = Counter(name for node in model.graph.node for name in node.input)
     names = []
-    for node in list(whole.graph.node):
+    for node in list(model.graph.node):
         weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
         if weight is None or users[weight.name] > 1 or weight.dims[1] >= _CHANNELS:
             continue
@@ -164,11 +169,11 @@ def _fill_channels(onnx: Any, whole: Any) -> list[str]:
         before_and_after[1, 1] = _CHANNELS - values.shape[1]
         name = f"{node.output[0]}/filled"
         weight.CopyFrom(onnx.numpy_helper.from_array(np.pad(values, before_and_after.T), weight.name))
-        whole.graph.initializer.append(
+        model.graph.initializer.append(
             onnx.numpy_helper.from_array(before_and_after.ravel(), f"{name}/sizes")
         )
         filling = onnx.helper.make_node("Pad", [node.input[0], f"{name}/sizes"], [name], name)
-        whole.graph.node.insert(list(whole.graph.node).index(node), filling)
+        model.graph.node.insert(list(model.graph.node).index(node), filling)
         node.input[0] = name
         names.append(name)
     return names
@@ -176,4 +181,4 @@ def _fill_channels(onnx: Any, whole: Any) -> list[str]:
 
 def _options(onnx: Any, node: Any) -> dict[str, Any]:
     """Return the attributes of a node by name."""
-    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -50,10 +50,10 @@ class GraphWriter:
         self._branches[-1].nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
         return outputs
 
-    def constant(self, value: Any, dtype: DTypeLike | None = None) -> str:
+    def constant(self, number: Any, dtype: DTypeLike | None = None) -> str:
         """Write a constant; returns its name."""
         name = self._new_name()
-        self._branches[-1].weights.append(numpy_helper.from_array(np.array(value, dtype=dtype), name))
+        self._branches[-1].weights.append(numpy_helper.from_array(np.array(number, dtype=dtype), name))
         return name
 
     def graft(self, graph: GraphProto) -> None:
@@ -61,9 +61,9 @@ class GraphWriter:
         self._branches[-1].nodes.extend(graph.node)
         self._branches[-1].weights.extend(graph.initializer)
 
-    def named(self, value: Any, dtype: DTypeLike) -> str:
+    def named(self, array: Any, dtype: DTypeLike) -> str:
         """Return the name of a value of this type: a traced array, cast if necessary; anything else is a constant."""
-        return value.astype(dtype).name if isinstance(value, TracedArray) else self.constant(value, dtype)
+        return array.astype(dtype).name if isinstance(array, TracedArray) else self.constant(array, dtype)
 
     def _new_name(self) -> str:
         self._count += 1
@@ -125,24 +125,26 @@ class TracedArray(NDArrayOperatorsMixin):
         Raises TypeError for any other key.
         """
         keys = key if isinstance(key, tuple) else (key,)
-        others = [one for one in keys if not isinstance(one, slice)]
+        others = [key for key in keys if not isinstance(key, slice)]
         if not (all(map(_is_number, others)) or (len(others) == 1 and np.ndim(others[0]) == 1)):
             raise TypeError(
                 f"there is no indexing by {key!r} here: give whole numbers and slices, one for each of the first axes, "
                 "or slices and one list of places"
             )
-        made, axis = self, 0
+        sliced, axis = self, 0
         for one in keys:
-            places = np.arange(made.shape[axis])[one]
-            if not np.array_equal(places, np.arange(made.shape[axis])):
+            places = np.arange(sliced.shape[axis])[one]
+            if not np.array_equal(places, np.arange(sliced.shape[axis])):
                 index = self.writer.constant(places)
-                made = made.operated("Gather", [made.name, index], made.example.take(places, axis), axis=axis)
+                sliced = sliced.operated(
+                    "Gather", [sliced.name, index], sliced.example.take(places, axis), axis=axis
+                )
             axis += places.ndim
-        return made
+        return sliced
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """Write an operation on each element."""
-        examples = [value.example if isinstance(value, TracedArray) else value for value in inputs]
+        examples = [array.example if isinstance(array, TracedArray) else array for array in inputs]
         logical = all(np.asarray(example).dtype == bool for example in examples)
         operator = (_LOGICAL if logical else _ELEMENTWISE).get(ufunc)
         if operator is None or method != "__call__" or options:
@@ -152,7 +154,7 @@ class TracedArray(NDArrayOperatorsMixin):
         kind = np.result_type(*examples, *([] if example.dtype == bool else [example]))
         if operator in _OF_REAL_NUMBERS and kind.kind != "f":
             return NotImplemented
-        names = [self.writer.named(value, kind) for value in inputs]
+        names = [self.writer.named(array, kind) for array in inputs]
         return self.operated(operator, names, example, **_ATTRIBUTES.get(operator, {}))
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
@@ -168,7 +170,9 @@ class TracedArray(NDArrayOperatorsMixin):
     def clip(self, low: Any, high: Any) -> TracedArray:
         """Return the values within limits, of which either may be None."""
         example = self.example.clip(low, high)
-        limits = ["" if one is None else self.writer.constant(one, example.dtype) for one in (low, high)]
+        limits = [
+            "" if limit is None else self.writer.constant(limit, example.dtype) for limit in (low, high)
+        ]
         return self.operated("Clip", [self.astype(example.dtype).name, *limits], example)
 
     def _reduced(self, operator: str, axis: Any, *, keepdims: bool = False) -> TracedArray:
@@ -192,17 +196,17 @@ def _is_number(key: Any) -> bool:
 
 
 def _where(condition: TracedArray, first: Any, second: Any) -> TracedArray:
-    examples = [value.example if isinstance(value, TracedArray) else value for value in (first, second)]
+    examples = [array.example if isinstance(array, TracedArray) else array for array in (first, second)]
     example = np.where(condition.example, *examples)
-    names = [condition.writer.named(value, example.dtype) for value in (first, second)]
+    names = [condition.writer.named(array, example.dtype) for array in (first, second)]
     return condition.operated("Where", [condition.name, *names], example)
 
 
 def _einsum(equation: str, *operands: Any) -> TracedArray:
-    traced = next(value for value in operands if isinstance(value, TracedArray))
-    examples = [value.example if isinstance(value, TracedArray) else value for value in operands]
+    traced = next(operand for operand in operands if isinstance(operand, TracedArray))
+    examples = [operand.example if isinstance(operand, TracedArray) else operand for operand in operands]
     example = np.einsum(equation, *examples)
-    names = [traced.writer.named(value, example.dtype) for value in operands]
+    names = [traced.writer.named(operand, example.dtype) for operand in operands]
     return traced.operated("Einsum", names, example, equation=equation)
 
 
@@ -210,21 +214,46 @@ def _sort(values: TracedArray, axis: int = -1) -> TracedArray:
     if values.dtype == bool:
         raise TypeError("there is no sorting of booleans in ONNX: make numbers of them")
     n = values.writer.constant([values.shape[axis]], np.int64)
-    found, _ = values.writer.node("TopK", [values.name, n], 2, axis=axis, largest=0)
-    return TracedArray(values.writer, found, values.example)
+    ordered, _ = values.writer.node("TopK", [values.name, n], 2, axis=axis, largest=0)
+    return TracedArray(values.writer, ordered, values.example)
 
 
 _ELEMENTWISE: dict[np.ufunc, str] = {
-    np.add: "Add", np.subtract: "Sub", np.multiply: "Mul", np.divide: "Div", np.power: "Pow",
-    np.negative: "Neg", np.absolute: "Abs", np.exp: "Exp", np.log: "Log", np.sqrt: "Sqrt", np.tanh: "Tanh",
-    np.floor: "Floor", np.ceil: "Ceil", np.sign: "Sign", np.maximum: "Max", np.minimum: "Min",
-    np.greater: "Greater", np.greater_equal: "GreaterOrEqual", np.less: "Less", np.less_equal: "LessOrEqual",
-    np.equal: "Equal", np.isnan: "IsNaN", np.bitwise_xor: "BitwiseXor", np.right_shift: "BitShift",
-}  # fmt: skip
+    np.add: "Add",
+    np.subtract: "Sub",
+    np.multiply: "Mul",
+    np.divide: "Div",
+    np.power: "Pow",
+    np.negative: "Neg",
+    np.absolute: "Abs",
+    np.exp: "Exp",
+    np.log: "Log",
+    np.sqrt: "Sqrt",
+    np.tanh: "Tanh",
+    np.floor: "Floor",
+    np.ceil: "Ceil",
+    np.sign: "Sign",
+    np.maximum: "Max",
+    np.minimum: "Min",
+    np.greater: "Greater",
+    np.greater_equal: "GreaterOrEqual",
+    np.less: "Less",
+    np.less_equal: "LessOrEqual",
+    np.equal: "Equal",
+    np.isnan: "IsNaN",
+    np.bitwise_xor: "BitwiseXor",
+    np.right_shift: "BitShift",
+}
 _LOGICAL: dict[np.ufunc, str] = {
-    np.bitwise_and: "And", np.bitwise_or: "Or", np.bitwise_xor: "Xor", np.invert: "Not", np.equal: "Equal",
-    np.logical_and: "And", np.logical_or: "Or", np.logical_not: "Not",
-}  # fmt: skip
+    np.bitwise_and: "And",
+    np.bitwise_or: "Or",
+    np.bitwise_xor: "Xor",
+    np.invert: "Not",
+    np.equal: "Equal",
+    np.logical_and: "And",
+    np.logical_or: "Or",
+    np.logical_not: "Not",
+}
 """Operators of booleans."""
 _OF_REAL_NUMBERS = {"Floor", "Ceil", "IsNaN"}
 _ATTRIBUTES = {"BitShift": {"direction": "RIGHT"}}
@@ -269,8 +298,8 @@ def _bent(rank: TracedArray, bends: NDArray[Any]) -> list[TracedArray]:
 def _add_weighted(total: TracedArray, weights: NDArray[Any], features: Sequence[TracedArray]) -> TracedArray:
     if not features:
         return total
-    whole = np.concatenate([feature.example for feature in features])
-    joined = total.operated("Concat", [feature.name for feature in features], whole, axis=0)
+    example = np.concatenate([feature.example for feature in features])
+    joined = total.operated("Concat", [feature.name for feature in features], example, axis=0)
     column = total.writer.constant(weights[:, None], total.dtype)
     return total + joined.operated("MatMul", [joined.name, column], total.example)  # type: ignore[no-any-return]
 

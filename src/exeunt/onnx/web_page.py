@@ -38,7 +38,7 @@ _PICTURE = (
 def packaged_files(run: RunFolder, node_modules: Path) -> list[Path]:
     """Return the files of npm packages that a run's page needs. Raises InputError if one is missing."""
     kind = run.manifest["inputs"]["kind"]
-    found: list[Path] = []
+    packaged: list[Path] = []
     for package, names in _PACKAGES[kind]:
         files = [node_modules / package / "dist" / name for name in names]
         if absent := [file for file in files if not file.is_file()]:
@@ -46,8 +46,8 @@ def packaged_files(run: RunFolder, node_modules: Path) -> list[Path]:
                 f"the page needs the npm package {package}, and there is no {absent[0]}: run `npm install {package}` "
                 "and give the folder node_modules by --node-modules"
             )
-        found += files
-    return found
+        packaged += files
+    return packaged
 
 
 def write_web_page(run: RunFolder, node_modules: Path) -> Path:
@@ -66,7 +66,10 @@ def write_web_page(run: RunFolder, node_modules: Path) -> Path:
             (folder / name).write_bytes((program / name).read_bytes())
         for file in copied:
             shutil.copyfile(file, folder / file.name)
-        ways = [_way(one, folder, f"tokenizer{place or ''}") for place, one in enumerate(alone.preparations)]
+        ways = [
+            _way(preparation, folder, f"tokenizer{place or ''}")
+            for place, preparation in enumerate(alone.preparations)
+        ]
         (folder / "about.json").write_text(json.dumps(_about(run, ways)), encoding="utf-8")
         page = (program / "page.html").read_text(encoding="utf-8")
         for slot, html in _slots(run).items():
@@ -111,10 +114,10 @@ def _about(run: RunFolder, ways: list[dict[str, Any]]) -> dict[str, Any]:
 def _slots(run: RunFolder) -> dict[str, str]:
     """Return the HTML that fills the slots of the page."""
     policy = run.policy
-    asked = "mean cost" if policy.limit is None else "budget"
+    amount = "mean cost" if policy.limit is None else "budget"
     facts = (
-        f"{policy.n_exits} exits; the {asked} is {policy.cost.share(policy.budget):.0%} of the full network's cost, on "
-        f"average ({policy.name})."
+        f"{policy.n_exits} exits; the {amount} is {policy.cost.share(policy.budget):.0%} of the full network's cost, "
+        f"on average ({policy.name})."
     )
     names = text_columns(run) if run.manifest["inputs"]["kind"] == "text" else ()
     areas = "".join(f"<label>{escape(name)}<textarea required></textarea></label>" for name in names)

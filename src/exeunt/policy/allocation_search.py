@@ -45,11 +45,11 @@ class RatePath:
         """Make a path through rates (p, m) in any order; the two ends are added."""
         m = len(cost)
         ends = np.eye(m)[[0, m - 1]]
-        whole = np.concatenate([ends[:1], rates.reshape(-1, m), ends[1:]])
-        order = np.argsort(whole @ cost, kind="stable")
+        vertices = np.concatenate([ends[:1], rates.reshape(-1, m), ends[1:]])
+        order = np.argsort(vertices @ cost, kind="stable")
         # The ends are the cheapest and the most expensive; keep them there if others cost the same.
-        order = np.concatenate([[0], order[(order > 0) & (order < len(whole) - 1)], [len(whole) - 1]])
-        return cls(arrays.frozen(whole[order]), cost)
+        order = np.concatenate([[0], order[(order > 0) & (order < len(vertices) - 1)], [len(vertices) - 1]])
+        return cls(arrays.frozen(vertices[order]), cost)
 
     def __call__(self, budget: float) -> Floats:
         """Return rates (m,) that cost `budget` on average, or the nearer end beyond the path."""
@@ -94,27 +94,27 @@ def common_threshold_path(score: Floats, cost: Floats, points: int = 100) -> Rat
     return RatePath.through(np.diff(left, axis=1), cost)
 
 
-def objective(score: Floats, value: Floats, thresholds: Floats) -> float:
+def objective(score: Floats, worth: Floats, thresholds: Floats) -> float:
     """Return the mean value (n, m) of inputs that leave at the first exit with score >= threshold."""
     leaves = score >= thresholds
-    return float(value[np.arange(len(score)), leaves.argmax(axis=1)].mean())
+    return float(worth[np.arange(len(score)), leaves.argmax(axis=1)].mean())
 
 
 def ascend(
-    score: Floats, order: Integers, value: Floats, thresholds: Floats, sweeps: int = 6
+    score: Floats, order: Integers, worth: Floats, thresholds: Floats, sweeps: int = 6
 ) -> tuple[Floats, float]:
     """Return improved thresholds (m,) and their objective, from thresholds whose last is -inf.
 
     `score`, `value` (n, m); `order` (n, m): rows by falling score, per exit.
     """
-    found, best = thresholds.copy(), objective(score, value, thresholds)
+    highest, best = thresholds.copy(), objective(score, worth, thresholds)
     for _ in range(sweeps):
-        trial = _sweep(score, order, value, found)
-        reached = objective(score, value, trial)
+        trial = _sweep(score, order, worth, highest)
+        reached = objective(score, worth, trial)
         if reached <= best + 1e-12:
             break
-        found, best = trial, reached
-    return found, best
+        highest, best = trial, reached
+    return highest, best
 
 
 def price_path(score: Floats, quality: Floats, cost: Floats) -> RatePath:
@@ -127,27 +127,27 @@ def price_path(score: Floats, quality: Floats, cost: Floats) -> RatePath:
     score = np.nan_to_num(score, posinf=np.finfo(np.float64).max, neginf=np.finfo(np.float64).min)
     m = score.shape[1]
     order = np.argsort(-score, axis=0, kind="stable")
-    found = np.full(m, np.inf)
-    found[m - 1] = -np.inf
+    limits = np.full(m, np.inf)
+    limits[m - 1] = -np.inf
     rates = []
     for price in _PRICES:
-        found, _ = ascend(score, order, quality - price * cost / cost[-1], found)
-        rates.append(shares(score >= found))
+        limits, _ = ascend(score, order, quality - price * cost / cost[-1], limits)
+        rates.append(shares(score >= limits))
     return RatePath.through(np.array(rates), cost)
 
 
-def _sweep(score: Floats, order: Integers, value: Floats, thresholds: Floats) -> Floats:
+def _sweep(score: Floats, order: Integers, worth: Floats, thresholds: Floats) -> Floats:
     n, m = score.shape
     new = thresholds.copy()
     here = np.zeros((n, m), dtype=bool)  # reaches exit l under the thresholds before it
     here[:, 0] = True
     here[:, 1:] = ~np.logical_or.accumulate(score[:, :-1] >= thresholds[:-1], axis=1)
-    later = value[:, m - 1]
+    later = worth[:, m - 1]
     for exit_ in range(m - 2, -1, -1):
         rows = order[here[order[:, exit_], exit_], exit_]
-        gain = value[rows, exit_] - later[rows]
+        gain = worth[rows, exit_] - later[rows]
         new[exit_] = _best_cut(score[rows, exit_], gain)
-        later = np.where(score[:, exit_] >= new[exit_], value[:, exit_], later)
+        later = np.where(score[:, exit_] >= new[exit_], worth[:, exit_], later)
     return new
 
 

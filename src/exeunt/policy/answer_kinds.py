@@ -94,8 +94,8 @@ class OwnAnswer:
         """Return the evidence, but for the prediction unchanged."""
         if not self.carries:
             return evidence, {}
-        given = evidence["prediction"]
-        carried = np.where(given == NO_ANSWER, memory.get("prediction", given), given)
+        prediction = evidence["prediction"]
+        carried = np.where(prediction == NO_ANSWER, memory.get("prediction", prediction), prediction)
         return {**evidence, "prediction": carried}, {"prediction": carried}
 
     def on(self, trace: ExitTrace) -> ExitTrace:
@@ -144,20 +144,20 @@ class BestAnswer:
         self, exit_: int, evidence: Mapping[str, Any], memory: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any], dict[str, Any]]:
         """Return the evidence of the best exit so far, which the memory holds beside that of the rule."""
-        of_rule = {name: value for name, value in memory.items() if not name.startswith(_BEST)}
-        quality, kept = self.rule(exit_, evidence, of_rule)
+        of_rule = {name: column for name, column in memory.items() if not name.startswith(_BEST)}
+        quality, memory_of_rule = self.rule(exit_, evidence, of_rule)
         quality = np.where(np.asarray(evidence["prediction"]) == NO_ANSWER, -np.inf, quality)
-        found = {name: np.asarray(value) for name, value in evidence.items() if name != LOG_PROBABILITY}
-        found[_QUALITY] = quality
+        best = {name: np.asarray(column) for name, column in evidence.items() if name != LOG_PROBABILITY}
+        best[_QUALITY] = quality
         if memory:
             earlier = memory[_BEST + _QUALITY] > quality
-            found = {
-                name: np.where(earlier.reshape(-1, *[1] * (value.ndim - 1)), memory[_BEST + name], value)
-                for name, value in found.items()
+            best = {
+                name: np.where(earlier.reshape(-1, *[1] * (column.ndim - 1)), memory[_BEST + name], column)
+                for name, column in best.items()
             }
-        remembered = {**kept, **{_BEST + name: value for name, value in found.items()}}
-        del found[_QUALITY]
-        return found, remembered
+        remembered = {**memory_of_rule, **{_BEST + name: column for name, column in best.items()}}
+        del best[_QUALITY]
+        return best, remembered
 
     def on(self, trace: ExitTrace) -> ExitTrace:
         """Return what would be answered at every exit, as a trace of the same inputs and costs."""
@@ -181,7 +181,7 @@ def best_so_far(trace: ExitTrace, quality: Floats) -> ExitTrace:
             better = best[:, earlier] > best[:, exit_]
             exits[:, exit_] = np.where(better, exits[:, earlier], exit_)
             best[:, exit_] = np.maximum(best[:, earlier], best[:, exit_])
-    scores = {name: np.take_along_axis(value, exits, axis=1) for name, value in trace.scores.items()}
+    scores = {name: np.take_along_axis(score, exits, axis=1) for name, score in trace.scores.items()}
     return _given_by(exits, trace, scores=scores, log_probability=None)
 
 
@@ -328,12 +328,19 @@ def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
         )
 
     start: dict[str, Any] = {}
-    said = along_paths(trace, start, lambda exit_, before: answer(exit_, trace.evidence(exit_), before))
-    fields = fields_of_evidence(said, trace.n, trace.n_exits)
+    answers = along_paths(trace, start, lambda exit_, before: answer(exit_, trace.evidence(exit_), before))
+    fields = fields_of_evidence(answers, trace.n, trace.n_exits)
     return ExitTrace(
-        **fields, cost=trace.cost, label=trace.label, id=trace.id, row=trace.row, groups=trace.groups,
-        reference=trace.reference, features=trace.features, before=trace.before,
-    )  # fmt: skip
+        **fields,
+        cost=trace.cost,
+        label=trace.label,
+        id=trace.id,
+        row=trace.row,
+        groups=trace.groups,
+        reference=trace.reference,
+        features=trace.features,
+        before=trace.before,
+    )
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {

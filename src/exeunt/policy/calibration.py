@@ -161,8 +161,8 @@ class RankedInMemory:
 
     def counts(self, limits: Thresholds) -> Integers:
         """Return how many of all inputs answer at each exit, (m,)."""
-        found: Integers = np.bincount(exits_under(self._score, self._tie, limits), minlength=self.shape[1])
-        return found
+        counts: Integers = np.bincount(exits_under(self._score, self._tie, limits), minlength=self.shape[1])
+        return counts
 
     def at(self, exit_: int) -> tuple[Floats, Floats]:
         """Return the scores (n,) of all inputs at an exit, and their ties (n,)."""
@@ -246,7 +246,7 @@ def exits_under(score: Floats, tie: Floats, limits: Thresholds) -> Integers:
 
 
 def _words(values: Floats) -> list[float | str]:
-    return [WORDS.get(value, value) for value in values.tolist()]
+    return [WORDS.get(number, number) for number in values.tolist()]
 
 
 def _numbers(values: list[float | str]) -> Floats:

@@ -187,9 +187,14 @@ def plan_by_cost(
     """
     plans = _plans(allocate, cost, budget, fit, calibrate.n_units)
     (rates, limits), fields = dearest_plan(
-        ((plan, calibrate.paid(plan[1])) for plan in plans), with_highest(cost, fit.costs, calibrate.costs, delta),
-        budget, len(calibrate.ties), calibrate.groups, delta, seed,
-    )  # fmt: skip
+        ((plan, calibrate.paid(plan[1])) for plan in plans),
+        with_highest(cost, fit.costs, calibrate.costs, delta),
+        budget,
+        len(calibrate.ties),
+        calibrate.groups,
+        delta,
+        seed,
+    )
     ranked = RankedInMemory(calibrate.scores, calibrate.ties)
     counts = ranked.counts(limits)
     watched = cells_of_first_exit(ranked, limits, calibrate.groups, seed)
@@ -237,16 +242,16 @@ def dearest_plan(
         chosen = plan, paid
     if chosen is None:
         level = "in expectation" if delta is None else f"at delta={delta:g}"
-        kept = f"that a mean cost of {cost.show(budget)} is kept"
+        claim = f"that a mean cost of {cost.show(budget)} is kept"
         cheapest = (
             f"if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can cost "
             f"{cost.show(highest)})"
         )
-        text = f"{counted(n_tested, 'calibration input')} cannot show {kept} {level}, not even {cheapest}"
+        text = f"{counted(n_tested, 'calibration input')} cannot show {claim} {level}, not even {cheapest}"
         remedy = "give more calibration inputs or a higher budget"
         if groups is not None:
             certify = counted(n_tested, "calibration group certifies", "calibration groups certify")
-            text = f"{certify} nothing {level}, not even {kept} {cheapest}"
+            text = f"{certify} nothing {level}, not even {claim} {cheapest}"
             sizes = np.unique(np.geomspace(n_tested + 1, n_tested + _MORE_GROUPS, 50).astype(int)).tolist()
             enough = next((size for size in sizes if passes(np.resize(tested, size))), None)
             remedy = f"about {enough:,} groups like these would do" if enough else "ask for a higher budget"
@@ -292,8 +297,8 @@ def _plans(
         return per_unit(fit.paid(plan(amount)[1]), fit.groups, budget)
 
     amounts = np.linspace(cost.first, cost.full, _WIDE)
-    at = bisect_left(amounts.tolist(), budget, key=lambda amount: tested(amount).mean())
-    middle = float(amounts[min(at, _WIDE - 1)])
+    place = bisect_left(amounts.tolist(), budget, key=lambda amount: tested(amount).mean())
+    middle = float(amounts[min(place, _WIDE - 1)])
     error = float(tested(middle).std()) * (1 / n + 1 / fit.n_units) ** 0.5 / mean_weight(fit.groups)
     near = middle + error * np.linspace(*_DEVIATIONS, _NEAR)
     for amount in np.unique(np.r_[amounts, near[(near > cost.first) & (near < cost.full)]]).tolist():
@@ -306,14 +311,14 @@ def with_highest(cost: CostModel, fit: Floats, calibrate: Floats, delta: float |
     `fit`, `calibrate`: the costs of their inputs, (n, m) each. Raises InputError for a `delta` where it is not known,
     or where a calibration input costs more.
     """
-    most = float(calibrate.max())
+    highest = float(calibrate.max())
     if delta is None:
-        return cost if np.isfinite(cost.highest) else cost.bounded(max(most, float(fit.max())))
+        return cost if np.isfinite(cost.highest) else cost.bounded(max(highest, float(fit.max())))
     if not np.isfinite(cost.highest):
         raise InputError(
             "inputs differ in what they cost, and a mean cost can only be certified if the most that any input can "
             "cost is known: give the costs with highest=..., or leave out delta"
         )
-    if most > cost.highest:
-        raise InputError(f"a calibration input costs {cost.show(most)}, more than the highest cost given")
+    if highest > cost.highest:
+        raise InputError(f"a calibration input costs {cost.show(highest)}, more than the highest cost given")
     return cost

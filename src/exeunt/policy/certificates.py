@@ -35,7 +35,7 @@ class _OfGroups:
             "of": "answers",
         }
         return {
-            name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]
+            name: field for name, field in asdict(self).items() if name not in usual or field != usual[name]
         }
 
 
@@ -100,14 +100,14 @@ class LossCertificate(_OfGroups):
             nothing = "no answer differs" if agrees else f"no {self.measure} is lost"
             return f"Guarantee: {nothing}, because every input gets the answer of {reference}."
         if agrees:
-            change, kept = f"{self.loss:.2%}", self._difference(reference)
+            change, promise = f"{self.loss:.2%}", self._difference(reference)
         else:
             change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
-            kept = f"{self._mean()} is at most {100 * self.max_loss:.4g} points below that of {reference}"
+            promise = f"{self._mean()} is at most {100 * self.max_loss:.4g} points below that of {reference}"
         unit = self.row if self.n_groups is None else GROUP_OF[self.row]
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_test, self.n_groups, known_by(self.measure), self.row)} tested on, {kept} "
+            f"{units_text(self.n_test, self.n_groups, known_by(self.measure), self.row)} tested on, {promise} "
             f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). "
             f"It assumes that future {unit}s {_ASSUMED}."
         )
@@ -132,8 +132,8 @@ class LossCertificate(_OfGroups):
             how = " (mean over inputs)"
         elif self.rows_per_group is not None and (self.row, self.of) != ("token", "answers"):
             how = f" ({weights_text(self.rows_per_group, self.row)})"  # the answer to a prompt is a unit by itself
-        most = f"at most {100 * self.max_loss:.4g}% of the {self.of}{how}"
-        return f"{most} differ from those of {reference} in the long run"
+        bound = f"at most {100 * self.max_loss:.4g}% of the {self.of}{how}"
+        return f"{bound} differ from those of {reference} in the long run"
 
 
 def _percent(delta: float) -> str:

@@ -107,7 +107,7 @@ def composed(
     """
 
     @wraps(rule, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
-    def made(
+    def composed_rule(
         fit: ExitTrace,
         calibrate: ExitTrace | StoredTrace,
         *,
@@ -152,10 +152,12 @@ def composed(
             **fields,
         )
 
-    shared, (_, *own) = signature(made, follow_wrapped=False), signature(rule).parameters.values()
-    kept = [one for one in shared.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
-    made.__signature__ = shared.replace(parameters=[*kept, *own])  # type: ignore[attr-defined]
-    return made
+    shared, (_, *own) = signature(composed_rule, follow_wrapped=False), signature(rule).parameters.values()
+    parameters = [
+        parameter for parameter in shared.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD
+    ]
+    composed_rule.__signature__ = shared.replace(parameters=[*parameters, *own])  # type: ignore[attr-defined]
+    return composed_rule
 
 
 def compose(
@@ -245,9 +247,14 @@ def _calibrated(
     grouped = part.trace.groups is not None and checked_rates(allocate(budget), cost.n_exits)[0] < 1
     if (cost.varies or grouped) and isinstance(calibrate, ExitTrace):  # a StoredTrace has neither
         fit, tested = (
-            Costed(score_matrix(score, one), tie_breaks(one.keys(ties), seed), one.cost.of_inputs(one.n), one.groups)
-            for one in (part.trace, calibrate)
-        )  # fmt: skip
+            Costed(
+                score_matrix(score, part),
+                tie_breaks(part.keys(ties), seed),
+                part.cost.of_inputs(part.n),
+                part.groups,
+            )
+            for part in (part.trace, calibrate)
+        )
         return plan_by_cost(allocate, cost, budget, fit, tested, delta, seed)
     plan = plan_cost(allocate, cost, budget, calibrate.n, delta)
     used = np.flatnonzero(plan.counts[: plan.last]).tolist()
@@ -269,7 +276,7 @@ def _calibrated(
 
 def _neighbours_note(*parts: ExitTrace | StoredTrace) -> dict[str, Any]:
     """Return the note that rows seem to come in groups, which nobody named."""
-    texts = [text for one in parts if isinstance(one, ExitTrace) and (text := alike_neighbours(one))]
+    texts = [text for part in parts if isinstance(part, ExitTrace) and (text := alike_neighbours(part))]
     return {"neighbours": {"text": texts[0]}} if texts else {}
 
 
@@ -281,9 +288,9 @@ def _copies_note(
     if before <= 0:
         return {}
     text = f"Copies of an input leave together, which leaves about {before:.1%} of the budget unused. "
-    found: dict[str, Any] = {"unused": before}
+    note: dict[str, Any] = {"unused": before}
     if isinstance(calibrate, ExitTrace):
         copies = 1 - len(np.unique(calibrate.id)) / calibrate.n
         text = f"{copies:.1%} of the calibration inputs are copies of others. {text}"
-        found["share"] = copies
-    return {"copies": {**found, "text": text + 'Keys per request use it (ties="row").'}}
+        note["share"] = copies
+    return {"copies": {**note, "text": text + 'Keys per request use it (ties="row").'}}

@@ -107,14 +107,14 @@ class EnsembleFit:
         before = self.outputs or tuple(np.zeros((n, self.n_classes)) for _ in self.rows)
         trials = []
         for candidate in _candidates(evidence, self.label, self.n_classes, first=not self.outputs):
-            made = [candidate(rows, prior) for rows, prior in zip(self.rows, before, strict=True)]
+            stages = [candidate(rows, prior) for rows, prior in zip(self.rows, before, strict=True)]
             outputs = [
-                stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)
+                stage.log_probability(evidence, prior) for stage, prior in zip(stages, before, strict=True)
             ]
             held_out = outputs[-1].copy()
             for rows, values in zip(self.held, outputs, strict=False):
                 held_out[rows] = values[rows]
-            trials.append((made[-1], outputs, held_out))
+            trials.append((stages[-1], outputs, held_out))
         best = _best([-held_out[np.arange(n), self.label] for *_, held_out in trials])
         stage, outputs, held_out = trials[best]
         return replace(
@@ -137,8 +137,8 @@ def fit_ensemble(fit: ExitTrace) -> EnsembleFit:
     begun = EnsembleFit.of(fit, classes_of(fit))
 
     def joined(exit_: int, before: EnsembleFit) -> tuple[tuple[Stage, Floats], EnsembleFit]:
-        found = before.with_exit(fit.evidence(exit_))
-        return (found.stages[-1], found.by_exit[-1]), found
+        fitted = before.with_exit(fit.evidence(exit_))
+        return (fitted.stages[-1], fitted.by_exit[-1]), fitted
 
     stages, by_exit = zip(*along_paths(fit, begun, joined), strict=True)
     return replace(begun, stages=stages, by_exit=by_exit)
@@ -222,8 +222,8 @@ def _weights(outputs: Floats, label: Integers) -> tuple[float, float]:
         miss = np.exp(logs)
         miss[rows, label] -= 1.0
         pull = weights - start
-        value = -logs[rows, label].sum() + _PULL / 2 * float(pull @ pull)
-        return value, np.einsum("wnk,nk->w", outputs, miss) + _PULL * pull
+        objective = -logs[rows, label].sum() + _PULL / 2 * float(pull @ pull)
+        return objective, np.einsum("wnk,nk->w", outputs, miss) + _PULL * pull
 
     keep, weight = minimize(loss, start, jac=True, method="L-BFGS-B").x
     return float(keep), float(weight)
@@ -280,22 +280,22 @@ def _entries(
         shifted -= shifted.max(axis=0)
         miss = np.exp(shifted)
         total = miss.sum(axis=0)
-        value = float((np.log(total) - shifted[label, rows]).sum())
-        value += _RIDGE / 2 * float(free[1:] @ free[1:]) + _PULL / 2 * (keep - 1.0) ** 2
+        objective = float((np.log(total) - shifted[label, rows]).sum())
+        objective += _RIDGE / 2 * float(free[1:] @ free[1:]) + _PULL / 2 * (keep - 1.0) ** 2
         miss /= total
         miss[label, rows] -= 1.0
         slope = _RIDGE * table
         for row, part, of_part in parts:
             slope[row] += of_part @ miss[:, part].T
-        return value, np.append(float(np.vdot(miss, prior)) + _PULL * (keep - 1.0), slope) / scale
+        return objective, np.append(float(np.vdot(miss, prior)) + _PULL * (keep - 1.0), slope) / scale
 
     start = np.zeros(len(scale))
     start[0] = scale[0]
-    found = (
+    solution = (
         minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": _STEADY}).x
         / scale
     )
-    return float(found[0]), found[1:].reshape(k + 1, -1, k)
+    return float(solution[0]), solution[1:].reshape(k + 1, -1, k)
 
 
 def choose_answer(
@@ -359,10 +359,10 @@ def ensemble_pays(ensemble: Floats, own: Floats, *, probabilities: bool) -> bool
 def held_out_ensemble(fit: ExitTrace) -> tuple[EnsembleAnswer, ExitTrace]:
     """Return the ensemble, and its outputs for the fit inputs, each from folds without it."""
     fitted = fit_ensemble(fit)
-    made = ExitTrace.from_logits(
+    held_out = ExitTrace.from_logits(
         fitted.held_out, cost=fit.cost, label=fit.label, id=fit.id, groups=fit.groups
     )
-    return fitted.answer, replace(made, features=fit.features, before=fit.before)
+    return fitted.answer, replace(held_out, features=fit.features, before=fit.before)
 
 
 @cached_on_trace

@@ -61,45 +61,45 @@ def difference(
     if policy.counts is not None and trace.groups is None and policy.n_groups is None:
         tests.append(_by_exit(policy.counts, exits))
     if calibration is not None:
-        both = [policy.answer.on(one) for one in (calibration, trace)]
+        both = [policy.answer.on(part) for part in (calibration, trace)]
         tests.append(_by_correctness(*both))
-        Groups.joined(groups := [one.groups for one in both])  # of one kind
-        tests += _by_score([score_matrix(policy.score, one) for one in both], groups)
-    found = _least(test for some in tests for test in _least(some))
-    return found[0] if found and found[0].p_value < NOTICED else None
+        Groups.joined(groups := [part.groups for part in both])  # of one kind
+        tests += _by_score([score_matrix(policy.score, part) for part in both], groups)
+    least = _least(test for some in tests for test in _least(some))
+    return least[0] if least and least[0].p_value < NOTICED else None
 
 
 def _least(tests: Iterable[Difference]) -> list[Difference]:
     """Return the test with the least p-value, corrected for the number of tests; nothing without tests."""
-    found = sorted(tests)
-    return [test._replace(p_value=len(found) * test.p_value) for test in found[:1]]
+    by_p_value = sorted(tests)
+    return [test._replace(p_value=len(by_p_value) * test.p_value) for test in by_p_value[:1]]
 
 
 def _by_exit(calibrated: Integers, exits: Integers) -> Iterator[Difference]:
     """Compare how many inputs leave at each exit: numbers (m,) in calibration, and exits (n,) now."""
-    found = np.bincount(exits, minlength=len(calibrated))
-    reached = [counts[::-1].cumsum()[::-1] for counts in (calibrated, found)]
+    counts = np.bincount(exits, minlength=len(calibrated))
+    reached = [counts[::-1].cumsum()[::-1] for counts in (calibrated, counts)]
     for exit_ in range(len(calibrated) - 1):
-        sizes = [int(one[exit_]) for one in reached]
+        sizes = [int(reached_by[exit_]) for reached_by in reached]
         if min(sizes) > 0:
             text = (
                 f"of the inputs that reach exit {exit_}, {{:.1%}} left in calibration and {{:.1%}} leave now"
             )
-            yield _fisher(text, [int(calibrated[exit_]), int(found[exit_])], sizes)
+            yield _fisher(text, [int(calibrated[exit_]), int(counts[exit_])], sizes)
 
 
 def _by_correctness(calibration: ExitTrace, trace: ExitTrace) -> Iterator[Difference]:
     """Compare how good the last exit's answers are, if both traces measure the same."""
     alike = (calibration.measure, calibration.reference) == (trace.measure, trace.reference)
     if alike and calibration.has_loss and trace.has_loss:
-        quality = [one.quality[:, -1] for one in (calibration, trace)]
+        quality = [part.quality[:, -1] for part in (calibration, trace)]
         of_each = how_good(trace.measure)
         text = f"the last exit {of_each} of the calibration inputs, and it {of_each} of these"
         if trace.groups is None and all(map(is_right_or_wrong, quality)):
-            yield _fisher(text, [int(one.sum()) for one in quality], [calibration.n, trace.n])
+            yield _fisher(text, [int(quality_of.sum()) for quality_of in quality], [calibration.n, trace.n])
         else:
             p_value = _kolmogorov_smirnov(quality, [calibration.groups, trace.groups]).pvalue
-            yield Difference(float(p_value), text.format(*(one.mean() for one in quality)))
+            yield Difference(float(p_value), text.format(*(quality_of.mean() for quality_of in quality)))
 
 
 def _fisher(text: str, counts: list[int], of: list[int]) -> Difference:
@@ -114,7 +114,7 @@ def _kolmogorov_smirnov(values: Sequence[Any], groups: Sequence[Groups | None]) 
     from scipy.stats import ks_2samp
 
     pairs = zip(values, groups, strict=True)
-    return ks_2samp(*(one if of is None else of.means(one) for one, of in pairs))
+    return ks_2samp(*(scores if of is None else of.means(scores) for scores, of in pairs))
 
 
 def _by_score(both: Sequence[Floats], groups: Sequence[Groups | None]) -> list[list[Difference]]:

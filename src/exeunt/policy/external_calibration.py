@@ -124,23 +124,23 @@ class _RankedInFiles:
         """Return the (score, tie) of the `count`-th surest of the inputs still here at an exit."""
         began, here = time.monotonic(), self._sampled_here
         low, high = _around(self._sample[exit_][here], self._sample_tie[here], count, self._n_here)
-        least, most = (ALWAYS, ALWAYS), (NEVER, NEVER)  # the one sought is one of these or between them
+        least, highest = (ALWAYS, ALWAYS), (NEVER, NEVER)  # the one sought is one of these or between them
         passes = 0
         while True:
             passes += 1
             above, n_between, scores, ties = self._between(exit_, low, high)
             if count <= above:
-                low, high = least, most = (high[0], math.nextafter(high[1], NEVER)), most
+                low, high = least, highest = (high[0], math.nextafter(high[1], NEVER)), highest
             elif count > above + n_between:
-                low, high = least, most = least, (low[0], math.nextafter(low[1], ALWAYS))
+                low, high = least, highest = least, (low[0], math.nextafter(low[1], ALWAYS))
             elif n_between == len(scores):
                 break
             elif low == high:  # very many copies of one input
                 return low
             else:
-                least, most, before = max(least, low), min(most, high), (low, high)
+                least, highest, before = max(least, low), min(highest, high), (low, high)
                 low, high = _around(scores, ties, count - above, n_between)
-                low, high = max(least, low), min(most, high)
+                low, high = max(least, low), min(highest, high)
                 # Very many copies of a few inputs: look at one alone.
                 if (low, high) == before and len(scores):
                     low = high = release(scores, ties, 1)
@@ -168,14 +168,14 @@ class _RankedInFiles:
     def counts(self, limits: Thresholds) -> Integers:
         """Return how many of all inputs answer at each exit, (m,)."""
         m = self._trace.n_exits
-        found = np.zeros(m, dtype=np.int64)
+        counts = np.zeros(m, dtype=np.int64)
         for start, stop in self._ranges():
             # At an exit without scores no input leaves, or every input does: any score will do.
             scores = np.zeros((stop - start, m))
             for exit_, numbers in self._scores.items():
                 scores[:, exit_] = numbers.read(start, stop)
-            found += np.bincount(exits_under(scores, self._tie.read(start, stop), limits), minlength=m)
-        return found
+            counts += np.bincount(exits_under(scores, self._tie.read(start, stop), limits), minlength=m)
+        return counts
 
     def at(self, exit_: int) -> tuple[Floats, Floats]:
         """Return the scores (n,) of all inputs at an exit, and their ties (n,)."""
@@ -210,7 +210,7 @@ class _RankedInFiles:
             ties.append(tie[taken])
             start += chunk.n
             progress.update(chunk.n)
-        self._sample = {exit_: np.concatenate(found) for exit_, found in sampled.items()}
+        self._sample = {exit_: np.concatenate(parts) for exit_, parts in sampled.items()}
         self._sample_tie = np.concatenate(ties)
 
     def _between(self, exit_: int, low: Pair, high: Pair) -> tuple[int, int, Floats, Floats]:
@@ -227,17 +227,17 @@ class _RankedInFiles:
             here = np.flatnonzero(self._here.read(start, stop))
             score, tie = self._scores[exit_].read(start, stop)[here], self._tie.read(start, stop)[here]
             surer = (score > high[0]) | ((score == high[0]) & (tie > high[1]))
-            found = np.flatnonzero(at_least(score, tie, *low) & ~surer)
+            rows = np.flatnonzero(at_least(score, tie, *low) & ~surer)
             above += int(np.count_nonzero(surer))
-            between += len(found)
-            found = found if share == 1.0 else found[self._rng.random(len(found)) < share]
-            scores.append(score[found])
-            ties.append(tie[found])
-            held += len(found)
+            between += len(rows)
+            rows = rows if share == 1.0 else rows[self._rng.random(len(rows)) < share]
+            scores.append(score[rows])
+            ties.append(tie[rows])
+            held += len(rows)
             while held > _COLLECTED:
-                kept = self._rng.random(held) < 0.5
-                scores, ties = [np.concatenate(scores)[kept]], [np.concatenate(ties)[kept]]
-                share, held = share / 2, int(np.count_nonzero(kept))
+                drawn = self._rng.random(held) < 0.5
+                scores, ties = [np.concatenate(scores)[drawn]], [np.concatenate(ties)[drawn]]
+                share, held = share / 2, int(np.count_nonzero(drawn))
         return above, between, np.concatenate(scores), np.concatenate(ties)
 
 

@@ -120,14 +120,14 @@ def _multinomial(z: Floats, kind: Integers, k: int) -> Floats:
     def loss(flat: Floats) -> tuple[float, Floats]:
         w = flat.reshape(-1, k)
         logs = log_softmax(x @ w)
-        value = -(target * logs).sum() / len(x) + (penalty * w**2).sum() / 2
+        objective = -(target * logs).sum() / len(x) + (penalty * w**2).sum() / 2
         slope = x.T @ (np.exp(logs) - target) / len(x) + penalty * w
-        return float(value), slope.ravel()
+        return float(objective), slope.ravel()
 
-    found: Floats = minimize(
+    solution: Floats = minimize(
         loss, np.zeros(x.shape[1] * k), jac=True, method="L-BFGS-B", options={"maxiter": 60}
     ).x
-    return found.reshape(-1, k)
+    return solution.reshape(-1, k)
 
 
 def _logistic(x: Floats, right: Floats) -> Floats:
@@ -139,14 +139,14 @@ def _logistic(x: Floats, right: Floats) -> Floats:
 
     def loss(w: Floats) -> tuple[float, Floats]:
         odds = z @ w
-        value = np.logaddexp(0.0, odds).mean() - (right * odds).mean() + penalty @ w**2 / 2
-        return float(value), z.T @ (expit(odds) - right) / len(z) + penalty * w
+        objective = np.logaddexp(0.0, odds).mean() - (right * odds).mean() + penalty @ w**2 / 2
+        return float(objective), z.T @ (expit(odds) - right) / len(z) + penalty * w
 
-    found: Floats = minimize(
+    solution: Floats = minimize(
         loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 40}
     ).x
-    found[0] -= centre @ found[1:]
-    return found
+    solution[0] -= centre @ solution[1:]
+    return solution
 
 
 def _evidence(rank: Floats, agree: Booleans, exit_: int) -> Floats:

@@ -63,13 +63,15 @@ class Pace:
         if inputs < 1:
             raise InputError(f"inputs is how many will be answered, at least 1, got {inputs}")
         # Where inputs differ in cost, the dearest first answer is as much dearer than the mean as the dearest of all.
-        most = firsts or [one.cost.first * (one.cost.highest / one.cost.full) for one in self.policies]
-        if len(most) != len(self.policies):
+        highest = firsts or [
+            policy.cost.first * (policy.cost.highest / policy.cost.full) for policy in self.policies
+        ]
+        if len(highest) != len(self.policies):
             raise InputError(
-                f"firsts has one amount for each of {len(self.policies)} policies, got {len(most)}"
+                f"firsts has one amount for each of {len(self.policies)} policies, got {len(highest)}"
             )
-        self._first = min(most)
-        self._cheapest = most.index(self._first)
+        self._first = min(highest)
+        self._cheapest = highest.index(self._first)
         self.update(total=left, inputs=inputs)
         if self._left < self._first * inputs * (1 - 1e-9):
             raise InfeasibleBudget(
@@ -108,8 +110,8 @@ class Pace:
         """Return the policy for the next input. Raises InputError if all inputs have begun."""
         if self._to_come == 0:
             raise InputError("all inputs have begun: give a pace the number of inputs that it is for")
-        most = self._left - sum(n * self.policies[k].costliest for k, n in self._under_way.items())
-        spare = most - (self._to_come - 1) * self._first
+        available = self._left - sum(n * self.policies[k].costliest for k, n in self._under_way.items())
+        spare = available - (self._to_come - 1) * self._first
         share = self.left / self._to_come
         affordable = [policy.costliest <= spare * (1 + 1e-9) for policy in self.policies]
         chosen = max(
@@ -128,7 +130,12 @@ class Pace:
         if arrays.finite(cost, "cost") < 0:
             raise InputError(f"cost is what the answer has cost, at least 0, got {cost!r}")
         chosen = next(
-            (k for k, one in enumerate(self.policies) if one is policy and self._under_way.get(k)), None
+            (
+                k
+                for k, candidate in enumerate(self.policies)
+                if candidate is policy and self._under_way.get(k)
+            ),
+            None,
         )
         if chosen is None:
             raise InputError("no input has begun under this policy: call end once after each begin")

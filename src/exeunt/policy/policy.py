@@ -91,8 +91,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, arrays.frozen(value))
+            if (array := getattr(self, name)) is not None:
+                object.__setattr__(self, name, arrays.frozen(array))
         object.__setattr__(self, "certificate", self.cost_certificate or self.loss_certificate)
 
     @property
@@ -115,7 +115,7 @@ class Policy:
         """Names of the exits for tables, (m,): their numbers, or with a cascade each model's name and its exits'."""
         if is_tree(self.cascade):
             paths = (path_to(self.cascade, place) for place in range(self.n_exits))
-            return tuple(" > ".join(self.cascade[at].exit_name for at in path) for path in paths)
+            return tuple(" > ".join(self.cascade[step].exit_name for step in path) for path in paths)
         names = tuple(name for step in self.cascade for name in step.exit_names)
         return names or tuple(map(str, range(self.n_exits)))
 
@@ -130,7 +130,7 @@ class Policy:
         if not is_tree(self.cascade):
             return (tuple(step.model for step in self.cascade if step.model),)
         ends = (path_to(self.cascade, place) for place in range(self.n_exits))
-        return tuple(tuple(dict.fromkeys(self.cascade[at].model for at in path)) for path in ends)
+        return tuple(tuple(dict.fromkeys(self.cascade[step].model for step in path)) for path in ends)
 
     @property
     def unasked(self) -> Mapping[str, str]:
@@ -230,8 +230,11 @@ class Policy:
         """Decide as `step` does, and return the score and the answer too. Raises InputError for classes as texts."""
         try:
             answer, outputs = self.answer(exit_, evidence, state.outputs)
-            told = {FEATURES: evidence[FEATURES]} if answer is not evidence and FEATURES in evidence else {}
-            score, memory = self.score(exit_, ChainMap(told, answer) if told else answer, state.memory)  # type: ignore[arg-type]
+            features = (
+                {FEATURES: evidence[FEATURES]} if answer is not evidence and FEATURES in evidence else {}
+            )
+            with_features: Mapping[str, Any] = ChainMap(features, answer) if features else answer  # type: ignore[arg-type]
+            score, memory = self.score(exit_, with_features, state.memory)
         except TypeError:
             classes = evidence.get("prediction")
             if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "UO":
@@ -295,8 +298,8 @@ class Policy:
 
         False if there are no counts to compare with.
         """
-        found = np.bincount(self.route(trace), minlength=self.n_exits)
-        return self.counts is not None and np.array_equal(found, self.counts)
+        counts = np.bincount(self.route(trace), minlength=self.n_exits)
+        return self.counts is not None and np.array_equal(counts, self.counts)
 
     def save(self, path: str | Path) -> None:
         """Write the policy as JSON with a digest, atomically; `load` gives it back to the last bit."""
@@ -331,11 +334,11 @@ class Policy:
             "answer": self.answer.to_dict(),
             "cascade": [
                 [
-                    one.model,
-                    one.n_exits if one.is_prefix else one.exits,
-                    *[one.after] * (one.after is not None),
+                    step.model,
+                    step.n_exits if step.is_prefix else step.exits,
+                    *[step.after] * (step.after is not None),
                 ]
-                for one in self.cascade
+                for step in self.cascade
             ],
         }
 
@@ -363,17 +366,19 @@ class Policy:
             fields["watched"] = WatchedCells.from_dict(fields["watched"])
         if planned is not None:
             fields["distribution"] = MeanCostDistribution(planned, cost.cumulative[: len(planned)])
-        made = of_kinds(cls(**fields))
-        made._check()
-        check_unchanged(made.to_dict(), body)
-        return made
+        policy = of_kinds(cls(**fields))
+        policy._check()
+        check_unchanged(policy.to_dict(), body)
+        return policy
 
     def _check(self) -> None:
         """Raise InputError for what is read of a file and fits nowhere."""
         lengths = {
-            "rates": self.rates, "counts": self.rates if self.counts is None else self.counts,
-            "score of thresholds": self.limits.score, "tie of thresholds": self.limits.tie,
-        }  # fmt: skip
+            "rates": self.rates,
+            "counts": self.rates if self.counts is None else self.counts,
+            "score of thresholds": self.limits.score,
+            "tie of thresholds": self.limits.tie,
+        }
         for name, values in lengths.items():
             arrays.check_length(values, name, self.n_exits)
         if not np.isfinite(self.rates).all():
@@ -411,17 +416,19 @@ class Policy:
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows, one per exit. A score has no unit: "of those asked" shows how strict it is."""
         size, unit = self.cost.scale
-        answered = asked = ["-"] * self.n_exits
+        answered = shares_asked = ["-"] * self.n_exits
         if self.counts is not None:
             reached = self.counts[::-1].cumsum()[::-1]
             answered = [f"{count / reached[0]:.1%}" for count in self.counts]
-            asked = [f"{n / of:.1%}" if of else "-" for n, of in zip(self.counts, reached, strict=True)]
+            shares_asked = [
+                f"{n / of:.1%}" if of else "-" for n, of in zip(self.counts, reached, strict=True)
+            ]
         columns = {
             "exit": list(self.exit_names),
             f"cost ({unit})": [f"{amount / size:.4g}" for amount in self.cost.cumulative],
             "planned": [f"{rate:.1%}" for rate in self.rates],
             "answered": answered,
-            "of those asked": asked,
+            "of those asked": shares_asked,
             "answers if score >=": [WORDS.get(least, f"{least:.6g}") for least in self.thresholds],
         }
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]

@@ -64,7 +64,11 @@ class PolicySet:
     def unasked(self) -> dict[str, str]:
         """Why a model is asked by none of the policies, by name; the reason is that of the largest budget."""
         *others, last = self.policies
-        return {name: why for name, why in last.unasked.items() if all(name in one.unasked for one in others)}
+        return {
+            name: why
+            for name, why in last.unasked.items()
+            if all(name in policy.unasked for policy in others)
+        }
 
     @classmethod
     def make(
@@ -94,17 +98,17 @@ class PolicySet:
         if jointly and delta is None:
             raise InputError("jointly is about guarantees: give a delta between 0 and 1, got None")
         each = delta / max(len(amounts), 1) if delta is not None and jointly else delta
-        kept: list[Policy] = []
+        policies: list[Policy] = []
         for amount in amounts:
             try:
                 policy = preset(fit, calibrate, budget=amount, delta=each, **options)
             except InfeasibleBudget:
-                if kept or amount == amounts[-1]:
+                if policies or amount == amounts[-1]:
                     raise
                 continue
-            if not kept or policy.expected_cost > kept[-1].expected_cost:
-                kept.append(policy)
-        return cls(tuple(kept))
+            if not policies or policy.expected_cost > policies[-1].expected_cost:
+                policies.append(policy)
+        return cls(tuple(policies))
 
     def at(self, budget: float | str) -> Policy:
         """Return the policy of the largest budget that is not above this one: its guarantee covers it.
@@ -133,9 +137,13 @@ class PolicySet:
     def __str__(self) -> str:
         cost, cascades = self.policies[0].cost, bool(self.models)
         rows = []
-        for one in self.policies:
-            costs = [cost.show(one.budget), f"{cost.share(one.budget):.1%}", cost.show(one.expected_cost)]
-            rows.append([*costs, one.name, *[", ".join(one.models)] * cascades, kept_with(one)])
+        for policy in self.policies:
+            costs = [
+                cost.show(policy.budget),
+                f"{cost.share(policy.budget):.1%}",
+                cost.show(policy.expected_cost),
+            ]
+            rows.append([*costs, policy.name, *[", ".join(policy.models)] * cascades, kept_with(policy)])
         header = ["budget", "of full", "expected cost", "policy", *["asks"] * cascades, KEPT_WITH]
         return "\n".join([text_table(header, rows), *self.unasked.values()])
 
@@ -168,16 +176,16 @@ def feasible(
 
     Raises InfeasibleBudget if there is none.
     """
-    found, refused = dict[float, float | str](), None
+    in_reach, refused = dict[float, float | str](), None
     for budget in budget_list(budgets):
         try:
-            found.setdefault(amount_of(budget), budget)
+            in_reach.setdefault(amount_of(budget), budget)
         except InfeasibleBudget as error:  # noqa: PERF203
             refused = error
             left_out(budget)
-    if refused is not None and not found:
+    if refused is not None and not in_reach:
         raise refused
-    return dict(sorted(found.items()))
+    return dict(sorted(in_reach.items()))
 
 
 def kept_with(policy: Policy) -> str:

@@ -88,7 +88,7 @@ def _calibrated(policy: Policy, inputs: Ranked, plan: CostPlan, delta: float | N
     before = inputs.counts(policy.limits)
     limits = sequential_thresholds(inputs, plan.counts, plan.last)
     counts = inputs.counts(limits)
-    made = replace(
+    calibrated = replace(
         policy,
         rates=plan.rates,
         limits=limits,
@@ -101,7 +101,7 @@ def _calibrated(policy: Policy, inputs: Ranked, plan: CostPlan, delta: float | N
         watched=cells_of_plan(inputs, plan.counts, plan.last, limits, counts, policy.seed),
     )
     paid = float(before @ policy.cost.cumulative) / n
-    return replace(made, notes={**policy.notes, _NOTE: {"text": _receipt(policy, made, paid)}})
+    return replace(calibrated, notes={**policy.notes, _NOTE: {"text": _receipt(policy, calibrated, paid)}})
 
 
 def _within(policy: Policy, amount: float) -> Floats:

@@ -61,9 +61,9 @@ class ScoreBins:
         bins += np.add.reduce(edges > here, axis=1)
         if np.count_nonzero(equal := edges == here):
             rows, places = equal.nonzero()
-            at = blocks.take(rows) * least.shape[1] + places
+            places_of_edges = blocks.take(rows) * least.shape[1] + places
             ties, draws = (values.take(rows) for values in breaks())
-            edge_ties, edge_draws = tie.take(at), draw.take(at)
+            edge_ties, edge_draws = tie.take(places_of_edges), draw.take(places_of_edges)
             above = (edge_ties > ties) | ((edge_ties == ties) & (edge_draws > draws))
             bins += np.bincount(rows[above], minlength=len(bins))
         return bins
@@ -81,20 +81,20 @@ class ScoreBins:
     def from_dict(cls, body: Mapping[str, Any]) -> ScoreBins:
         """Rebuild from `to_dict`. Raises InputError for edges of which something is missing."""
         firsts, blocks = (arrays.integers(body[name], name, ndim=1) for name in ("firsts", "blocks"))
-        found = cls(
+        bins = cls(
             firsts,
             blocks,
             Thresholds.from_dict(body["limits"]),
             arrays.floats(body["draws"], "draws", ndim=1),
         )
-        lengths = {len(one) for one in (blocks, found.limits.score, found.limits.tie, found.draws)}
+        lengths = {len(column) for column in (blocks, bins.limits.score, bins.limits.tie, bins.draws)}
         if len(lengths) > 1 or not np.isin(blocks, np.arange(len(firsts))).all():
             raise InputError(f"the edges of {len(firsts)} blocks of scores do not fit together")
-        if (np.diff([0, *firsts, found.n_bins - 1]) < 0).any():
+        if (np.diff([0, *firsts, bins.n_bins - 1]) < 0).any():
             raise InputError(
-                f"blocks of {found.n_bins} bins must begin at ascending ones, got {firsts.tolist()}"
+                f"blocks of {bins.n_bins} bins must begin at ascending ones, got {firsts.tolist()}"
             )
-        return found
+        return bins
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ class PolicyState:
 
     def take(self, keep: Any) -> PolicyState:
         """Return the state of these rows only: a boolean mask or indices."""
-        memory = {name: value[keep] for name, value in self.memory.items()}
-        outputs = {name: value[keep] for name, value in self.outputs.items()}
+        memory = {name: column[keep] for name, column in self.memory.items()}
+        outputs = {name: output[keep] for name, output in self.outputs.items()}
         return PolicyState(self.tie[keep], memory, outputs)
 
     @staticmethod

@@ -110,8 +110,8 @@ class WatchedCells:
         """Return how many calibration inputs the exits (m,) were planned to answer."""
         if self.cell_exits is None:
             raise InputError("these cells are of the first exit's score alone")
-        found: Integers = np.bincount(self.cell_exits, weights=self.counts, minlength=m).astype(np.int64)
-        return found
+        counts: Integers = np.bincount(self.cell_exits, weights=self.counts, minlength=m).astype(np.int64)
+        return counts
 
     def expected_distinct(self, n: int) -> float:
         """Return how many different inputs there are on average among n of the calibration inputs, at most all."""
@@ -139,7 +139,7 @@ class WatchedCells:
     def from_dict(cls, body: Mapping[str, Any]) -> WatchedCells:
         """Rebuild from `to_dict`. Raises InputError for cells that do not fit their edges."""
         levels = {name: ScoreBins.from_dict(body[name]) for name in _LEVELS}
-        found = cls(
+        cells = cls(
             counts=arrays.integers(body["counts"], "counts", ndim=1),
             cell_exits=None
             if body["cell_exits"] is None
@@ -149,11 +149,11 @@ class WatchedCells:
             repeats={int(copies): int(number) for copies, number in body["repeats"]},
             plans=int(body["plans"]),
         )
-        kept = [len(found.used), found.first_bins.n_bins, found.score_bins.n_bins]
-        if kept != [len(found.first_bins.firsts), len(found.score_bins.firsts), len(found.counts)]:
-            raise InputError(f"{len(found.counts)} watched cells do not fit the edges between them")
-        found._check()
-        return found
+        numbers = [len(cells.used), cells.first_bins.n_bins, cells.score_bins.n_bins]
+        if numbers != [len(cells.first_bins.firsts), len(cells.score_bins.firsts), len(cells.counts)]:
+            raise InputError(f"{len(cells.counts)} watched cells do not fit the edges between them")
+        cells._check()
+        return cells
 
     def _check(self) -> None:
         """Raise InputError for numbers that no calibration inputs have."""
@@ -189,8 +189,8 @@ def cells_of_plan(
     if n > _MOST:
         if not np.array_equal(planned, counts):
             return None
-        kept = Thresholds(limits.score[edges], limits.tie[edges])
-        exit_bins = ScoreBins(np.searchsorted(edges, np.arange(m)), edges, kept, drawn(edges, seed))
+        edge_limits = Thresholds(limits.score[edges], limits.tie[edges])
+        exit_bins = ScoreBins(np.searchsorted(edges, np.arange(m)), edges, edge_limits, drawn(edges, seed))
         return WatchedCells(planned[used], used, exit_bins, whole(len(used)), whole(len(used)), int(used[0]))
     exits, scores = np.full(n, -1), np.zeros(n)
     for exit_ in used.tolist():
@@ -199,21 +199,28 @@ def cells_of_plan(
             (exit_ == last) | at_least(here, ties, limits.score[exit_], limits.tie[exit_])
         )
         exits[leaves], scores[leaves] = exit_, here[leaves]
-    given = CalibrationInputs(ties, _draws(exits, scores, ties, seed), np.zeros(n, dtype=np.bool_))
+    calibration = CalibrationInputs(ties, _draws(exits, scores, ties, seed), np.zeros(n, dtype=np.bool_))
     sizes = planned[used]
-    exit_bins, places, given = given.runs(sizes, m, exits, scores)
+    exit_bins, places, calibration = calibration.runs(sizes, m, exits, scores)
     of_first = [_divided(int(size), _SHARES) for size in sizes]
-    first_bins, bins, given = given.cut(of_first, places, inputs.at(int(used[0]))[0])
+    first_bins, bins, calibration = calibration.cut(of_first, places, inputs.at(int(used[0]))[0])
     # A copy that is taken for an input of a later exit has no score there: it is the surest.
     scores = np.where(used[places] == exits, scores, np.inf)
     of_score = [np.array([size]) for size in of_first[0]]
-    of_score += [_equally(int(size)) for one in of_first[1:] for size in one]
-    score_bins, *_ = given.cut(of_score, bins, scores)
-    per_exit = [one.sum() for one in np.split([len(one) for one in of_score], first_bins.firsts[1:])]
+    of_score += [_equally(int(size)) for counts_of_bin in of_first[1:] for size in counts_of_bin]
+    score_bins, *_ = calibration.cut(of_score, bins, scores)
+    per_exit = [
+        part.sum() for part in np.split([len(bin_counts) for bin_counts in of_score], first_bins.firsts[1:])
+    ]
     return WatchedCells(
-        np.concatenate(of_score), np.repeat(used, per_exit), exit_bins, first_bins, score_bins, int(used[0]),
+        np.concatenate(of_score),
+        np.repeat(used, per_exit),
+        exit_bins,
+        first_bins,
+        score_bins,
+        int(used[0]),
         repeats=_repeats(ties),
-    )  # fmt: skip
+    )
 
 
 def cells_of_first_exit(
@@ -230,8 +237,8 @@ def cells_of_first_exit(
     rows = slice(None) if groups is None else np.unique(groups.index, return_index=True)[1]
     scores, ties = (values[rows] for values in inputs.at(first))
     block, counts = np.zeros(len(scores), dtype=np.int64), _divided(len(scores), _SHARES)
-    given = CalibrationInputs(ties, _draws(block, scores, ties, seed), block.astype(np.bool_))
-    bins, *_ = given.cut([counts], block, scores)
+    calibration = CalibrationInputs(ties, _draws(block, scores, ties, seed), block.astype(np.bool_))
+    bins, *_ = calibration.cut([counts], block, scores)
     return WatchedCells(counts, None, whole(1), bins, whole(len(counts)), first, repeats=_repeats(ties))
 
 
@@ -254,15 +261,15 @@ def _repeats(ties: Floats) -> dict[int, int]:
 
 def _divided(count: int, shares: Sequence[float]) -> Integers:
     """Divide a number of inputs into bins by these shares; bins that are too small are joined with the next one."""
-    found, inside = list[int](), 0
+    bins, inside = list[int](), 0
     for size in np.diff(np.round(np.cumsum([0.0, *shares]) * count).astype(np.int64)).tolist():
         inside += size
         if inside >= _LEAST:
-            found.append(inside)
+            bins.append(inside)
             inside = 0
-    if found:
-        found[-1] += inside
-    return np.array(found or [count])
+    if bins:
+        bins[-1] += inside
+    return np.array(bins or [count])
 
 
 def _equally(count: int) -> Integers:
@@ -280,5 +287,5 @@ def _middles(counts: Any, blocks: Integers) -> Floats:
     """Return where the middle of each bin lies in its block, as a share of it."""
     total = np.bincount(blocks, weights=counts)
     before = np.cumsum(total) - total
-    found: Floats = (np.cumsum(counts) - counts / 2 - before[blocks]) / np.maximum(total, 1)[blocks]
-    return found
+    middles: Floats = (np.cumsum(counts) - counts / 2 - before[blocks]) / np.maximum(total, 1)[blocks]
+    return middles

@@ -57,13 +57,13 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     last = last_useful_exit(fit)
     useful = fit if last == fit.n_exits - 1 else up_to_exit(fit, last)
     curves = _curves(useful, score, folds, part.seed)
-    most = min(curves.most_useful_cost, useful.cost.full)
-    gains, error = curves.around(min(part.budget, most))
-    weights = curves.weights(min(part.budget, most))
-    rule, allocations = _learned(useful, min(part.budget, most), score)
+    useful_cost = min(curves.most_useful_cost, useful.cost.full)
+    gains, error = curves.around(min(part.budget, useful_cost))
+    weights = curves.weights(min(part.budget, useful_cost))
+    rule, allocations = _learned(useful, min(part.budget, useful_cost), score)
 
     def rates(planned: float) -> Floats:
-        amount = min(planned, most)
+        amount = min(planned, useful_cost)
         mixed: Floats = np.sum(
             [w * allocations[k](amount) for k, w in zip(_RULES, weights, strict=True)], axis=0
         )
@@ -78,24 +78,24 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
         sentences.append(
             f"{_exits(last + 1, fit.n_exits - 1)} unused: no fit input is answered better there than at exit {last}."
         )
-    if most < useful.cost.full:
-        so = ", so the policy costs no more" if most < part.budget else ""
-        share = f"{fit.cost.share(most):.0%} of {fit.cost.whole}"
+    if useful_cost < useful.cost.full:
+        so = ", so the policy costs no more" if useful_cost < part.budget else ""
+        share = f"{fit.cost.share(useful_cost):.0%} of {fit.cost.whole}"
         sentences.append(f"A mean cost above {share} does not make answers better{so}.")
     note = {
         "allocations": table,
         "standard_error": error,
         "folds": folds,
-        "most_useful_cost": most if most < part.budget else None,
+        "most_useful_cost": useful_cost if useful_cost < part.budget else None,
         "text": " ".join(sentences),
     }
     return Composition(rates, rule, {"auto": note})
 
 
 def _mixture(table: dict[str, dict[str, float]], error: float) -> str:
-    by_weight = sorted(table.items(), key=lambda item: -item[1]["weight"])
-    shares = ", ".join(f"{found['weight']:.0%} {name.replace('_', ' ')}" for name, found in by_weight)
-    gain = 100 * sum(found["weight"] * found["gain"] for found in table.values())
+    by_weight = sorted(table.items(), key=lambda row: -row[1]["weight"])
+    shares = ", ".join(f"{entry['weight']:.0%} {name.replace('_', ' ')}" for name, entry in by_weight)
+    gain = 100 * sum(entry["weight"] * entry["gain"] for entry in table.values())
     return (
         f"auto mixes three allocations: {shares} (cross-validated gain {round(gain, 2) + 0.0:.2f} ± "
         f"{100 * error:.2f} points)."
@@ -121,8 +121,8 @@ def labels_worth(fit: ExitTrace) -> float:
     if fit.grades is None:
         return float(fit.n)
     mean, square = fit.quality.mean(axis=0), (fit.quality**2).mean(axis=0)
-    most, variance = float((mean - mean**2).sum()), float((square - mean**2).sum())
-    return fit.n * (most / variance if variance > _NO_VARIANCE * most else 1.0)
+    variance_of_bits, variance = float((mean - mean**2).sum()), float((square - mean**2).sum())
+    return fit.n * (variance_of_bits / variance if variance > _NO_VARIANCE * variance_of_bits else 1.0)
 
 
 def trust(n: float) -> float:
@@ -252,7 +252,7 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     # Measured by labels and by them without their noise in equal parts, as `stopping` learns. All rules rank inputs by
     # one score here: a learned score repeats the errors of denoised correctness, and would be credited for them.
     right = 0.5 * fit.quality + 0.5 * denoised_correctness(fit, score)
-    found = np.zeros((len(_RULES), _BUDGETS, fit.n))
+    rights = np.zeros((len(_RULES), _BUDGETS, fit.n))
     # A fold plans with the mean costs of all inputs, as its budgets do.
     fit, worth = fit.with_cost(CostModel(cost.cumulative)), labels_worth(fit)
     for rest, rows in folds_of(fit.id, folds, seed, fit.groups):
@@ -263,5 +263,5 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
             scores = score_matrix(rule, held)
             for r, name in enumerate(_RULES):
                 exits = release_batch(scores, ties, allocations[name](float(amount)))
-                found[r, b, rows] = right[rows, exits]
-    return _Curves(budgets, found, span or 1.0, worth)
+                rights[r, b, rows] = right[rows, exits]
+    return _Curves(budgets, rights, span or 1.0, worth)

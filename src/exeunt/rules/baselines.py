@@ -110,7 +110,7 @@ def _evolved(fit: ExitTrace, score: str, budget: float, seed: int) -> RatePath:
         over = max(float(cost[exits].mean()) - budget, 0.0) / cost[-1]
         return float(_OVERSPENT * over - quality[rows, exits].mean())
 
-    found = differential_evolution(
+    evolution = differential_evolution(
         loss,
         Bounds(np.zeros(m - 1), np.full(m - 1, 1 + 1e-9)),
         x0=np.clip(1 - common, 0, 1),
@@ -120,5 +120,5 @@ def _evolved(fit: ExitTrace, score: str, budget: float, seed: int) -> RatePath:
         seed=seed,
         tol=0.0,
     )
-    np.greater_equal(rank, found.x, out=leaves[:, :-1])
+    np.greater_equal(rank, evolution.x, out=leaves[:, :-1])
     return RatePath.through(shares(leaves)[None], cost)

@@ -75,11 +75,15 @@ class Candidates:
         lowest = cost.full + (cost.first - cost.full) * (1 - 1 / points)
         evenly |= max_loss == 0
         coarse = points if evenly else min(points, max(2, points // 2))
-        most = points if evenly else points + points // 2
+        max_points = points if evenly else points + points // 2
         policies, losses = _policies(
-            make, np.linspace(cost.full, lowest, coarse).tolist(), most,
-            lambda one: lost_by(one, fit, reference), 0.0 if evenly else max_loss, progress,
-        )  # fmt: skip
+            make,
+            np.linspace(cost.full, lowest, coarse).tolist(),
+            max_points,
+            lambda policy: lost_by(policy, fit, reference),
+            0.0 if evenly else max_loss,
+            progress,
+        )
         if max_loss == 0 and policies:
             best = int(np.argmin([mean(loss, fit.groups) for loss in losses]))
             policies, losses = policies[best:], losses[best:]
@@ -93,24 +97,32 @@ class Candidates:
         With None, where no budget was asked for, the mean cost of the tested inputs is the policy's budget.
         """
         losses, p_values, passed = self._tests(tested)
-        most = np.inf if allowed is None else allowed * (1 + 1e-12)
-        within = [k for k in range(passed) if self.policies[k].budget <= most]
+        limit = np.inf if allowed is None else allowed * (1 + 1e-12)
+        within = [k for k in range(passed) if self.policies[k].budget <= limit]
         if not within:
             return None
         k = within[-1]
         proof = self.certificate(tested, p_values[k], float(mean(losses[k], tested.groups)))
-        found = self.policies[k] if allowed is not None else _measured_on(tested, self.policies[k])
-        watched = found.watched and replace(found.watched, plans=len(self.policies))
-        return replace(found, loss_certificate=proof, watched=watched)
+        cheapest = self.policies[k] if allowed is not None else _measured_on(tested, self.policies[k])
+        watched = cheapest.watched and replace(cheapest.watched, plans=len(self.policies))
+        return replace(cheapest, loss_certificate=proof, watched=watched)
 
     def certificate(
         self, tested: ExitTrace | CascadeTrace, p_value: float, lost: float, bound: str | None = None
     ) -> LossCertificate:
         """Return what is certified of a policy that `lost` so much on these inputs."""
         return LossCertificate(
-            self.max_loss, self.delta, p_value, bound or self.bound, lost, tested.n, self.reference,
-            **counts_of(tested.groups), measure=self.measure, of=tested.counted,
-        )  # fmt: skip
+            self.max_loss,
+            self.delta,
+            p_value,
+            bound or self.bound,
+            lost,
+            tested.n,
+            self.reference,
+            **counts_of(tested.groups),
+            measure=self.measure,
+            of=tested.counted,
+        )
 
     def infeasible(self, tested: ExitTrace | CascadeTrace, allowed: float) -> Infeasible:
         """Return the error that names the guarantee in the way and the nearest pair that can be certified."""
@@ -118,12 +130,12 @@ class Candidates:
         known, agrees = known_by(self.measure), self.measure == "agreement"
         losses, _, passed = self._tests(tested)
         cost, family, max_loss = self.cost, self.policies, self.max_loss
-        instead_of, whole = "The full network", "the full cost"
+        instead_of, full_cost = "The full network", "the full cost"
         if self.reference not in (None, "the full network"):
-            instead_of, whole = f"{self.reference} alone", f"the cost of {self.reference} alone"
+            instead_of, full_cost = f"{self.reference} alone", f"the cost of {self.reference} alone"
 
         def share(amount: float) -> str:
-            return f"{cost.show(amount)} ({cost.share(amount):.1%} of {whole})"
+            return f"{cost.show(amount)} ({cost.share(amount):.1%} of {full_cost})"
 
         def at_most(loss: float) -> str:
             return f"an agreement of {100 * (1 - loss):.4g}%" if agrees else f"a loss of {100 * loss:.4g}%"
@@ -141,7 +153,7 @@ class Candidates:
             )
         # The least loss, in steps of 0.1 points, that all policies down to this budget pass.
         steps = np.arange(max_loss, 1.0, 0.001).tolist()
-        at = bisect_left(
+        place = bisect_left(
             steps,
             True,
             key=lambda step: all(
@@ -149,7 +161,7 @@ class Candidates:
                 for x in losses[: reached + 1]
             ),
         )
-        nearest_loss = steps[at] if at < len(steps) else None
+        nearest_loss = steps[place] if place < len(steps) else None
         nearest_budget = family[passed - 1].budget if passed else None
         could = []
         if nearest_budget is not None:
@@ -157,13 +169,13 @@ class Candidates:
         if nearest_loss is not None:
             could.append(f"{at_most(nearest_loss)} at {share(family[reached].budget)}")
         units = units_text(tested.n, n_groups(groups), known)
-        what, lost, same, option = (
+        guarantee, lost, same, option = (
             ("agreement", f"of the {tested.counted} differ", "agrees with itself", "agree=1 (--agree 100%)")
             if agrees
             else ("loss", "is lost", "loses nothing", "max_loss=0 (--max-loss 0)")
         )
         return Infeasible(
-            f"the {what} stands in the way: {units} cannot show that at most {100 * max_loss:.4g}% {lost} at "
+            f"the {guarantee} stands in the way: {units} cannot show that at most {100 * max_loss:.4g}% {lost} at "
             f"{share(allowed)} by answering early; what can be shown: {' or '.join(could) or 'nothing with so few'}. "
             f"More {f'{known} inputs' if groups is None else 'groups'} show more. {instead_of} {same}, at its full "
             f"cost: it is what {option} gives where nothing better is found",
@@ -174,7 +186,7 @@ class Candidates:
 
     def _tests(self, tested: ExitTrace | CascadeTrace) -> tuple[list[Floats], list[float], int]:
         """Return what each policy loses on every input, its p-value, and how many pass in a row from the start."""
-        losses = [lost_by(one, tested, self.reference) for one in self.policies]
+        losses = [lost_by(policy, tested, self.reference) for policy in self.policies]
         p_values = [
             LOSS_BOUNDS[self.bound](per_unit(loss, tested.groups, self.max_loss), self.max_loss, self.delta)
             for loss in losses
@@ -185,7 +197,7 @@ class Candidates:
 def _policies(
     make: Callable[..., Policy],
     budgets: Sequence[float],
-    most: int,
+    max_policies: int,
     lost: Callable[[Policy], Floats],
     limit: float,
     progress: Callable[[int, int], object] | None,
@@ -203,13 +215,17 @@ def _policies(
             if family:  # then lower ones are infeasible as well
                 break
         if progress is not None:
-            progress(len(family), most)
-    losses = [lost(one) for one in family]
-    while limit and len(family) < most and (k := _widest([float(loss.mean()) for loss in losses], limit)):
+            progress(len(family), max_policies)
+    losses = [lost(policy) for policy in family]
+    while (
+        limit
+        and len(family) < max_policies
+        and (k := _widest([float(loss.mean()) for loss in losses], limit))
+    ):
         family.insert(k, make(budget=(family[k - 1].budget + family[k].budget) / 2))
         losses.insert(k, lost(family[k]))
         if progress is not None:
-            progress(len(family), most)
+            progress(len(family), max_policies)
     return family, losses
 
 
@@ -226,9 +242,14 @@ def _measured_on(tested: ExitTrace | CascadeTrace, policy: Policy) -> Policy:
     paid = float(mean(cost.of_inputs(tested.n)[np.arange(tested.n), exits], groups))
     counts = np.bincount(exits, minlength=policy.n_exits)
     return replace(
-        policy, budget=paid, calibration_cost=paid, counts=counts, n_calibration=tested.n, n_groups=n_groups(groups),
+        policy,
+        budget=paid,
+        calibration_cost=paid,
+        counts=counts,
+        n_calibration=tested.n,
+        n_groups=n_groups(groups),
         distribution=None,
-    )  # fmt: skip
+    )
 
 
 def _tighter(losses: Sequence[Floats], max_loss: float, delta: float) -> str:

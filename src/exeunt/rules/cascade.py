@@ -89,8 +89,8 @@ def cascade(
     spare = _spare(calibrate, options.get("delta"))
     steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
     parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
-    made = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
-    return with_unasked(replace(made, cascade=steps), unasked)
+    policy_made = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
+    return with_unasked(replace(policy_made, cascade=steps), unasked)
 
 
 def with_unasked(policy: Policy, unasked: Mapping[str, str]) -> Policy:
@@ -139,8 +139,8 @@ def cascades(
     if not amounts:
         raise InputError("a set of cascades needs at least one budget, got none")
     order = common_order(fit, amounts, answer, seed, _spare(calibrate, options.get("delta")))
-    made = partial(cascade, answer=answer, reference=reference, order=order, seed=seed)
-    return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
+    rule = partial(cascade, answer=answer, reference=reference, order=order, seed=seed)
+    return PolicySet.make(rule, fit, calibrate, budgets=amounts, **options)
 
 
 def _spare(calibrate: CascadeTrace | StoredTrace, delta: Any) -> float:
@@ -189,18 +189,18 @@ def find_cascade(
     lengths = range(1, (len(models) if few else 2) + 1)
     arranged: Any = permutations if order is None else combinations
     following = search.best([steps for k in lengths for steps in arranged(models, k)])
-    seen: set[_Steps] = set()
-    while following not in seen:
+    tried: set[_Steps] = set()
+    while following not in tried:
         best = following
-        seen.add(best)
+        tried.add(best)
         near = [
             steps
             for steps in _neighbours(best, models)
-            if order is None or (at := [order.index(step.model) for step in steps]) == sorted(at)
+            if order is None or (places := [order.index(step.model) for step in steps]) == sorted(places)
         ]
         following = search.best([best, *near])
-    asked = {step.model for step in best}
-    return best, {name: search.why_without(name, best, near) for name in names if name not in asked}
+    chosen = {step.model for step in best}
+    return best, {name: search.why_without(name, best, near) for name in names if name not in chosen}
 
 
 def right_within(
@@ -221,15 +221,21 @@ def common_order(
 ) -> tuple[str, ...]:
     """Return the order of models that is most accurate on `fit`, on average over several budgets."""
     by_price = sorted(fit.names, key=lambda name: fit[name].cost.full)
-    best = [[step.model for step in find_cascade(fit, one, answer, seed, None, spare)[0]] for one in amounts]
-    orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
+    best = [
+        [step.model for step in find_cascade(fit, amount, answer, seed, None, spare)[0]] for amount in amounts
+    ]
+    orders = list(
+        dict.fromkeys((*names, *(name for name in by_price if name not in names)) for names in best)
+    )
     if len(orders) == 1:
         return orders[0]
     on = _comparing(fit, seed)
 
     def right(order: tuple[str, ...]) -> float:
-        found = [(amount, find_cascade(fit, amount, answer, seed, order, spare)[0]) for amount in amounts]
-        return sum(_Search(on, amount, answer).accuracy(steps) for amount, steps in found)
+        cascades_at = [
+            (amount, find_cascade(fit, amount, answer, seed, order, spare)[0]) for amount in amounts
+        ]
+        return sum(_Search(on, amount, answer).accuracy(steps) for amount, steps in cascades_at)
 
     return max(orders, key=right)
 
@@ -268,19 +274,19 @@ def _first_costs(fit: CascadeTrace) -> dict[str, float]:
     Where rows come in groups, groups are drawn.
     """
     cheapest = min(fit.names, key=lambda name: fit[name].cost.first)
-    found = {}
+    first_costs = {}
     for name in fit.names:
         costs, first = fit[name].cost.of_inputs(fit.n)[:, 0], fit[name].cost.first
         drawn = per_unit(costs, fit.groups, first)
         room = 3 * drawn.std() * (2 / len(drawn)) ** 0.5 + np.ptp(drawn) / len(drawn)
-        found[name] = first + (0.0 if name == cheapest else float(room / mean_weight(fit.groups)))
-    return found
+        first_costs[name] = first + (0.0 if name == cheapest else float(room / mean_weight(fit.groups)))
+    return first_costs
 
 
 def _most_classes(models: CascadeTrace) -> int:
     logs = [models[name].log_probability for name in models.names]
     labels = 1 if models.label is None else int(models.label.max()) + 1
-    return max(labels, *(0 if one is None else one.shape[2] for one in logs))
+    return max(labels, *(0 if log is None else log.shape[2] for log in logs))
 
 
 class _Comparing:
@@ -346,13 +352,13 @@ class _Comparing:
         return _kept(self._ensembles, key, self._most, lambda: self.ensemble(shorter, of).with_exit(evidence))
 
 
-def _kept(cache: dict[_Key, _Value], key: _Key, most: int, make: Callable[[], _Value]) -> _Value:
+def _kept(cache: dict[_Key, _Value], key: _Key, max_entries: int, make: Callable[[], _Value]) -> _Value:
     """Return what is kept under a key, or make it; the oldest of `most` entries is dropped for it."""
     if key not in cache:
-        made = make()
-        while len(cache) >= most:
+        computed = make()
+        while len(cache) >= max_entries:
             cache.pop(next(iter(cache)))
-        cache[key] = made
+        cache[key] = computed
     return cache[key]
 
 
@@ -378,13 +384,19 @@ class _Search:
 
     def best(self, cascades: Sequence[_Steps]) -> _Steps:
         """Return the plainest of the cascades that the most accurate one does not beat by half a standard error."""
-        found = {one: right for one in cascades if one and (right := self.right(one)) is not None}
-        if not found:  # calibration says what is lacking
-            self._in_any_case = min((one[0].model for one in cascades if one), key=self._on.first.__getitem__)
+        candidates = {
+            cascade: right for cascade in cascades if cascade and (right := self.right(cascade)) is not None
+        }
+        if not candidates:  # calibration says what is lacking
+            self._in_any_case = min(
+                (cascade[0].model for cascade in cascades if cascade), key=self._on.first.__getitem__
+            )
             self._right.clear()
             return self.best(cascades)
-        top = max(found.values(), key=lambda right: float(right.mean()))
-        near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
+        top = max(candidates.values(), key=lambda right: float(right.mean()))
+        near = {
+            candidate: float(right.mean()) for candidate, right in candidates.items() if not beats(top, right)
+        }
 
         def plainness(steps: _Steps) -> tuple[int, int, float]:
             """Return how many models a cascade has, how many of their exits it leaves out, and its errors."""
@@ -406,21 +418,21 @@ class _Search:
 
     def why_without(self, name: str, chosen: _Steps, near: Sequence[_Steps]) -> str:
         """Return a sentence that compares the chosen cascade with the best of those `near` it that ask a model."""
-        models, whole = self._on.models, self._on.models.most_expensive
+        models, dearest = self._on.models, self._on.models.most_expensive
         budget = amount_text(self._amount, models.unit)
         with_it = [steps for steps in near if any(step.model == name for step in steps)]
         right = {steps: float(each.mean()) for steps in with_it if (each := self.right(steps)) is not None}
         if not right:
             return f"{name} is not asked: no cascade with it, in this order, keeps a budget of {budget}."
-        share = models[name].cost.full / models[whole].cost.full
-        paid = "" if name == whole else f"for its {share:.1%} of the cost of {whole}, "
+        share = models[name].cost.full / models[dearest].cost.full
+        paid = "" if name == dearest else f"for its {share:.1%} of the cost of {dearest}, "
         best = max(right, key=right.__getitem__)
         points = 100 * (right[best] - self.accuracy(chosen))
         how = "more accurate (too little to tell) than" if points > 0 else "less accurate than"
-        told = "as accurate as" if abs(points) < 0.05 else f"{abs(points):.1f} points {how}"
+        comparison = "as accurate as" if abs(points) < 0.05 else f"{abs(points):.1f} points {how}"
         asking, without = (", ".join(step.model for step in steps) for steps in (best, chosen))
         return (
-            f"{name} is not asked: {paid}the best cascade found with it ({asking}) is {told} {without}, within "
+            f"{name} is not asked: {paid}the best cascade found with it ({asking}) is {comparison} {without}, within "
             f"{budget} on {counted(models.n, 'input')}."
         )
 

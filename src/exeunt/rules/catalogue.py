@@ -73,7 +73,9 @@ def preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
     if not isinstance(policy, str):
         return policy
     if policy not in PRESETS:
-        to_use, baseline = (", ".join(make.__name__ for make in one) for one in (_TO_USE, _TO_COMPARE_WITH))
+        to_use, baseline = (
+            ", ".join(make.__name__ for make in presets) for presets in (_TO_USE, _TO_COMPARE_WITH)
+        )
         raise InputError(
             f"there is no policy {policy!r}; choose one of {to_use}, or a baseline: {baseline}; of live models or "
             "tables of models also router and cascade_router"

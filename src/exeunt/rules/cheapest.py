@@ -95,26 +95,34 @@ def cheapest(
     fit, shaped, tested = _parts(fit, calibrate, budget is None, seed)
     # The guarantees of all policies on cost hold together.
     each = None if budget is None else delta / 2 / points
-    found = Candidates.made(
-        fit, partial(make, fit, shaped, delta=each, seed=seed, **options), max_loss=max_loss,
-        delta=delta if budget is None else delta / 2, points=points, evenly=budget is not None,
-        n_tests=n_units(tested.n, tested.groups), reference=reference, progress=progress,
-    )  # fmt: skip
-    allowed = found.cost.full if budget is None else found.cost.budget(budget)
-    made = found.cheapest(tested, None if budget is None else allowed)
-    if made is not None:
-        return replace(made, notes={**made.notes, **notes})
+    candidates = Candidates.made(
+        fit,
+        partial(make, fit, shaped, delta=each, seed=seed, **options),
+        max_loss=max_loss,
+        delta=delta if budget is None else delta / 2,
+        points=points,
+        evenly=budget is not None,
+        n_tests=n_units(tested.n, tested.groups),
+        reference=reference,
+        progress=progress,
+    )
+    allowed = candidates.cost.full if budget is None else candidates.cost.budget(budget)
+    policy_made = candidates.cheapest(tested, None if budget is None else allowed)
+    if policy_made is not None:
+        return replace(policy_made, notes={**policy_made.notes, **notes})
     is_reference = not fit.reference or all(
         instead(part, reference).quality[:, -1].all() for part in (fit, tested)
     )
-    if max_loss == 0 and allowed >= found.cost.full and is_reference:
+    if max_loss == 0 and allowed >= candidates.cost.full and is_reference:
         with suppress(InfeasibleBudget):
             of_cascade = reference if isinstance(fit, CascadeTrace) else None
             alone = _alone(
                 instead(fit, reference), instead(shaped, reference), of_cascade, delta=each, seed=seed
             )
-            return replace(alone, loss_certificate=found.certificate(tested, 0.0, 0.0, CERTAIN), notes=notes)
-    raise found.infeasible(tested, allowed)
+            return replace(
+                alone, loss_certificate=candidates.certificate(tested, 0.0, 0.0, CERTAIN), notes=notes
+            )
+    raise candidates.infeasible(tested, allowed)
 
 
 def checked_loss(max_loss: float | None, agree: float | None) -> float:
@@ -171,5 +179,9 @@ def _chosen(fit: CascadeTrace, reference: str) -> str:
 def _alone(fit: ExitTrace, calibrate: ExitTrace, reference: str | None, **options: Any) -> Policy:
     """Return the policy that always gives the own answers of the last exit; `reference`: the model it belongs to."""
     last = np.eye(fit.n_exits)[-1]
-    made = compose("reference", lambda _: last, fit, calibrate, budget=fit.cost.full, **options)
-    return made if reference is None else replace(made, cascade=(CascadeStep(reference, fit.n_exits),))
+    policy_made = compose("reference", lambda _: last, fit, calibrate, budget=fit.cost.full, **options)
+    return (
+        policy_made
+        if reference is None
+        else replace(policy_made, cascade=(CascadeStep(reference, fit.n_exits),))
+    )

@@ -98,9 +98,17 @@ def risk_controlled(
             break
         lost = float(mean(loss, groups))
         proof = LossCertificate(
-            max_loss, delta, p, method, lost, calibrate.n, calibrate.reference or None, **counts_of(groups),
-            measure=calibrate.measure, of=calibrate.counted,
-        )  # fmt: skip
+            max_loss,
+            delta,
+            p,
+            method,
+            lost,
+            calibrate.n,
+            calibrate.reference or None,
+            **counts_of(groups),
+            measure=calibrate.measure,
+            of=calibrate.counted,
+        )
         passed = threshold, exits, proof
     if passed is None:
         raise Infeasible(

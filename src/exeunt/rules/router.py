@@ -103,9 +103,11 @@ def cascade_router(
     learned = learned_router(fit, answer, None, seed)
     if not _pays(learned.by_cost(amount, calibrate.n).plan(amount), fit, amount, answer, order, seed):
         options: dict[str, Any] = {"reference": reference, "delta": delta, "seed": seed, "ties": ties}
-        made = cascade(fit, calibrate, budget=amount, answer=answer, order=order, **options)
-        said = "It asks models in a row: no router answers the fit inputs better."
-        return replace(made, name="cascade_router", notes={**made.notes, "cascade_router": {"text": said}})
+        in_a_row = cascade(fit, calibrate, budget=amount, answer=answer, order=order, **options)
+        reason = "It asks models in a row: no router answers the fit inputs better."
+        return replace(
+            in_a_row, name="cascade_router", notes={**in_a_row.notes, "cascade_router": {"text": reason}}
+        )
     return _made("cascade_router", fit, calibrate, budget, delta, reference, seed, ties, answer, depth=None)
 
 
@@ -143,10 +145,10 @@ def _made(
     learned = learned_router(fit, answer, depth, seed)
     by_cost = learned.by_cost(amount, calibrate.n)
     at_budget = by_cost.plan(amount)
-    seen = {id(one): learned.seen(one, ties, seed) for one in (fit, calibrate)}
+    by_inputs = {id(part): learned.seen(part, ties, seed) for part in (fit, calibrate)}
 
     def costed(plan: Plan, inputs: CascadeTrace) -> Costed:
-        return _on_paths(plan, seen[id(inputs)])
+        return _on_paths(plan, by_inputs[id(inputs)])
 
     on_fit = costed(at_budget, fit)
     limits_at_budget = [*_limits(at_budget, on_fit, amount, calibrate.n)]
@@ -158,20 +160,20 @@ def _made(
     def plans() -> Iterator[tuple[tuple[Plan, Thresholds], Floats]]:
         if by_thresholds:
             of_plan = costed(at_budget, calibrate)
-            yield from (((at_budget, one), of_plan.paid(one)) for one in limits_at_budget)
+            yield from (((at_budget, limit), of_plan.paid(limit)) for limit in limits_at_budget)
             return
         for plan in by_cost.plans():
             natural = _common(plan, (0.0, 0.0))
             yield (plan, natural), costed(plan, calibrate).paid(natural)
 
-    whole = fit.along(learned.steps, reference=reference).cost
-    highest = with_highest(whole, seen[id(fit)].costs, seen[id(calibrate)].costs, delta)
+    cost = fit.along(learned.steps, reference=reference).cost
+    highest = with_highest(cost, by_inputs[id(fit)].costs, by_inputs[id(calibrate)].costs, delta)
     (plan, limits), fields = dearest_plan(
         plans(), highest, amount, calibrate.n, calibrate.groups, delta, seed
     )
     parts = costed(plan, fit), costed(plan, calibrate)
     shares = [
-        np.bincount(exits_under(one.scores, one.ties, limits), minlength=len(plan.steps)) for one in parts
+        np.bincount(exits_under(part.scores, part.ties, limits), minlength=len(plan.steps)) for part in parts
     ]
     watched = None
     # Watched is the score at the first exit, if all inputs have one, and the same under all plans that were tried.
@@ -179,10 +181,22 @@ def _made(
         ranked = RankedInMemory(parts[1].scores, parts[1].ties)
         watched = cells_of_first_exit(ranked, limits, calibrate.groups, seed)
     policy = Policy(
-        name=name, score=plan.score, rates=shares[0] / fit.n, limits=limits, counts=shares[1], budget=amount,
-        cost=fit.along(plan.steps, reference=reference).cost.means, n_calibration=calibrate.n, seed=seed, ties=ties,
-        n_groups=n_groups(calibrate.groups), cascade=plan.steps, answer=plan.answer, watched=watched, **fields,
-    )  # fmt: skip
+        name=name,
+        score=plan.score,
+        rates=shares[0] / fit.n,
+        limits=limits,
+        counts=shares[1],
+        budget=amount,
+        cost=fit.along(plan.steps, reference=reference).cost.means,
+        n_calibration=calibrate.n,
+        seed=seed,
+        ties=ties,
+        n_groups=n_groups(calibrate.groups),
+        cascade=plan.steps,
+        answer=plan.answer,
+        watched=watched,
+        **fields,
+    )
     unasked = {
         model: f"{model} is not asked: at this budget no input of the fit part gains enough by it."
         for model in fit.names
@@ -199,29 +213,31 @@ def _pays(
     return beats(plan.right[places_of(fit.row, rows)], right, by=_SURELY)
 
 
-def _on_paths(plan: Plan, seen: Seen) -> Costed:
+def _on_paths(plan: Plan, inputs: Seen) -> Costed:
     """Return inputs with their scores at the exits that they come to if they are answered as late as possible.
 
     Other exits have NaN, which is never at least a threshold.
     """
-    scores = np.full((len(seen.ties), len(plan.kept)), np.nan)
+    scores = np.full((len(inputs.ties), len(plan.kept)), np.nan)
     came = np.zeros(scores.shape, dtype=np.bool_)
     came[:, 0] = True
     for exit_, place in enumerate(plan.kept):
-        score, follows = plan.score.decided(exit_, seen.columns[place], seen.unlike.get(place))
+        score, follows = plan.score.decided(exit_, inputs.columns[place], inputs.unlike.get(place))
         scores[:, exit_] = np.where(came[:, exit_], score, np.nan)
         for k in plan.score.following[exit_]:
             came[:, k] = came[:, exit_] & (follows == k)
-    return Costed(scores, seen.ties, seen.costs[:, plan.kept], seen.groups)
+    return Costed(scores, inputs.ties, inputs.costs[:, plan.kept], inputs.groups)
 
 
 def _common(plan: Plan, pair: tuple[float, float]) -> Thresholds:
     """Return thresholds under which inputs are answered where (advantage, tie) is at least this pair."""
     silent = plan.score.known.silent
-    return Thresholds.of([
-        (NEVER, NEVER) if exit_ in silent else pair if following else (ALWAYS, ALWAYS)
-        for exit_, following in enumerate(plan.score.following)
-    ])  # fmt: skip
+    return Thresholds.of(
+        [
+            (NEVER, NEVER) if exit_ in silent else pair if following else (ALWAYS, ALWAYS)
+            for exit_, following in enumerate(plan.score.following)
+        ]
+    )
 
 
 def _limits(plan: Plan, fit: Costed, amount: float, n: int) -> Iterator[Thresholds]:

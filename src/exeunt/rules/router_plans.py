@@ -68,26 +68,28 @@ def _tree(models: CascadeTrace, depth: int | None) -> tuple[CascadeStep, ...]:
     Models that only tell features come first. `depth`: how many models a path asks at most, by default as many as make
     at most `_MOST_STEPS` steps.
     """
-    told, names = told_models(models), by_price(models)
+    tellers, names = told_models(models), by_price(models)
 
-    def grown(most: int) -> list[tuple[str, int, int]]:
-        steps = [(name, 0, at - 1) for at, name in enumerate(told)]
-        open_ = [(len(told) - 1, -1, 0)]  # place, the place of its model among the names, models so far
+    def grown(max_models: int) -> list[tuple[str, int, int]]:
+        steps = [(name, 0, after - 1) for after, name in enumerate(tellers)]
+        open_ = [(len(tellers) - 1, -1, 0)]  # place, the place of its model among the names, models so far
         while open_:
-            place, model, asked = open_.pop()
-            further = [(model, steps[place][1] + 1, asked)] if model >= 0 else []
-            further = [one for one in further if one[1] < models[names[model]].n_exits]
-            further += [(later, 0, asked + 1) for later in range(model + 1, len(names)) if asked < most]
+            place, model, n_models = open_.pop()
+            further = [(model, steps[place][1] + 1, n_models)] if model >= 0 else []
+            further = [step for step in further if step[1] < models[names[model]].n_exits]
+            further += [
+                (later, 0, n_models + 1) for later in range(model + 1, len(names)) if n_models < max_models
+            ]
             for later, exit_, count in further:
                 steps.append((names[later], exit_, place))
                 open_.append((len(steps) - 1, later, count))
         return steps
 
     sizes = range(len(names), 0, -1) if depth is None else [depth]
-    steps = next((one for one in map(grown, sizes) if len(one) <= _MOST_STEPS), grown(1))
-    made = tuple(CascadeStep(name, (exit_,), after) for name, exit_, after in steps)
-    costs = [sum(cost.cumulative[exit_] for cost, exit_ in path) for path in models.paths(made)]
-    return _in_order(made, np.argsort(costs, kind="stable"))
+    steps = next((steps for steps in map(grown, sizes) if len(steps) <= _MOST_STEPS), grown(1))
+    tree = tuple(CascadeStep(name, (exit_,), after) for name, exit_, after in steps)
+    costs = [sum(cost.cumulative[exit_] for cost, exit_ in path) for path in models.paths(tree)]
+    return _in_order(tree, np.argsort(costs, kind="stable"))
 
 
 def _in_order(steps: Sequence[CascadeStep], places: Sequence[int] | Integers) -> tuple[CascadeStep, ...]:
@@ -175,8 +177,8 @@ class LearnedRouter:
             regressions[exit_] = KernelRegression.fit(features, own, seed)
             held_out[exit_], self.unlike[exit_] = np.empty(own.shape), np.zeros(trace.n, dtype=np.bool_)
             for rest, rows in self.folds:
-                found = KernelRegression.fit(features[rest], own[rest], seed)(features[rows])
-                held_out[exit_][rows], self.unlike[exit_][rows] = found
+                fitted = KernelRegression.fit(features[rest], own[rest], seed)(features[rows])
+                held_out[exit_][rows], self.unlike[exit_][rows] = fitted
         self.known = Known(grid, _often_predicted(answered), regressions, silent)
         self.columns, _ = self._columns(answered, held_out)
         self.safe = {
@@ -234,12 +236,13 @@ class LearnedRouter:
         for _ in range(NEAR):
             # Many inputs may change their path at nearly one price.
             inside = [min(high, near[-1]) - max(low, near[0]) for (low, _), (high, _) in pairwise(curve)]
-            at = int(np.argmax(inside))
-            if inside[at] <= error / NEAR:
+            place = int(np.argmax(inside))
+            if inside[place] <= error / NEAR:
                 break
-            price = (curve[at][1] * curve[at + 1][1]) ** 0.5
+            price = (curve[place][1] * curve[place + 1][1]) ** 0.5
             curve.insert(
-                at + 1, (min(max(self.plan(price, root).cost, curve[at][0]), curve[at + 1][0]), price)
+                place + 1,
+                (min(max(self.plan(price, root).cost, curve[place][0]), curve[place + 1][0]), price),
             )
         costs, prices = zip(*curve, strict=True)
 
@@ -252,11 +255,11 @@ class LearnedRouter:
         """Return weights (f, 1 + exits that may follow) that trust what features tell of the models' own answers."""
         places = (exit_, *self.following[exit_])
         weights = np.zeros((n_columns, len(places)))
-        told = any(at in self.known.quality for at in path_to(self.steps, exit_))
+        has_quality = any(exit_on_path in self.known.quality for exit_on_path in path_to(self.steps, exit_))
         for k, place in enumerate(places):
-            one = self.steps[place].model, self.steps[place].exits[0]
-            if told and one in self._answers:  # the columns of features are the last ones
-                weights[n_columns - len(self._answers) + self._answers.index(one), k] = 1.0
+            answer = self.steps[place].model, self.steps[place].exits[0]
+            if has_quality and answer in self._answers:  # the columns of features are the last ones
+                weights[n_columns - len(self._answers) + self._answers.index(answer), k] = 1.0
         return weights
 
     @property
@@ -269,16 +272,16 @@ class LearnedRouter:
         costs = self.costs.mean(axis=0)
         answering = [exit_ for exit_ in range(len(costs)) if exit_ not in self.known.silent]
         prices = np.geomspace(3 / costs[answering[0]], 0.001 / costs[-1], _WIDE).tolist()
-        found = []
+        curves = []
         for root in self._roots:
             plans = sorted(
-                (one.cost, float(mean(one.right, self._groups)), price)
+                (plan.cost, float(mean(plan.right, self._groups)), price)
                 for price in prices
-                for one in [self.plan(price, root)]
+                for plan in [self.plan(price, root)]
             )
-            paid, quality, kept = zip(*plans, strict=True)
-            found.append((kept, paid, tuple(np.maximum.accumulate(quality).tolist())))
-        return found
+            paid, quality, exits = zip(*plans, strict=True)
+            curves.append((exits, paid, tuple(np.maximum.accumulate(quality).tolist())))
+        return curves
 
     def plan(self, price: float, root: int) -> Plan:
         """Return the router for a price, what a unit of cost is worth in quality, that begins at this exit."""
@@ -288,9 +291,9 @@ class LearnedRouter:
             self._plans[price, root] = self._pruned(root, exits, choices)
         return self._plans[price, root]
 
-    def _walked(self, at: Integers, choices: _Choices) -> Integers:
+    def _walked(self, start: Integers, choices: _Choices) -> Integers:
         """Return where fit inputs are answered that have come to the exits `at`, (n,)."""
-        exits = at.copy()
+        exits = start.copy()
         for exit_, taken in sorted(choices.taken.items()):
             here = exits == exit_
             exits[here] = taken[here]
@@ -301,7 +304,7 @@ class LearnedRouter:
         if price in self._known_choices:
             return self._known_choices[price]
         worth: dict[int, Floats] = {}
-        found = _Choices({}, {})
+        choices = _Choices({}, {})
         for exit_ in reversed(range(len(self.steps))):
             some, x, here = self.following[exit_], self.columns[exit_], self.quality[:, exit_]
             if not some:
@@ -321,25 +324,32 @@ class LearnedRouter:
             if exit_ in self.safe:
                 act = np.where(self.unlike[exit_], 1 + some.index(self.safe[exit_]), act)
             worth[exit_] = target[np.arange(len(act)), act]
-            found.weights[exit_] = prior + self._inverses[exit_][-1] @ total
-            found.taken[exit_] = np.array([exit_, *some])[act]
-        self._known_choices[price] = found
-        return found
+            choices.weights[exit_] = prior + self._inverses[exit_][-1] @ total
+            choices.taken[exit_] = np.array([exit_, *some])[act]
+        self._known_choices[price] = choices
+        return choices
 
     def _pruned(self, root: int, exits: Integers, choices: _Choices) -> Plan:
         """Return the plan of the exits that any fit input comes to, or that unlike inputs are sent to."""
-        kept_ends = {at for end in {*exits.tolist(), root} for at in path_to(self.steps, end) if at >= root}
+        kept_ends = {
+            exit_on_path
+            for end in {*exits.tolist(), root}
+            for exit_on_path in path_to(self.steps, end)
+            if exit_on_path >= root
+        }
         for exit_, safe in sorted(self.safe.items()):  # unlike inputs may go on from there as well
             if exit_ in kept_ends:
                 kept_ends.add(safe)
-        kept = sorted(kept_ends)
-        to = {exit_: k for k, exit_ in enumerate(kept)}
-        following = [tuple(to[k] for k in self.following[exit_] if k in to) for exit_ in kept]
-        columns = [[0, *(1 + i for i, k in enumerate(self.following[exit_]) if k in to)] for exit_ in kept]
+        exits_left = sorted(kept_ends)
+        to = {exit_: k for k, exit_ in enumerate(exits_left)}
+        following = [tuple(to[k] for k in self.following[exit_] if k in to) for exit_ in exits_left]
+        columns = [
+            [0, *(1 + i for i, k in enumerate(self.following[exit_]) if k in to)] for exit_ in exits_left
+        ]
         known = Known(
             self.known.grid,
             self.known.classes,
-            {to[exit_]: one for exit_, one in self.known.quality.items() if exit_ in to},
+            {to[exit_]: regression for exit_, regression in self.known.quality.items() if exit_ in to},
             frozenset(to[exit_] for exit_ in self.known.silent if exit_ in to),
         )
         score = Routing(
@@ -347,13 +357,15 @@ class LearnedRouter:
             following,
             [
                 choices.weights[exit_][:, some] if len(some) > 1 else np.empty((0, 0))
-                for exit_, some in zip(kept, columns, strict=True)
+                for exit_, some in zip(exits_left, columns, strict=True)
             ],
             {to[exit_]: to[safe] for exit_, safe in self.safe.items() if exit_ in to},
         )
-        at = np.arange(len(exits)), exits
-        cost, right = float(mean(self.costs[at], self._groups)), self.quality[at]
-        return Plan(_in_order(self.steps, kept), kept, score, self._answer_at(kept), cost, right)
+        paths = np.arange(len(exits)), exits
+        cost, right = float(mean(self.costs[paths], self._groups)), self.quality[paths]
+        return Plan(
+            _in_order(self.steps, exits_left), exits_left, score, self._answer_at(exits_left), cost, right
+        )
 
     def _answer_at(self, exits: Sequence[int]) -> Answer:
         """Return the answer of these exits alone."""
@@ -366,7 +378,7 @@ def _often_predicted(trace: ExitTrace) -> tuple[int, ...]:
     """Return the classes that are predicted often, but for the most frequent one."""
     classes, counts = np.unique(trace.prediction[trace.prediction >= 0], return_counts=True)
     often = classes[counts >= _OFTEN * trace.prediction.size]
-    return tuple(int(one) for one in often if one != classes[counts.argmax()])
+    return tuple(int(class_) for class_ in often if class_ != classes[counts.argmax()])
 
 
 def _answers(trace: ExitTrace, answer: str) -> tuple[Answer, ExitTrace]:

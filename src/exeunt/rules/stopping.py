@@ -46,7 +46,7 @@ def stopping(part: FitPart) -> Composition:
 
 
 def induct(
-    scaled: Sequence[Floats], value: Floats, to_zero: Floats, to_next: float, passes: int = 2
+    scaled: Sequence[Floats], worth: Floats, to_zero: Floats, to_next: float, passes: int = 2
 ) -> tuple[Floats, Floats, Floats]:
     """Return weights (m-1, f) and intercepts (m-1,) of the advantages of stopping, and their values (n, m-1).
 
@@ -54,22 +54,22 @@ def induct(
     Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` to the weights of the exit after. The first pass
     gives all inputs the same weight; later ones give less to inputs that left before the exit.
     """
-    n, m = value.shape
+    n, m = worth.shape
     weight = np.ones((n, m))
     weights, intercept, fitted = np.zeros((m - 1, len(to_zero))), np.zeros(m - 1), np.zeros((n, m - 1))
     for number in range(passes):
         if number:
             gone = np.logical_or.accumulate(fitted >= 0, axis=1)
             weight[:, 1:] = np.where(gone, _PASSED, 1.0)
-        later, after = value[:, m - 1], np.zeros(len(to_zero))
+        later, after = worth[:, m - 1], np.zeros(len(to_zero))
         for exit_ in range(m - 2, -1, -1):
             pull = n * to_next if exit_ < m - 2 else 0.0
-            x, y = scaled[exit_], value[:, exit_] - later
+            x, y = scaled[exit_], worth[:, exit_] - later
             after, level, centre = _solve(x, y, weight[:, exit_], n * to_zero + pull, pull * after)
             weights[exit_] = after
             intercept[exit_] = level - float(centre @ after)
             fitted[:, exit_] = after @ x + intercept[exit_]
-            later = np.where(fitted[:, exit_] >= 0, value[:, exit_], later)
+            later = np.where(fitted[:, exit_] >= 0, worth[:, exit_], later)
     return weights, intercept, fitted
 
 
@@ -133,12 +133,12 @@ class Stopping:
         """Return the solution at one price: weights and intercepts as of `induct`, and the mean cost of the policy."""
         if index not in self._solutions:
             price = 0.004 * 2000 ** (index / _N_PRICES)
-            value = self.right - price * self.cost / self.cost[-1]
+            worth = self.right - price * self.cost / self.cost[-1]
             # The cheaper computation is, the smaller the advantages beside the noise of right and wrong.
             to_zero = np.full(len(self.features.spread), _SHRINK)
             to_zero[: self.features.n_main] = _MAIN_SHRINK
             weaker = 1.0 / price
-            weights, intercept, fitted = induct(self._scaled, value, to_zero * weaker, _SMOOTH * weaker)
+            weights, intercept, fitted = induct(self._scaled, worth, to_zero * weaker, _SMOOTH * weaker)
             mean = float(shares(np.pad(fitted >= 0, ((0, 0), (0, 1)))) @ self.cost)
             self._solutions[index] = weights, intercept, mean
         return self._solutions[index]

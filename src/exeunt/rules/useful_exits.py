@@ -38,7 +38,7 @@ def worthwhile_exits(
     models = fit if isinstance(fit, CascadeTrace) else CascadeTrace({NETWORK: fit})
     models = some_inputs(models, seed, _LEARNED_FROM).without_log_probability()
     places = [(name, exit_) for name in models.names for exit_ in range(models[name].n_exits)]
-    found: dict[tuple[CascadeStep, ...], Floats] = {}
+    rights: dict[tuple[CascadeStep, ...], Floats] = {}
     chosen, rest = places[-1:], places[:-1]
     while rest and len(chosen) < _MOST:
         tried = {}
@@ -53,10 +53,10 @@ def worthwhile_exits(
         chosen.append(place)
         rest.remove(place)
         steps, right = tried[place]
-        found[steps] = right
-        if beats(_best(found), right):
+        rights[steps] = right
+        if beats(_best(rights), right):
             break
-    if not found:
+    if not rights:
         steps = _steps(models, places[-1:])
         cost = models.along(steps).cost
         if cost.first > least:
@@ -65,13 +65,13 @@ def worthwhile_exits(
                 smallest_budget=min(models.along(_steps(models, [place])).cost.first for place in places),
             )
         return steps
-    best = _best(found)
-    return [steps for steps, right in found.items() if not beats(best, right)][-1]
+    best = _best(rights)
+    return [steps for steps, right in rights.items() if not beats(best, right)][-1]
 
 
-def some_inputs(fit: CascadeTrace, seed: int, most: int) -> CascadeTrace:
+def some_inputs(fit: CascadeTrace, seed: int, max_inputs: int) -> CascadeTrace:
     """Return the inputs that exits and cascades are compared on, drawn at random: rows may be sorted by class."""
-    return fit.take(np.random.default_rng(seed).permutation(fit.n)[:most])
+    return fit.take(np.random.default_rng(seed).permutation(fit.n)[:max_inputs])
 
 
 def last_useful_exit(fit: ExitTrace) -> int:
@@ -97,9 +97,9 @@ def up_to_exit(fit: ExitTrace, last: int) -> ExitTrace:
 
 
 def _steps(models: CascadeTrace, places: Sequence[tuple[str, int]]) -> tuple[CascadeStep, ...]:
-    exits = {name: sorted(exit_ for one, exit_ in places if one == name) for name in models.names}
+    exits = {name: sorted(exit_ for model, exit_ in places if model == name) for name in models.names}
     return tuple(CascadeStep(name, chosen) for name, chosen in exits.items() if chosen)
 
 
-def _best(found: Mapping[tuple[CascadeStep, ...], Floats]) -> Floats:
-    return max(found.values(), key=lambda right: float(right.mean()))
+def _best(rights: Mapping[tuple[CascadeStep, ...], Floats]) -> Floats:
+    return max(rights.values(), key=lambda right: float(right.mean()))

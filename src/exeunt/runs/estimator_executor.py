@@ -100,7 +100,8 @@ class EstimatorExecutor:
             row = int(wrong.argmax())
             raise InputError(
                 f"predict_proba must return probabilities, rows of numbers from 0 that sum to 1, got one from "
-                f"{probabilities[row].min():.4g} that sums to {probabilities[row].sum():.4g}: return a softmax of scores, or shares"
+                f"{probabilities[row].min():.4g} that sums to {probabilities[row].sum():.4g}: return a softmax of "
+                "scores, or shares"
             )
         every = np.zeros((len(inputs), self._n_classes))
         every[:, self._columns] = probabilities
@@ -141,9 +142,12 @@ def open_object(run: RunFolder, *, segments: Segments | None = None, **_: Any) -
 
 def _opened(run: RunFolder, classifier: Any, name: str, segments: Segments | None) -> EstimatorExecutor:
     return EstimatorExecutor(
-        classifier, n_classes=run.manifest["model"]["n_classes"], class_names=run.manifest["class_names"],
-        name=name, segments=segments,
-    )  # fmt: skip
+        classifier,
+        n_classes=run.manifest["model"]["n_classes"],
+        class_names=run.manifest["class_names"],
+        name=name,
+        segments=segments,
+    )
 
 
 def save_estimator(estimator: Any, file: Path) -> None:

@@ -211,6 +211,11 @@ def read_live_models(file: Path, digest: str) -> tuple[CascadeEntry, ...]:
 def read_cascade(file: Path, _digest: str = "") -> tuple[CascadeEntry, ...]:
     """Read the models of a cascade. Raises ArtefactError if the file is damaged, edited, of another kind or newer."""
     return read_sealed(
-        file, "models", lambda body: tuple(map(_entry, body)),
-        kind="cascade", format_=_CASCADE_FORMAT, version=_CASCADE_VERSION, remedy="make the cascade anew",
-    )  # fmt: skip
+        file,
+        "models",
+        lambda body: tuple(map(_entry, body)),
+        kind="cascade",
+        format_=_CASCADE_FORMAT,
+        version=_CASCADE_VERSION,
+        remedy="make the cascade anew",
+    )

@@ -31,9 +31,13 @@ def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Data
     about = run.manifest["data"]
     unlabelled = bool(about.get("unlabelled"))
     source = open_source(
-        moved_to or about["name"], label=about.get("label"), text=about.get("text") or (),
-        calibration_data=about.get("calibration_data"), unlabelled=unlabelled, **(about.get("masks") or {}),
-    )  # fmt: skip
+        moved_to or about["name"],
+        label=about.get("label"),
+        text=about.get("text") or (),
+        calibration_data=about.get("calibration_data"),
+        unlabelled=unlabelled,
+        **(about.get("masks") or {}),
+    )
     if unlabelled:
         source = source.with_classes(run.manifest["class_names"])
     if about.get("unreadable"):
@@ -53,9 +57,12 @@ def load_preparation(run: RunFolder) -> Any:
     """Return the Preprocess or tokeniser that prepares raw inputs for a run's network."""
     run.files.check_folder("tokenizer")
     return built(
-        run.path / MANIFEST, run.manifest["inputs"], lambda entry: restore_preparation(entry, run.path),
-        kind="preparation of inputs", remedy=REMEDY,
-    )  # fmt: skip
+        run.path / MANIFEST,
+        run.manifest["inputs"],
+        lambda entry: restore_preparation(entry, run.path),
+        kind="preparation of inputs",
+        remedy=REMEDY,
+    )
 
 
 def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:

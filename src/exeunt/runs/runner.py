@@ -158,9 +158,12 @@ def load(
     policy = run.policy if policy is None else policy
     shared = open_shared(run, {"": policy}, executor=executor, threads=threads, trusted=trusted, plan=plan)
     return Runner(
-        shared.executor, policy, shared.plan, preparation=InputPreparation(run),
+        shared.executor,
+        policy,
+        shared.plan,
+        preparation=InputPreparation(run),
         probabilities=probabilities or run.masks,
-    )  # fmt: skip
+    )
 
 
 def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
@@ -226,9 +229,12 @@ def open_shared(
         plan = run.plan(name, executor_device(name))
     segments = plan.segments if plan else None if run.runs_whole else segments_between(sorted(ends))
     opened = open_executor(
-        replace(run, steps=steps if selects or run.cascade else ()), name,
-        threads=threads, trusted=trusted, segments=segments,
-    )  # fmt: skip
+        replace(run, steps=steps if selects or run.cascade else ()),
+        name,
+        threads=threads,
+        trusted=trusted,
+        segments=segments,
+    )
     firsts = accumulate([0, *(step.n_exits for step in every_exit)])
     before = dict(zip((step.model for step in every_exit), firsts, strict=False))
     return SharedExecutor(

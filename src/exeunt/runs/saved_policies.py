@@ -182,5 +182,5 @@ def name_at(policies: Mapping[str, Policy], budget: float | str) -> str:
 
     Raises InfeasibleBudget below the smallest, InputError for what is no budget.
     """
-    found = PolicySet(tuple(policies.values())).at(budget)
-    return next(name for name, policy in policies.items() if policy.budget == found.budget)
+    chosen = PolicySet(tuple(policies.values())).at(budget)
+    return next(name for name, policy in policies.items() if policy.budget == chosen.budget)

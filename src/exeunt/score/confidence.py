@@ -178,10 +178,10 @@ class PartialEvidence(Evidence):
 
     def __getitem__(self, name: str) -> Any:
         """Return what `Evidence` holds under this name."""
-        value = super().__getitem__(name)
+        column = super().__getitem__(name)
         if name == LOG_PROBABILITY:
-            return value
-        return np.where(self.silent, NO_ANSWER if name == "prediction" else -np.inf, value)
+            return column
+        return np.where(self.silent, NO_ANSWER if name == "prediction" else -np.inf, column)
 
 
 class StartsEmpty:

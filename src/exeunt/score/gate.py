@@ -59,19 +59,22 @@ class Gate(StartsEmpty):
                 total = total + weight * column
             odds.append(total)
         top = odds[0]
-        for one in odds[1:]:
-            top = larger(top, one)
+        for odd in odds[1:]:
+            top = larger(top, odd)
         sums = [np.exp(odds[0] - top)]
-        for one in odds[1:]:
-            sums.append(sums[-1] + np.exp(one - top))
-        return [np.floor(one / sums[-1] * _STEPS + 0.5) / _STEPS for one in sums]
+        for odd in odds[1:]:
+            sums.append(sums[-1] + np.exp(odd - top))
+        return [np.floor(total / sums[-1] * _STEPS + 0.5) / _STEPS for total in sums]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back the same score to the last bit."""
         return {
-            "kind": "gate", "names": list(self.names), "centre": self.centre.tolist(),
-            "spread": self.spread.tolist(), "weights": self.weights.tolist(),
-        }  # fmt: skip
+            "kind": "gate",
+            "names": list(self.names),
+            "centre": self.centre.tolist(),
+            "spread": self.spread.tolist(),
+            "weights": self.weights.tolist(),
+        }
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Gate:

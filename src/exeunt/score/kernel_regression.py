@@ -75,20 +75,24 @@ class KernelRegression:
             error = predicted - target[apart]
             return float(((error - error.mean(axis=1, keepdims=True)) ** 2).sum())
 
-        predicted = [kernel[apart] @ one for one in solved(~apart, *_PENALTIES)]
-        best = int(np.argmin([((one - target[apart]) ** 2).sum() for one in predicted]))
+        predicted = [kernel[apart] @ solution for solution in solved(~apart, *_PENALTIES)]
+        best = int(np.argmin([((prediction - target[apart]) ** 2).sum() for prediction in predicted]))
         near = around(~apart)[_nearest(distance[apart], _NEAREST)].mean(axis=1)
         share = 0.5 if loss((predicted[best] + near) / 2) < loss(predicted[best]) * (1 + _WORSE) else 0.0
         (learned,) = solved(slice(None), _PENALTIES[best])
         local = mean + around(slice(None))
         kernel[chosen, np.arange(len(chosen))] = 0.0  # each is like itself
         least = float(np.quantile(kernel.max(axis=1), _UNLIKE))
-        found = {
-            "landmarks": landmarks, "centre": centre, "scale": scale, "weights": learned, "mean": mean,
+        arrays = {
+            "landmarks": landmarks,
+            "centre": centre,
+            "scale": scale,
+            "weights": learned,
+            "mean": mean,
             "around": local,
-        }  # fmt: skip
+        }
         return cls(
-            **{name: array.astype(np.float32) for name, array in found.items()}, share=share, least=least
+            **{name: array.astype(np.float32) for name, array in arrays.items()}, share=share, least=least
         )
 
     def __call__(self, features: Any) -> tuple[Floats, Any]:
@@ -142,8 +146,8 @@ def _distance(z: Any, landmarks: Any) -> Floats:
     """Return 2 |z - landmark|^2 / d."""
     z, landmarks = z.astype(np.float64), landmarks.astype(np.float64)
     squares = np.einsum("nd,nd->n", z, z)[:, None] + np.einsum("rd,rd->r", landmarks, landmarks)
-    found: Floats = (squares - 2 * (z @ landmarks.T)).clip(0.0) * (2 / z.shape[1])
-    return found
+    distances: Floats = (squares - 2 * (z @ landmarks.T)).clip(0.0) * (2 / z.shape[1])
+    return distances
 
 
 def _packed(array: NDArray[np.float32]) -> dict[str, Any]:

@@ -86,19 +86,19 @@ class ConfidentPatience(StartsEmpty):
     ) -> tuple[Any, dict[str, Any]]:
         """Return the least confidence (rows,) of the last exits."""
         here = evidence[self.score]
-        kept = {
+        memory_after = {
             f"back_{age + 1}": memory[f"back_{age}"]
             for age in range(1, self.patience - 1)
             if f"back_{age}" in memory
         }
         if self.patience > 1:
-            kept["back_1"] = here
+            memory_after["back_1"] = here
         if exit_ < self.patience - 1:
-            return here.clip(0.0, 0.0) - float("inf"), kept
+            return here.clip(0.0, 0.0) - float("inf"), memory_after
         least = here
         for before in memory.values():
             least = 0.0 - larger(0.0 - before, 0.0 - least)
-        return least, kept
+        return least, memory_after
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -153,26 +153,29 @@ class Derived:
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Return the score (rows,) at this exit and the memory of both."""
-        value, of_base = self.base(exit_, evidence, _part(memory, _BASE))
+        column, of_base = self.base(exit_, evidence, _part(memory, _BASE))
         # A ChainMap writes into its first mapping alone, so that the evidence need not be mutable.
-        shown = ChainMap({self.shown_as: value}, evidence)  # type: ignore[arg-type]
+        shown = ChainMap({self.shown_as: column}, evidence)  # type: ignore[arg-type]
         score, of_rule = self.rule(exit_, shown, _part(memory, _RULE))
         return score, _both(of_base, of_rule)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
         return {
-            "kind": "derived", "base": self.base.to_dict(), "shown_as": self.shown_as, "rule": self.rule.to_dict(),
-        }  # fmt: skip
+            "kind": "derived",
+            "base": self.base.to_dict(),
+            "shown_as": self.shown_as,
+            "rule": self.rule.to_dict(),
+        }
 
 
 def _both(of_base: Mapping[str, Any], of_rule: Mapping[str, Any]) -> dict[str, Any]:
-    named = {_BASE + name: value for name, value in of_base.items()}
-    return named | {_RULE + name: value for name, value in of_rule.items()}
+    named = {_BASE + name: column for name, column in of_base.items()}
+    return named | {_RULE + name: column for name, column in of_rule.items()}
 
 
 def _part(memory: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in memory.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): column for name, column in memory.items() if name.startswith(prefix)}
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {

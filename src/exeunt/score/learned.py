@@ -51,8 +51,8 @@ class Grid:
 
     def ranks(self, scores: Sequence[Any]) -> Sequence[Any]:
         """Return the ranks (rows,) of all scores (rows,), in the order of the grid."""
-        most = _FEW_ROWS // len(scores)
-        if self._pieces is not None and all(_is_few(score, most) for score in scores):
+        limit = _FEW_ROWS // len(scores)
+        if self._pieces is not None and all(_is_few(score, limit) for score in scores):
             return list(_ranks_of_few(np.array(scores), self._pieces))
         return [self.rank(name, score) for name, score in zip(self.knots, scores, strict=True)]
 
@@ -63,9 +63,9 @@ class Grid:
         return _Pieces.between(knots) if min(map(len, knots)) > 1 else None
 
 
-def _is_few(values: Any, most: int = _FEW_ROWS) -> bool:
+def _is_few(values: Any, limit: int = _FEW_ROWS) -> bool:
     """Whether NumPy takes less time for all pieces or features of these rows at once than for one after the other."""
-    return type(values) is np.ndarray and values.size <= most
+    return type(values) is np.ndarray and values.size <= limit
 
 
 @arrays.dispatched
@@ -217,13 +217,13 @@ class LearnedScore(StartsEmpty):
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Return the score (rows,) at this exit; 0 from the last one that answers on."""
-        main, further, kept = features(self.grid, evidence, memory, history=self.history)
+        main, further, memory_after = features(self.grid, evidence, memory, history=self.history)
         total = main[0] * 0.0
         if exit_ >= len(self.intercept):
-            return total, kept
+            return total, memory_after
         return add_weighted(
             total + float(self.intercept[exit_]), self._weights[exit_], [*main, *further]
-        ), kept
+        ), memory_after
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back the same score to the last bit."""
@@ -262,8 +262,8 @@ def quantile_knots(scores: Floats, pieces: int) -> tuple[float, ...]:
         return (0.0,)
     values = np.quantile(finite, np.linspace(0, 1, pieces + 1)).tolist()
     size = min(max(map(abs, values)), _USUAL)
-    kept = values[:1]
-    for value in values[1:]:
-        if value - kept[-1] > 1e-6 * max(abs(value), abs(kept[-1]), size, 1e-30):
-            kept.append(value)
-    return tuple(kept)
+    knots = values[:1]
+    for knot in values[1:]:
+        if knot - knots[-1] > 1e-6 * max(abs(knot), abs(knots[-1]), size, 1e-30):
+            knots.append(knot)
+    return tuple(knots)

@@ -126,8 +126,8 @@ def commonest(values: Floats) -> Integers:
     """Return the class of most pixels (n,) by logits or probabilities (n, k, p), the first of equals."""
     n, k = values.shape[:2]
     codes = likeliest(values) + k * np.arange(n)[:, None]  # another one for each class of each image
-    most: Integers = np.bincount(codes.ravel(), minlength=n * k).reshape(n, k).argmax(axis=1)
-    return most
+    mode: Integers = np.bincount(codes.ravel(), minlength=n * k).reshape(n, k).argmax(axis=1)
+    return mode
 
 
 def runs_of(mask: Masks) -> str:

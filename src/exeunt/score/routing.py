@@ -44,7 +44,7 @@ class Known:
 
         `predicted` (rows, q): qualities in place of those that features tell.
         """
-        kept = {name: value for name, value in memory.items() if name not in (NEXT, _QUALITY)}
+        memory_after = {name: column for name, column in memory.items() if name not in (NEXT, _QUALITY)}
         quality, unlike = memory.get(_QUALITY), None
         if exit_ in self.quality:
             if FEATURES not in evidence:
@@ -52,17 +52,17 @@ class Known:
                     "this router decides by features of the input, and the evidence has none: give them, of a live "
                     "encoder as a FeatureModel"
                 )
-            told, unlike = self.quality[exit_](evidence[FEATURES])
-            quality = told if predicted is None else predicted
-        found = [np.ones(len(evidence["prediction"]))]
+            told_quality, unlike = self.quality[exit_](evidence[FEATURES])
+            quality = told_quality if predicted is None else predicted
+        columns = [np.ones(len(evidence["prediction"]))]
         if self.grid is not None and exit_ not in self.silent:
-            main, further, kept = features(self.grid, evidence, kept, history=True)
+            main, further, memory_after = features(self.grid, evidence, memory_after, history=True)
             of_class = [(evidence["prediction"] == k) * 1.0 for k in self.classes]
-            found += [*main, *further, *of_class, *(one * main[0] for one in of_class)]
+            columns += [*main, *further, *of_class, *(indicator * main[0] for indicator in of_class)]
         if quality is not None:
-            found += list(quality.T)
-            kept = {**kept, _QUALITY: quality}
-        return np.stack(found, axis=1), kept, unlike
+            columns += list(quality.T)
+            memory_after = {**memory_after, _QUALITY: quality}
+        return np.stack(columns, axis=1), memory_after, unlike
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +85,18 @@ class Routing(StartsEmpty):
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """Return the score (rows,), at least 0 where the input should be answered, and the memory with `NEXT`."""
-        columns, kept, unlike = self.known.columns(exit_, evidence, memory)
+        columns, memory_after, unlike = self.known.columns(exit_, evidence, memory)
         score, follows = self.decided(exit_, columns, unlike)
-        return score, {**kept, NEXT: follows} if self.following[exit_] else kept
+        return score, {**memory_after, NEXT: follows} if self.following[exit_] else memory_after
 
     def decided(self, exit_: int, columns: Floats, unlike: Any) -> tuple[Floats, Integers]:
         """Return the score (rows,) at an exit, and the exit that follows (rows,), of the columns of what is known."""
         if not self.following[exit_]:
             return np.full(len(columns), np.inf), np.full(len(columns), -1)
-        value = columns @ self.weights[exit_]
+        worth = columns @ self.weights[exit_]
         # Rounded: inputs that are alike must have equal scores in any batch, so that ties part them.
-        score = np.round(value[:, 0] - value[:, 1:].max(axis=1), 9)
-        follows = np.asarray(self.following[exit_])[value[:, 1:].argmax(axis=1)]
+        score = np.round(worth[:, 0] - worth[:, 1:].max(axis=1), 9)
+        follows = np.asarray(self.following[exit_])[worth[:, 1:].argmax(axis=1)]
         if exit_ in self.safe:
             follows = np.where(unlike, self.safe[exit_], follows)
             score = np.where(unlike, -np.inf, score)
@@ -111,10 +111,10 @@ class Routing(StartsEmpty):
             "kind": "routing",
             "grid": None if grid is None else [[name, list(knots)] for name, knots in grid.knots.items()],
             "classes": list(self.known.classes),
-            "quality": [[exit_, one.to_dict()] for exit_, one in self.known.quality.items()],
+            "quality": [[exit_, regression.to_dict()] for exit_, regression in self.known.quality.items()],
             "silent": sorted(self.known.silent),
             "following": [list(some) for some in self.following],
-            "weights": [one.tolist() for one in self.weights],
+            "weights": [weight.tolist() for weight in self.weights],
             "safe": [list(pair) for pair in self.safe.items()],
         }
 
@@ -122,8 +122,10 @@ class Routing(StartsEmpty):
     def from_dict(cls, body: dict[str, Any]) -> Routing:
         """Rebuild a score from `to_dict`."""
         grid = None if body["grid"] is None else Grid({name: tuple(knots) for name, knots in body["grid"]})
-        quality = {int(exit_): KernelRegression.from_dict(one) for exit_, one in body["quality"]}
-        weights = [np.array(one, dtype=np.float64) for one in body["weights"]]
+        quality = {
+            int(exit_): KernelRegression.from_dict(regression) for exit_, regression in body["quality"]
+        }
+        weights = [np.array(matrix, dtype=np.float64) for matrix in body["weights"]]
         known = Known(grid, tuple(body["classes"]), quality, frozenset(map(int, body["silent"])))
         following = [tuple(map(int, some)) for some in body["following"]]
         return cls(known, following, weights, {int(exit_): int(to) for exit_, to in body["safe"]})

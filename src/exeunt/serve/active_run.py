@@ -156,9 +156,15 @@ class ActiveRun:
         """Return the last seconds of this worker."""
         counts, elapsed = metrics.last_seconds(now)
         return Recent(
-            counts, elapsed, metrics.waiting, self.policy, self.loaded.policies[self.policy].budget,
-            drift=self.drift, evidence=self.watches.evidence, recalibrated=self.after_drift.receipts,
-        )  # fmt: skip
+            counts,
+            elapsed,
+            metrics.waiting,
+            self.policy,
+            self.loaded.policies[self.policy].budget,
+            drift=self.drift,
+            evidence=self.watches.evidence,
+            recalibrated=self.after_drift.receipts,
+        )
 
     async def take_over(self, before: ActiveRun) -> None:
         """Begin with the load that the previous run was under."""

@@ -95,10 +95,8 @@ class ByQuota(Reference):
     """Each exit answers its planned share of rows, so that the budget is kept, until the run is loaded again."""
 
     def _instead(self, policy: Policy) -> tuple[Policy, str]:
-        most = policy.cost.show(float(policy.planned_shares @ policy.cost.cumulative))
-        now = (
-            f"Each exit answers its planned share of the rows now, the surest ones, at {most} per row or less"
-        )
+        planned = policy.cost.show(float(policy.planned_shares @ policy.cost.cumulative))
+        now = f"Each exit answers its planned share of the rows now, the surest ones, at {planned} per row or less"
         return _changed(policy, QuotaPolicy, quota=Quota(policy.planned_shares)), now
 
 
@@ -139,22 +137,25 @@ class Recalibrate(Reference):
 
     async def _calibrate(self, name: str, scores: Floats, ties: Floats) -> None:
         try:
-            made = await asyncio.to_thread(recalibrate_on_scores, self._policies[name], scores, ties)
+            recalibrated = await asyncio.to_thread(recalibrate_on_scores, self._policies[name], scores, ties)
         except InfeasibleBudget as error:
             self._enough[name] = 2 * len(ties)
             _log.warning("not calibrated yet", extra={"fields": {"policy": name, "about": one_line(error)}})
             return
         del self._recorded[name], self.notes[name]
-        await self._put(name, made)
-        self._policies[name] = made
-        self._watches.renew(name, made)
-        self.receipts[name] = str(made.notes["recalibration"]["text"])
+        await self._put(name, recalibrated)
+        self._policies[name] = recalibrated
+        self._watches.renew(name, recalibrated)
+        self.receipts[name] = str(recalibrated.notes["recalibration"]["text"])
         _log.warning("calibrated again", extra={"fields": {"policy": name, "about": self.receipts[name]}})
 
 
 RESPONSES: Mapping[str, type[Tell]] = {
-    "tell": Tell, "quota": ByQuota, "reference": Reference, "recalibrate": Recalibrate
-}  # fmt: skip
+    "tell": Tell,
+    "quota": ByQuota,
+    "reference": Reference,
+    "recalibrate": Recalibrate,
+}
 
 
 def at_last_exit(policy: Policy, kind: type[Policy] = Policy, **options: Any) -> Policy:

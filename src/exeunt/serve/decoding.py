@@ -41,17 +41,17 @@ class Decoding:
         if size <= _FEW_BYTES:
             with suppress(MayTakeLong):
                 return read(reader.for_little)
-        asked = copy(reader)
-        asked.left = threading.Event()
+        cancellable = copy(reader)
+        cancellable.left = threading.Event()
         quick, slow = self._lanes
         try:
             try:
-                return await quick(read, asked)
+                return await quick(read, cancellable)
             except MayTakeLong:
-                asked.processes = self._processes
-                return await slow(read, asked)
+                cancellable.processes = self._processes
+                return await slow(read, cancellable)
         finally:
-            asked.left.set()  # a thread cannot be broken off
+            cancellable.left.set()  # a thread cannot be broken off
 
     def close(self) -> None:
         """End the processes, and the threads once they have read their current image."""

@@ -151,12 +151,12 @@ class EngineThread:
         """Put a job into the inbox. The event loop looks at it once for all that it has ready now, or soon."""
         self._inbox.append(job)
         now = self._clock()
-        at = now + self._pause(job, now)
-        if at < self._looks_at:
+        due = now + self._pause(job, now)
+        if due < self._looks_at:
             if self._look is not None:
                 self._look.cancel()
-            self._looks_at = at
-            look, later = self._take_care, at - now
+            self._looks_at = due
+            look, later = self._take_care, due - now
             self._look = self._loop.call_later(later, look) if later else self._loop.call_soon(look)
 
     def _pause(self, job: _Job, now: float) -> float:
@@ -171,9 +171,9 @@ class EngineThread:
         self._look, self._looks_at, self._begun, self._is_due = None, math.inf, self._clock(), True
         if self._asleep and not self._ended and self._owned.acquire(blocking=False):
             try:
-                given = [job.given for job in self._inbox if job.given is not None]
-                if self._seconds(sum(n_rows(one.inputs) for one in given)) <= _SHORT_S:
-                    self._work(lambda function, *given: function(*given), self._begun + _LONG_S)
+                submissions = [job.given for job in self._inbox if job.given is not None]
+                if self._seconds(sum(n_rows(submission.inputs) for submission in submissions)) <= _SHORT_S:
+                    self._work(lambda function, *arguments: function(*arguments), self._begun + _LONG_S)
             finally:
                 self._owned.release()
         if self._asleep and (self._is_due or self._engine.rows or self._closing):
@@ -250,9 +250,9 @@ class EngineThread:
 
     def _submit(self, jobs: Sequence[_Job], tell: Callable[..., Any], policy: str | None, soft: bool) -> None:
         """Submit together; what cannot be submitted or joined, apart."""
-        given: Any = [job.given for job in jobs]
+        submissions: Any = [job.given for job in jobs]
         try:
-            tickets = self._engine.submit_together(given, self._clock(), policy=policy, soft=soft)
+            tickets = self._engine.submit_together(submissions, self._clock(), policy=policy, soft=soft)
         except Exception as error:
             if len(jobs) == 1:
                 tell(self._fail, jobs, error)

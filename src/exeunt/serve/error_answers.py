@@ -69,18 +69,18 @@ def _(error: RequestValidationError | ValidationError) -> Told:
     return 422, problems(error), {}
 
 
-def problems(error: RequestValidationError | ValidationError, whole: str = "the body") -> str:
+def problems(error: RequestValidationError | ValidationError, subject: str = "the body") -> str:
     """Return what is wrong and where, without the given values. `whole`: the place of what has no other."""
-    found = [_problem(error, whole) for error in error.errors()[:_SHOWN]]
-    more = len(error.errors()) - len(found)
-    return "; ".join(found) + (f"; and {more} more" if more else "")
+    listed = [_problem(error, subject) for error in error.errors()[:_SHOWN]]
+    more = len(error.errors()) - len(listed)
+    return "; ".join(listed) + (f"; and {more} more" if more else "")
 
 
-def _problem(one: Mapping[str, Any], whole: str) -> str:
-    place, why = ".".join(map(str, one["loc"])) or whole, one["msg"]
-    if one["type"] == "json_invalid" and why == "JSON decode error":  # FastAPI's, whose place is a byte
-        place, why = whole, f"Invalid JSON: {one['ctx']['error']}"
-    elif one["type"] == "model_attributes_type":
+def _problem(error: Mapping[str, Any], subject: str) -> str:
+    place, why = ".".join(map(str, error["loc"])) or subject, error["msg"]
+    if error["type"] == "json_invalid" and why == "JSON decode error":  # FastAPI's, whose place is a byte
+        place, why = subject, f"Invalid JSON: {error['ctx']['error']}"
+    elif error["type"] == "model_attributes_type":
         why = "send a JSON object, with content-type: application/json"
     return f"{place}: {why}"
 

@@ -140,7 +140,7 @@ def _accuracy_now(active: ActiveRun, counts: Counts) -> float | None:
     right, known = _right(active, counts.answered)
     if not known:
         return None
-    lost = sum(active.loaded.lost_at.get(at, 0.0) * rows for at, rows in counts.ended_early.items())
+    lost = sum(active.loaded.lost_at.get(place, 0.0) * rows for place, rows in counts.ended_early.items())
     return (right - lost) / known
 
 

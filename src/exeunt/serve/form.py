@@ -25,43 +25,45 @@ class Part(NamedTuple):
 
 def parts_of(body: bytes, content_type: str) -> Iterator[Part]:
     """Yield the parts of a form. Raises InputError for what is none."""
-    found = _BOUNDARY.search(content_type)
-    if found is None:
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
         raise InputError("the body is no form: its content-type names no boundary")
-    line = b"\r\n--" + (found[1] or found[2]).encode("latin-1")
-    at = len(line) - 2 if body.startswith(line[2:]) else _after(body, line, 0)
-    while body[at : at + 2] != b"--":
-        begin = body.find(b"\r\n", at) + 2  # padding may follow the boundary
+    line = b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1")
+    position = len(line) - 2 if body.startswith(line[2:]) else _after(body, line, 0)
+    while body[position : position + 2] != b"--":
+        begin = body.find(b"\r\n", position) + 2  # padding may follow the boundary
         end = body.find(b"\r\n\r\n", begin - 2, begin + _HEADERS)
-        if begin == 1 or body[at : begin - 2].strip(b" \t") or end < 0:
+        if begin == 1 or body[position : begin - 2].strip(b" \t") or end < 0:
             raise InputError("the body is no form: a part has no headers, or too long ones")
         following = _after(body, line, end + 4)
         yield _part(body[begin:end], body[end + 4 : following - len(line)])
-        at = following
+        position = following
 
 
 def _after(body: bytes, line: bytes, start: int) -> int:
     """Return where the next boundary ends."""
-    at = body.find(line, start)
-    if at < 0:
+    position = body.find(line, start)
+    if position < 0:
         raise InputError("the form does not end: its last boundary is missing")
-    return at + len(line)
+    return position + len(line)
 
 
 def _part(headers: bytes, content: bytes) -> Part:
     disposition = encoding = b""
     for header in headers.split(b"\r\n"):
-        name, _, value = header.partition(b":")
+        name, _, text = header.partition(b":")
         name = name.strip().lower()
         if name == b"content-disposition":
-            disposition = value
+            disposition = text
         elif name == b"content-transfer-encoding":
-            encoding = value.strip().lower()
+            encoding = text.strip().lower()
     if encoding not in _AS_IT_IS:
         raise InputError(f"a part of a form is sent as it is, not as {encoding.decode('latin-1')}")
-    given = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(disposition)}
-    if b"name" not in given:
+    parameters = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(disposition)}
+    if b"name" not in parameters:
         raise InputError("the body is no form: a part has no name")
     return Part(
-        given[b"name"].decode(errors="replace"), b"filename" in given or b"filename*" in given, content
+        parameters[b"name"].decode(errors="replace"),
+        b"filename" in parameters or b"filename*" in parameters,
+        content,
     )

@@ -98,18 +98,18 @@ class ImageReader:
                 why = f"it is damaged, or not an image in a format that is served: {', '.join(_FORMATS)}"
                 raise UnreadableImage(name, why) from error
             sides = opened.height, opened.width
-        most = sides
+        largest = sides
         for way in self.ways if min(sides) else ():
-            most = max(most, way.scaled_sides(*sides), key=math.prod)
-        if math.prod(most) > self.max_pixels:
-            scaled = "" if most == sides else f", scaled to {most[0]} x {most[1]}"
+            largest = max(largest, way.scaled_sides(*sides), key=math.prod)
+        if math.prod(largest) > self.max_pixels:
+            scaled = "" if largest == sides else f", scaled to {largest[0]} x {largest[1]}"
             why = f"it has {sides[0]} x {sides[1]} pixels{scaled}, at most {self.max_pixels:,.0f} are taken"
             raise UnreadableImage(name, why)
         scans = _scans(image) if isinstance(image, bytes) else 0
         if scans > _FEW_SCANS and scans * math.prod(sides) > _SCANS * self.max_pixels:
             why = f"it has {scans:,} scans, at most {_SCANS * self.max_pixels / math.prod(sides):,.0f} are taken"
             raise UnreadableImage(name, f"{why} of {sides[0]} x {sides[1]} pixels")
-        return opened, math.prod(most)
+        return opened, math.prod(largest)
 
 
 def is_bounded(image: SentImage, most_extra: int = EXTRA_BYTES) -> bool:
@@ -133,14 +133,14 @@ def is_bounded(image: SentImage, most_extra: int = EXTRA_BYTES) -> bool:
 
 
 def _is_bounded_jpeg(image: bytes) -> bool:
-    at = 2
+    position = 2
     for _ in range(_SEGMENTS):
-        kind, marker = image[at : at + 2].ljust(2, b"\0")
-        if image[at : at + 2] == _SCAN:
-            return at < EXTRA_BYTES and _few_scans(image)
+        kind, marker = image[position : position + 2].ljust(2, b"\0")
+        if image[position : position + 2] == _SCAN:
+            return position < EXTRA_BYTES and _few_scans(image)
         if kind != 0xFF or not 0xC0 <= marker < 0xFF or 0xD0 <= marker <= 0xD9:  # these have no length
             return False
-        at += 2 + int.from_bytes(image[at + 2 : at + 4], "big")
+        position += 2 + int.from_bytes(image[position + 2 : position + 4], "big")
     return False
 
 
@@ -155,12 +155,12 @@ def _is_bounded_png(image: bytes, most_extra: int) -> bool:
 
 def _is_bounded_gif(image: bytes) -> bool:
     colours = 6 << (image[10] & 7) if image[10:11] >= b"\x80" else 0
-    at, inside = 13 + colours, False
+    position, inside = 13 + colours, False
     for _ in range(_SEGMENTS):
-        kind = image[at : at + 1]
+        kind = image[position : position + 1]
         if not inside and kind != b"!":
             return kind == b","  # pixels
-        at += 1 + (kind or b"\0")[0] if inside else 2
+        position += 1 + (kind or b"\0")[0] if inside else 2
         inside = not inside or kind > b"\0"
     return False
 
@@ -176,8 +176,8 @@ def _scans(image: bytes) -> int:
     """Return the number of scans of a JPEG up to its end, which data may follow; 0 if there are few, or none."""
     if not image.startswith(b"\xff\xd8") or _few_scans(image):
         return 0
-    at, scans = 2, 0
-    while (marker := _MARKER.search(image, at)) and marker[1] != _END[1:]:
+    position, scans = 2, 0
+    while (marker := _MARKER.search(image, position)) and marker[1] != _END[1:]:
         scans += marker[1] == _SCAN[1:]
-        at = marker.end() + int.from_bytes(image[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + int.from_bytes(image[marker.end() : marker.end() + 2], "big")
     return scans

@@ -153,14 +153,14 @@ class Infer:
         head, rest = self._body[: self._header], memoryview(self._body)[self._header :]
         read = _known_head if rest and len(head) <= _SHORT else _head
         self._request, data = read(head, reader.max_rows * reader.strings_each)
-        given = self._request
-        names = [output.name for output in given.outputs or []]
+        request = self._request
+        names = [output.name for output in request.outputs or []]
         self._types = answer_types(masks=reader.gives_masks)
         if unknown := [name for name in names if name not in self._types]:
             raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(self._types)}")
         if len(names) > len(set(names)):
             raise InputError("an output may be asked for once")
-        return PredictRequest(_rows(given.inputs[0], data, rest, reader), _options(given.parameters))
+        return PredictRequest(_rows(request.inputs[0], data, rest, reader), _options(request.parameters))
 
     def written(self, response: PredictResponse) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Return the outputs that were asked for, as JSON or in binary."""
@@ -168,18 +168,21 @@ class Infer:
         every = bool(request.parameters.get("binary_data_output"))
         wanted = [_Output(name=name) for name in self._types] if request.outputs is None else request.outputs
         outputs, binary = [], []
-        for one in wanted:
-            kind, values = self._types[one.name], [getattr(answer, one.name) for answer in response.answers]
+        for output_name in wanted:
+            kind, values = (
+                self._types[output_name.name],
+                [getattr(answer, output_name.name) for answer in response.answers],
+            )
             output: dict[str, Any] = {
-                "name": one.name,
+                "name": output_name.name,
                 "datatype": _NAMES[np.dtype(kind)],
                 "shape": [len(values)],
             }
-            if one.parameters.get("binary_data", every):
+            if output_name.parameters.get("binary_data", every):
                 binary.append(bodies.tensor_bytes(np.array(values, dtype=kind)))
                 output["parameters"] = {"binary_data_size": len(binary[-1])}
             else:
-                output["data"] = [value or "" for value in values] if kind is np.object_ else values
+                output["data"] = [text or "" for text in values] if kind is np.object_ else values
             outputs.append(output)
         body: dict[str, Any] = {"model_name": self._model, "model_version": _VERSION, "outputs": outputs}
         body["parameters"] = {"unit": response.unit}
@@ -192,9 +195,9 @@ class Infer:
         return b"".join([head, *binary]), headers
 
 
-def _head(head: bytes, most: int) -> tuple[InferRequest, msgspec.Raw]:
+def _head(head: bytes, max_strings: int) -> tuple[InferRequest, msgspec.Raw]:
     """Return the JSON of a request that holds so many strings at most, and apart from it the values of its tensor."""
-    bodies.check_strings(head, most)
+    bodies.check_strings(head, max_strings)
     fields = bodies.fields(head)
     # A tuple, so that decoding ends at a second input: a million of them would fill the memory.
     parts = bodies.decoded(fields.pop("inputs", b"[]"), tuple[dict[str, msgspec.Raw]], "give one input")
@@ -207,23 +210,23 @@ _known_head = lru_cache(maxsize=64)(_head)
 
 
 def _options(parameters: dict[str, Any]) -> Options:
-    asked = {name: parameters[name] for name in Options.model_fields if name in parameters}
+    wanted = {name: parameters[name] for name in Options.model_fields if name in parameters}
     timeout = parameters.get("timeout")
-    if type(timeout) is int and timeout > 0 and "deadline_ms" not in asked:
-        asked["deadline_ms"] = min(timeout, _LONGEST_US) / 1e3
-    return options_of(asked)
+    if type(timeout) is int and timeout > 0 and "deadline_ms" not in wanted:
+        wanted["deadline_ms"] = min(timeout, _LONGEST_US) / 1e3
+    return options_of(wanted)
 
 
-def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReader) -> Rows:
-    shape, kind = given.shape, given.datatype
-    if given.name != reader.kind:
-        raise InputError(f"the input is called {reader.kind!r}, got {given.name!r}")
+def _rows(tensor: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReader) -> Rows:
+    shape, kind = tensor.shape, tensor.datatype
+    if tensor.name != reader.kind:
+        raise InputError(f"the input is called {reader.kind!r}, got {tensor.name!r}")
     if kind not in DATATYPES or not shape or min(shape) < 0 or 0 in shape[1:]:
         raise InputError(
             f"an input must be of type {', '.join(DATATYPES)} and have a shape, got {kind} {shape}"
         )
     reader.check_tensor(kind, shape)
-    size = given.parameters.get("binary_data_size")
+    size = tensor.parameters.get("binary_data_size")
     binary = size is not None
     if binary and size != len(rest):
         raise InputError(f"the input has {size} bytes, and {len(rest)} came behind the JSON")
@@ -241,9 +244,9 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
     return reader.images(elements if binary else [bodies.from_base64(element) for element in elements])
 
 
-def _text(value: Any) -> Any:
+def _text(element: Any) -> Any:
     """Return bytes as the text that they encode; anything else stays as it is, and becomes an error of its row."""
     try:
-        return value.decode() if isinstance(value, bytes) else value
+        return element.decode() if isinstance(element, bytes) else element
     except UnicodeDecodeError:
-        return value
+        return element

@@ -149,8 +149,8 @@ class InputReader:
                     f"prepared images must have the shape (n, 3, {height}, {width}), got {tuple(shape)}"
                 )
             return
-        most = 3 * _TOGETHER * self._max_pixels
-        pixels = kind == "UINT8" and self.kind == "image" and len(shape) == 4 and math.prod(shape) <= most
+        limit = 3 * _TOGETHER * self._max_pixels
+        pixels = kind == "UINT8" and self.kind == "image" and len(shape) == 4 and math.prod(shape) <= limit
         strings = kind == "BYTES" and (len(shape) == 1 or list(shape[1:]) in ([1], [self.strings_each]))
         if not (pixels or strings):
             raise InputError(f"the network does not take {kind} {list(shape)}: see its metadata")
@@ -178,9 +178,9 @@ class InputReader:
                 return self._read_image(image, name, allowance)[:2]
             return self._read_apart(self.processes, image, name, allowance)
 
-        found, places, errors = self._each(read, len(images))
-        keys = np.array([key for _, key in found], dtype=np.uint64)
-        inputs = self._way.batch([pixels for pixels, _ in found]) if found else None
+        images_read, places, errors = self._each(read, len(images))
+        keys = np.array([key for _, key in images_read], dtype=np.uint64)
+        inputs = self._way.batch([pixels for pixels, _ in images_read]) if images_read else None
         return Rows(inputs, keys, places, errors)
 
     def pixels(self, images: NDArray[np.uint8]) -> Rows:
@@ -215,26 +215,26 @@ class InputReader:
         if self.kind != "text":
             raise InputError(f"the network takes inputs of kind {self.kind!r}, got texts")
 
-        left = most = _TOGETHER * self._max_chars
+        left = allowed = _TOGETHER * self._max_chars
 
         def read(place: int) -> Any:
             nonlocal left
             text = self._text(texts[place], place)
             left -= len(text) if isinstance(text, str) else sum(map(len, text))
-            if self.little and most - left > _FEW_CHARS:
+            if self.little and allowed - left > _FEW_CHARS:
                 raise MayTakeLong
             if left < 0:
                 raise InputError(
-                    f"the texts of a request may have {most:,} characters together: send fewer at a time"
+                    f"the texts of a request may have {allowed:,} characters together: send fewer at a time"
                 )
             return text
 
-        found, places, errors = self._each(read, len(texts))
-        keys = np.array([content_key(text) for text in found], dtype=np.uint64)
+        texts_read, places, errors = self._each(read, len(texts))
+        keys = np.array([content_key(text) for text in texts_read], dtype=np.uint64)
         if not self._tokenising.acquire(blocking=not self.little):
             raise MayTakeLong
         try:
-            inputs = text_batch(self._way, found)[0] if found else None
+            inputs = text_batch(self._way, texts_read)[0] if texts_read else None
         finally:
             self._tokenising.release()
         return Rows(inputs, keys, places, errors)
@@ -246,15 +246,15 @@ class InputReader:
             self._way.check(values[place])
             return place
 
-        found, places, errors = self._each(check, len(values))
-        return Rows(values[found] if found else None, None, places, errors)
+        valid_rows, places, errors = self._each(check, len(values))
+        return Rows(values[valid_rows] if valid_rows else None, None, places, errors)
 
     def _text(self, text: Any, place: int) -> Any:
         wanted = len(self.text_columns)
         parts = [text] if wanted == 1 else text
         if not holds_texts(text, wanted):
-            what = "a text" if wanted == 1 else f"{wanted} texts ({', '.join(self.text_columns)})"
-            raise InputError(f"input number {place} must be {what}")
+            expected = "a text" if wanted == 1 else f"{wanted} texts ({', '.join(self.text_columns)})"
+            raise InputError(f"input number {place} must be {expected}")
         for part in parts:
             if len(part) > self._max_chars:
                 raise InputError(
@@ -268,21 +268,21 @@ class InputReader:
         self.check_count(n)
         if self.little and n > _FEW_ROWS:
             raise MayTakeLong
-        found: list[Any] = []
+        read_inputs: list[Any] = []
         places: list[int] = []
         errors: list[str | None] = [None] * n
         for place in range(n):
             if self.left.is_set():
                 raise InputError("the client disconnected")  # nobody hears it
             try:
-                found.append(read(place))
+                read_inputs.append(read(place))
                 places.append(place)
             except ValueError as error:
                 errors[place] = str(error)
-                if place + 1 - len(found) > _MOST_ERRORS:
+                if place + 1 - len(read_inputs) > _MOST_ERRORS:
                     why = f"more than {_MOST_ERRORS:,} inputs of the request cannot be read; {error}"
                     raise InputError(why) from error
-        return found, np.array(places, dtype=np.int64), errors
+        return read_inputs, np.array(places, dtype=np.int64), errors
 
 
 def _room(row: Any) -> int:

@@ -73,14 +73,14 @@ class InputRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request. An unexpected error is raised, too, so that it is logged."""
         for route in _ROUTES if scope["type"] == "http" else ():
-            if found := route.address.fullmatch(scope["path"]):
+            if match := route.address.fullmatch(scope["path"]):
                 break
         else:
             await self.app(scope, receive, send)
             return
         scope["route"] = route
         try:
-            body, headers = await self._answer(route, found.groups(), scope, receive)
+            body, headers = await self._answer(route, match.groups(), scope, receive)
         except Exception as error:
             status, why, about = told(error)
             scope["state"]["refused"] = isinstance(error, QueueFull)
@@ -100,7 +100,9 @@ class InputRoutes:
         Where nearly all are refused, this takes a fraction of the time that `__call__` does.
         """
         path, _, query = url.partition(b"?")
-        route = next((one for one in _ROUTES if one.address.fullmatch(path.decode("latin-1"))), None)
+        route = next(
+            (candidate for candidate in _ROUTES if candidate.address.fullmatch(path.decode("latin-1"))), None
+        )
         service = self._service()
         if route is None or service.settings.log_requests or _has_own_deadline(query, body):
             return None

@@ -114,19 +114,19 @@ class Controller:
         min_accuracy: float = 0.0,
         budget: float | None = None,
     ) -> None:
-        kept: list[OperatingPoint] = []
+        frontier: list[OperatingPoint] = []
         for point in sorted(points, key=lambda point: point.budget):
             # A policy that is no more accurate than a cheaper one is no choice.
-            if not kept or point.accuracy > kept[-1].accuracy:
-                kept.append(point)
-        if not kept or kept[-1].accuracy < min_accuracy:
+            if not frontier or point.accuracy > frontier[-1].accuracy:
+                frontier.append(point)
+        if not frontier or frontier[-1].accuracy < min_accuracy:
             best = max((point.accuracy for point in points), default=0.0)
             raise InputError(
                 f"no policy is estimated to answer {min_accuracy:.2%} of the inputs right, the best {best:.2%}: ask "
                 "for less, or calibrate with larger budgets"
             )
-        self.points = tuple(kept)
-        self._floor = next(i for i, point in enumerate(kept) if point.accuracy >= min_accuracy)
+        self.points = tuple(frontier)
+        self._floor = next(i for i, point in enumerate(frontier) if point.accuracy >= min_accuracy)
         self.slo_s = slo_s
         self._reserve, self._some_late = _FIRST_RESERVE, False
         self._allowed = 1 - quantile
@@ -224,9 +224,9 @@ class Controller:
             self.rate += weight * (arrived - self.rate)
             self._own += weight * (load.own_s / elapsed - self._own)
             self._slow_rate += -math.expm1(-elapsed / _FALLING_S) * (arrived - self._slow_rate)
-        kept = math.exp(-elapsed / _FORGOTTEN_S)
-        self._busy_s = kept * self._busy_s + (1 - kept) * _TRUSTED_S + load.busy_s
-        self._expected_s = kept * self._expected_s + (1 - kept) * _TRUSTED_S + load.expected_s
+        share = math.exp(-elapsed / _FORGOTTEN_S)
+        self._busy_s = share * self._busy_s + (1 - share) * _TRUSTED_S + load.busy_s
+        self._expected_s = share * self._expected_s + (1 - share) * _TRUSTED_S + load.expected_s
         fresh = math.exp(-elapsed / _RISING_S)
         self._rows = fresh * self._rows + load.together
         self._requests = fresh * self._requests + load.requests
@@ -236,12 +236,12 @@ class Controller:
             self._reserve += _GAIN * seconds * (load.late / load.answered - self._allowed)
             self._reserve = min(max(self._reserve, _RESERVE[0]), _RESERVE[1])
 
-    def _sustains(self, at: int, waiting: int, *, full: float = _FULL, margin: float = 1.0) -> bool:
+    def _sustains(self, point: int, waiting: int, *, full: float = _FULL, margin: float = 1.0) -> bool:
         """Whether a policy sustains the load, at `margin` times the present rate."""
         rate = self.rate if margin == 1.0 else margin * max(self.rate, self._slow_rate)
         size = self._rows / self._requests if self._requests else 1.0
-        row_s = self.points[at].row_s * self.slowness
-        alone_s = size * row_s + 2 * self.points[at].pass_s * self.slowness
+        row_s = self.points[point].row_s * self.slowness
+        alone_s = size * row_s + 2 * self.points[point].pass_s * self.slowness
         busy = rate * row_s + self._own * self.slowness
         return busy <= _BUSY and waiting * row_s <= full * self.slo_s and alone_s <= _ALONE * self.slo_s
 
@@ -259,8 +259,8 @@ class Controller:
         """
         return self._reserve == _RESERVE[1] and now - self._since >= _PAUSE_S and self._busy > _IDLE
 
-    def _activate(self, at: int, now: float) -> None:
-        self._at, self._since = at, now
+    def _activate(self, point: int, now: float) -> None:
+        self._at, self._since = point, now
 
     def _best_below(self, end: int, waiting: int) -> int:
         """Return the last point before `end` that sustains the load, else the first one that has the accuracy."""

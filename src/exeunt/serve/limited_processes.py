@@ -29,7 +29,7 @@ class LimitedProcesses:
         self._idle: list[tuple[subprocess.Popen[bytes], Connection]] = []
         self._all: set[subprocess.Popen[bytes]] = set()
 
-    def call(self, seconds: float, function: Callable[..., Any], *given: Any) -> tuple[Any, float]:
+    def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
         """Return what a function returns or raises, and the processor time that it took (s).
 
         Raises TimeoutError if it takes more than `seconds`, or if its process dies.
@@ -39,7 +39,7 @@ class LimitedProcesses:
         except IndexError:
             process, pipe = self._started()
         try:
-            pipe.send((seconds, function, given))
+            pipe.send((seconds, function, arguments))
             answer = pipe.recv()
         except (EOFError, OSError):
             pipe.close()
@@ -65,9 +65,11 @@ class LimitedProcesses:
             number = other_end.fileno()
             process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-W", "ignore", "-m", __name__, str(number), str(self._memory)],
-                pass_fds=[number], stderr=subprocess.DEVNULL, start_new_session=True,
+                pass_fds=[number],
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            )  # fmt: skip
+            )
         self._all.add(process)
         return process, pipe
 
@@ -84,11 +86,11 @@ def _answer_calls(pipe: Connection, memory: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     with suppress(EOFError):
         while True:
-            seconds, function, given = pipe.recv()
+            seconds, function, arguments = pipe.recv()
             begun = time.process_time()
             resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(begun + seconds), hard))
             try:
-                result = function(*given)
+                result = function(*arguments)
             except Exception as error:
                 result = error
             pipe.send((result, time.process_time() - begun))

@@ -90,6 +90,6 @@ class LiveBudgetFile:
 
     def _stamp(self) -> tuple[int, int, int] | None:
         with suppress(OSError):
-            found = self.path.stat()
-            return found.st_mtime_ns, found.st_ino, found.st_size
+            status = self.path.stat()
+            return status.st_mtime_ns, status.st_ino, status.st_size
         return None

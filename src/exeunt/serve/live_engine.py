@@ -85,18 +85,20 @@ class LiveEngine:
             )
         self._open += n
         try:
-            said = await live.ask(list(inputs), ids=keys, ledger=payer.ledger, within_s=within_s)  # type: ignore[arg-type]
+            replies = await live.ask(list(inputs), ids=keys, ledger=payer.ledger, within_s=within_s)  # type: ignore[arg-type]
         finally:
             self._open -= n
-        answers = answers_of(said, live, self._places)
-        if not answers.valid.any() and all(one.short_of_money for one in said):
-            most = {name: max(model.most(one) for one in inputs) for name, model in live.models.items()}
-            least = live.cheapest_answer(most)
+        answers = answers_of(replies, live, self._places)
+        if not answers.valid.any() and all(reply.short_of_money for reply in replies):
+            highest = {
+                name: max(model.most(content) for content in inputs) for name, model in live.models.items()
+            }
+            least = live.cheapest_answer(highest)
             held = await PAYING.run(payer.ledger.reserve, least)  # raises what says when to try again
             await PAYING.run(held.release)
-        why = {i: one.told_to_clients for i, one in enumerate(said) if one.answer is None}
-        found = {**vars(answers), "exit": np.where(answers.valid, answers.exit, -1)}
-        return LiveTicket(Answers(**found), [name] * n, why)
+        why = {i: reply.told_to_clients for i, reply in enumerate(replies) if reply.answer is None}
+        columns = {**vars(answers), "exit": np.where(answers.valid, answers.exit, -1)}
+        return LiveTicket(Answers(**columns), [name] * n, why)
 
     async def answer(self, *_: Any, **__: Any) -> LiveTicket:
         """Raise InputError: nothing is asked that nobody pays for."""

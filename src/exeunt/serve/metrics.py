@@ -83,10 +83,10 @@ class Counts:
 
 def sum_of(parts: Iterable[Counts]) -> Counts:
     """Return the counts of several periods or workers together."""
-    whole = Counts()
+    total = Counts()
     for part in parts:
-        whole.add(part)
-    return whole
+        total.add(part)
+    return total
 
 
 class Metrics:
@@ -191,12 +191,12 @@ class Metrics:
             if answer.exit < 0:
                 new.problems["errors"] += 1
                 continue
-            at: Any = answer.policy, answer.exit
-            new.exits[at] += 1
+            place: Any = answer.policy, answer.exit
+            new.exits[place] += 1
             if policy is not None:
                 new.own_answered[policy] += 1
             if answer.degraded or answer.expired:
-                new.ended_early[at] += 1
+                new.ended_early[place] += 1
 
     def ended(self, path: str, status: int) -> None:
         """Count a request to a path that was answered with a status."""
@@ -246,12 +246,12 @@ class Metrics:
         """Return what happened in the last ten seconds, and in how many; to be called once a second."""
         self._report()
         self._waiting.set(self.waiting)
-        whole = sum_of(counts for _, counts in self._window)
+        total = sum_of(counts for _, counts in self._window)
         elapsed = max(now - self._window[0][0], 1e-9)
         self._window.append((now, Counts()))
         if len(self._window) > _WINDOW_S:
             self._window.popleft()
-        return whole, elapsed
+        return total, elapsed
 
     def exposition(self) -> bytes:
         """Return all metrics as Prometheus reads them, of all workers of the server.

@@ -21,10 +21,10 @@ _FORM = {
 def describe(app: FastAPI) -> dict[str, Any]:
     """Return the description of an application and of the addresses that take inputs."""
     if app.openapi_schema is None:
-        whole = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
-            whole["paths"][path] = {"post": _infer(path)}
-        app.openapi_schema = whole | {"paths": {"/predict": {"post": _predict()}, **whole["paths"]}}
+            schema["paths"][path] = {"post": _infer(path)}
+        app.openapi_schema = schema | {"paths": {"/predict": {"post": _predict()}, **schema["paths"]}}
     return app.openapi_schema
 
 
@@ -65,10 +65,10 @@ def _operation(tag: str, route: type, bodies: Any, parameters: Any, answers: Any
 def _inlined(schema: Any, parts: dict[str, Any] | None = None) -> Any:
     """Return a schema with its parts in their places: in /openapi.json, references would lead nowhere."""
     if isinstance(schema, list):
-        return [_inlined(one, parts) for one in schema]
+        return [_inlined(element, parts) for element in schema]
     if not isinstance(schema, dict):
         return schema
     parts = schema.get("$defs", {}) if parts is None else parts
     if "$ref" in schema:
         return _inlined(parts[schema["$ref"].removeprefix("#/$defs/")], parts)
-    return {name: _inlined(value, parts) for name, value in schema.items() if name != "$defs"}
+    return {name: _inlined(element, parts) for name, element in schema.items() if name != "$defs"}

@@ -68,9 +68,9 @@ class Predict:
 
 
 def _in_query(query: bytes) -> dict[str, Any]:
-    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    parameters = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     try:
-        return Options.model_validate(given).model_dump(exclude_unset=True)
+        return Options.model_validate(parameters).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise InputError(problems(error, "the query")) from None
 
@@ -98,10 +98,10 @@ def _read_form(
 
 def _read_json(body: bytes, _: str, options: dict[str, Any], reader: InputReader) -> PredictRequest:
     bodies.check_strings(body, reader.max_rows * reader.strings_each)
-    given = bodies.fields(body)
-    images, texts = (given.pop(name, bodies.NULL) for name in ("images", "texts"))
-    if given:
-        further = PredictBody.model_validate_json(bodies.rest(given)).model_dump(exclude_unset=True)
+    parts = bodies.fields(body)
+    images, texts = (parts.pop(name, bodies.NULL) for name in ("images", "texts"))
+    if parts:
+        further = PredictBody.model_validate_json(bodies.rest(parts)).model_dump(exclude_unset=True)
         options = options | further
     if bodies.is_null(images) == bodies.is_null(texts):
         raise InputError('give either "images", a list of images in base64, or "texts", a list of texts')

@@ -71,12 +71,12 @@ class StrictModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _check_names(cls, given: Any) -> Any:
-        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
+    def _check_names(cls, body: Any) -> Any:
+        unknown = [name for name in body if name not in cls.model_fields] if isinstance(body, dict) else []
         if unknown:
             fields = {"name": str(unknown[0]), "known": ", ".join(cls.model_fields)}
             raise PydanticCustomError("unknown", "{name} is unknown, choose of {known}", fields)
-        return given
+        return body
 
 
 class Options(StrictModel):
@@ -97,9 +97,9 @@ class Options(StrictModel):
 _NO_OPTIONS: Final = Options.model_validate({})
 
 
-def options_of(given: Mapping[str, Any]) -> Options:
+def options_of(options: Mapping[str, Any]) -> Options:
     """Return options by name, checked."""
-    return Options.model_validate(given) if given else _NO_OPTIONS
+    return Options.model_validate(options) if options else _NO_OPTIONS
 
 
 class PredictRequest(NamedTuple):
@@ -116,11 +116,11 @@ class PredictResponse(NamedTuple):
     unit: str
 
 
-async def in_thread_if_large(function: Callable[..., T], rows: int, *given: Any) -> T:
+async def in_thread_if_large(function: Callable[..., T], rows: int, *arguments: Any) -> T:
     """Return the result of a function that handles so many rows. For many it runs in a thread of its own: meanwhile
     the event loop answers other requests.
     """
-    return function(*given) if rows <= _MANY_ROWS else await asyncio.to_thread(function, *given)
+    return function(*arguments) if rows <= _MANY_ROWS else await asyncio.to_thread(function, *arguments)
 
 
 def answers_of(
@@ -139,9 +139,17 @@ def answers_of(
     kind: Any = answer_kind(masks=masks)
     answers = [kind(error=why) for why in rows.errors]
     for places, ticket in parts:
-        found, names = ticket.answers, ticket.policies
-        columns = (found.label, found.confidence, found.exit, found.cost, found.valid, found.borderline,
-                   found.expired, found.degraded)  # fmt: skip
+        answers_of_ticket, names = ticket.answers, ticket.policies
+        columns = (
+            answers_of_ticket.label,
+            answers_of_ticket.confidence,
+            answers_of_ticket.exit,
+            answers_of_ticket.cost,
+            answers_of_ticket.valid,
+            answers_of_ticket.borderline,
+            answers_of_ticket.expired,
+            answers_of_ticket.degraded,
+        )
         each = zip(places.tolist(), names, *(column.tolist() for column in columns), strict=True)
         for which, (
             place,
@@ -155,8 +163,14 @@ def answers_of(
             expired,
             degraded,
         ) in enumerate(each):
-            one = answers[place]
-            one.policy, one.cost, one.borderline, one.expired, one.degraded = (
+            row_answer = answers[place]
+            (
+                row_answer.policy,
+                row_answer.cost,
+                row_answer.borderline,
+                row_answer.expired,
+                row_answer.degraded,
+            ) = (
                 name,
                 cost,
                 borderline,
@@ -164,12 +178,12 @@ def answers_of(
                 degraded,
             )
             if valid:
-                one.label, one.confidence, one.exit = label, confidence, exits[exit_]
-                one.class_name = class_names[label] if label < len(class_names) else str(label)
-                if masks and found.masks is not None:
-                    one.mask = runs_of(found.masks[which])
+                row_answer.label, row_answer.confidence, row_answer.exit = label, confidence, exits[exit_]
+                row_answer.class_name = class_names[label] if label < len(class_names) else str(label)
+                if masks and answers_of_ticket.masks is not None:
+                    row_answer.mask = runs_of(answers_of_ticket.masks[which])
             elif ticket.error is not None:
-                one.error = one_line(ticket.error)
+                row_answer.error = one_line(ticket.error)
             else:
-                one.error = _EXPIRED if expired else ticket.why.get(which, _NO_ANSWER)
+                row_answer.error = _EXPIRED if expired else ticket.why.get(which, _NO_ANSWER)
     return answers

@@ -40,23 +40,37 @@ class Recent:
         own = Path(os.environ[SHARED_FOLDER], f"{os.getpid()}.recent")
         with atomic_path(own) as temporary:
             temporary.write_bytes(msgspec.msgpack.encode(self))
-        found = []
+        workers = []
         for path in own.parent.glob("*.recent"):
             with suppress(FileNotFoundError):  # it has ended meanwhile
-                found.append(_DECODER.decode(path.read_bytes()))
-        counts, least = sum_of(one.counts for one in found), min(found, key=lambda one: one.budget_active)
-        elapsed, waiting = max(one.elapsed for one in found), sum(one.waiting for one in found)
+                workers.append(_DECODER.decode(path.read_bytes()))
+        counts, least = (
+            sum_of(worker.counts for worker in workers),
+            min(workers, key=lambda worker: worker.budget_active),
+        )
+        elapsed, waiting = (
+            max(worker.elapsed for worker in workers),
+            sum(worker.waiting for worker in workers),
+        )
         drift, recalibrated = (
-            {name: text for one in found for name, text in getattr(one, of).items()}
+            {name: text for worker in workers for name, text in getattr(worker, of).items()}
             for of in ("drift", "recalibrated")
         )
-        evidence = max(one.evidence for one in found)
+        evidence = max(worker.evidence for worker in workers)
         return Recent(
-            counts, elapsed, waiting, least.policy, least.budget_active, len(found), drift, evidence, recalibrated
-        )  # fmt: skip
+            counts,
+            elapsed,
+            waiting,
+            least.policy,
+            least.budget_active,
+            len(workers),
+            drift,
+            evidence,
+            recalibrated,
+        )
 
 
-_DECODER = msgspec.msgpack.Decoder(Recent, dec_hook=lambda kind, given: kind(given))
+_DECODER = msgspec.msgpack.Decoder(Recent, dec_hook=lambda kind, text: kind(text))
 
 
 def forget_worker(pid: int | None) -> None:

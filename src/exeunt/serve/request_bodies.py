@@ -29,11 +29,11 @@ _MANY = 200_000
 # -- JSON -------------------------------------------------------------------------------------------------
 
 
-def check_strings(body: bytes | memoryview, most: int) -> None:
+def check_strings(body: bytes | memoryview, limit: int) -> None:
     """Raise InputError if a body holds many more strings than `most`. They are counted by their quotes."""
     text = bytes(body)
-    if text.count(b'"') - text.count(b'\\"') > 2 * (most + _FEW):
-        raise InputError(f"the JSON holds more than {most:,} strings: send fewer inputs at a time")
+    if text.count(b'"') - text.count(b'\\"') > 2 * (limit + _FEW):
+        raise InputError(f"the JSON holds more than {limit:,} strings: send fewer inputs at a time")
 
 
 def decoded(part: Any, kind: Any, name: str = "the body") -> Any:
@@ -64,13 +64,13 @@ def is_null(part: msgspec.Raw) -> bool:
 
 def strings(part: msgspec.Raw, width: int | None = None, *, name: str = "data") -> list[Any]:
     """Return a list of strings, or of tuples of `width`; None for null and for anything else."""
-    one: Any = str if width is None else tuple[(str,) * width]  # type: ignore[misc]
+    element_type: Any = str if width is None else tuple[(str,) * width]  # type: ignore[misc]
     try:
-        return decoded(part, list[one | None], name)  # type: ignore[no-any-return]
+        return decoded(part, list[element_type | None], name)  # type: ignore[no-any-return]
     except InputError:
         if bytes(part).count(b",") >= _MANY:
             raise
-    return [_or_none(element, one) for element in decoded(part, list[msgspec.Raw], name)]
+    return [_or_none(element, element_type) for element in decoded(part, list[msgspec.Raw], name)]
 
 
 def _or_none(element: msgspec.Raw, kind: Any) -> Any:
@@ -83,9 +83,9 @@ def _or_none(element: msgspec.Raw, kind: Any) -> Any:
 def numbers(part: msgspec.Raw, count: int, kind: type) -> list[Any]:
     """Return so many numbers in one list, however they are nested. Raises InputError for another number of them."""
     flat = bytes(part).translate(None, b"[]")
-    found = flat.count(b",") + bool(flat.strip())
-    if found != count:
-        raise InputError(f"{count:,} numbers are wanted, got {found:,}")
+    n = flat.count(b",") + bool(flat.strip())
+    if n != count:
+        raise InputError(f"{count:,} numbers are wanted, got {n:,}")
     return decoded(b"[%b]" % flat, list[kind], "data")  # type: ignore[no-any-return, valid-type]
 
 
@@ -131,7 +131,7 @@ def _strings(data: msgspec.Raw, shape: Sequence[int]) -> list[Any]:
     nested = b"".join(bytes(memoryview(data)[:100]).split()).startswith(b"[[")
     if len(shape) != 2 or not nested:
         return strings(data)
-    return [one for row in strings(data, shape[1]) for one in row or [None] * shape[1]]
+    return [element for row in strings(data, shape[1]) for element in row or [None] * shape[1]]
 
 
 def tensor_from_bytes(data: memoryview, shape: Sequence[int], datatype: str) -> NDArray[Any]:
@@ -143,15 +143,15 @@ def tensor_from_bytes(data: memoryview, shape: Sequence[int], datatype: str) -> 
     if datatype == "BYTES":
         if 4 * count > len(data):
             raise InputError(f"{count} elements have {4 * count} bytes at least, got {len(data)}")
-        values, at = np.empty(count, dtype=object), 0
+        values, position = np.empty(count, dtype=object), 0
         for place in range(count):
-            if at + 4 > len(data):
+            if position + 4 > len(data):
                 raise InputError(f"the bytes hold {place} elements, the shape says {count}")
-            (length,) = struct.unpack_from("<I", data, at)
-            values[place] = bytes(data[at + 4 : at + 4 + length])
-            at += 4 + length
-        if at != len(data):
-            raise InputError(f"the elements of BYTES end at byte {at} of {len(data)}")
+            (length,) = struct.unpack_from("<I", data, position)
+            values[place] = bytes(data[position + 4 : position + 4 + length])
+            position += 4 + length
+        if position != len(data):
+            raise InputError(f"the elements of BYTES end at byte {position} of {len(data)}")
         return values.reshape(tuple(shape))
     kind = DATATYPES[datatype]
     if count * kind.itemsize != len(data):
@@ -165,5 +165,5 @@ def tensor_bytes(values: NDArray[Any]) -> bytes:
     """Return the bytes of a tensor, as `tensor_from_bytes` takes them; texts are UTF-8, None is empty."""
     if values.dtype != object:
         return values.tobytes()
-    elements = [(value or "").encode() for value in values]
+    elements = [(text or "").encode() for text in values]
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)

@@ -31,12 +31,12 @@ async def run_rows(
 
     if len(rows.places) == 0:
         return []
-    whole = await run(slice(None))
-    if whole[1].error is None or len(rows.places) == 1:
-        return [whole]
+    together = await run(slice(None))
+    if together[1].error is None or len(rows.places) == 1:
+        return [together]
     each = (run(slice(i, i + 1)) for i in range(len(rows.places)))
-    found = await asyncio.gather(*each, return_exceptions=True)  # none goes on once the request is answered
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return found  # type: ignore[return-value]
+    apart = await asyncio.gather(*each, return_exceptions=True)  # none goes on once the request is answered
+    for outcome in apart:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return apart  # type: ignore[return-value]

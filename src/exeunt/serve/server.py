@@ -61,9 +61,13 @@ def serve(settings: Settings) -> None:
         new_app = lambda: app  # noqa: E731
     del loaded, controller  # each worker has its own, and the run may be replaced
     config = uvicorn_config(
-        new_app, settings.host, settings.port, settings.workers, max_connections=settings.max_connections,
+        new_app,
+        settings.host,
+        settings.port,
+        settings.workers,
+        max_connections=settings.max_connections,
         proxies=settings.proxies,
-    )  # fmt: skip
+    )
     address = config.bind_socket()
     address.listen(config.backlog)  # else another server could take the same address unnoticed
     _replace_live_budget(settings)

@@ -62,8 +62,10 @@ class Service:
         cost = next(iter(self.active.loaded.policies.values())).cost
         self.spending = await asyncio.to_thread(Spending, self.settings, cost)
         self.metrics.restart_window(time.monotonic())
-        whole = about(self.active, self.settings)
-        fields = {key: whole[key] for key in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")}
+        description = about(self.active, self.settings)
+        fields = {
+            key: description[key] for key in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
+        }
         _log.info("ready", extra={"fields": fields | {"policies": list(self.active.loaded.policies)}})
         self.metrics.workers.set(1)
         self._in_background(self._follow_load())
@@ -129,9 +131,13 @@ class Service:
             try:
                 with self.metrics.running(len(rows), policy, own_deadline=own_deadline):
                     parts = await run_rows(
-                        active.engine, rows, policy=policy, deadline=deadline, soft=not own_deadline,
+                        active.engine,
+                        rows,
+                        policy=policy,
+                        deadline=deadline,
+                        soft=not own_deadline,
                         payer=self.spending.payer(key),
-                    )  # fmt: skip
+                    )
             except (QueueFull, OverBudget):
                 self.metrics.refused()
                 raise
@@ -265,9 +271,9 @@ class Service:
     async def _until_asked(self, most_s: float, few: int) -> None:
         """Wait until a request comes while so many rows wait, but for so many seconds at most."""
         self._asked, self._few = asyncio.get_running_loop().create_future(), few
-        asked = self._asked
-        timer = asked.get_loop().call_later(most_s, _set, asked)
-        await asked
+        request = self._asked
+        timer = request.get_loop().call_later(most_s, _set, request)
+        await request
         timer.cancel()
 
     async def _follow_file(self) -> None:

@@ -93,14 +93,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            value: Any = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} must be above 0 and finite, got {value:g}")
-        most = _PER_CORE * usable_cores()
+            number: Any = getattr(self, name)
+            if number is not None and not 0 < number < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, got {number:g}")
+        limit = _PER_CORE * usable_cores()
         for option, count in (("--threads", self.threads), ("--workers", self.workers)):
-            if count is not None and not 1 <= count <= most:
+            if count is not None and not 1 <= count <= limit:
                 raise InputError(
-                    f"{option} must be 1 to {most}, {_PER_CORE} for each core of this machine, got {count}"
+                    f"{option} must be 1 to {limit}, {_PER_CORE} for each core of this machine, got {count}"
                 )
         self._check_hosts()
         self._check_limits()
@@ -138,9 +138,13 @@ class Settings:
     def limits(self) -> Limits:
         """What requests may take."""
         return Limits(
-            hosts=host_names(self.host, self.allowed_hosts), max_body=self.max_body, max_open=self.max_open,
-            slow_s=self.slow_s, log_requests=self.log_requests, proxies=self.proxies,
-        )  # fmt: skip
+            hosts=host_names(self.host, self.allowed_hosts),
+            max_body=self.max_body,
+            max_open=self.max_open,
+            slow_s=self.slow_s,
+            log_requests=self.log_requests,
+            proxies=self.proxies,
+        )
 
     @property
     def model_name(self) -> str:

@@ -26,13 +26,13 @@ class Payer:
     scale: float
 
     @asynccontextmanager
-    async def paying(self, most: float) -> AsyncIterator[Callable[[float], None]]:
+    async def paying(self, maximum: float) -> AsyncIterator[Callable[[float], None]]:
         """Hold the most that work may cost, and pay what it did cost, which is passed to the function that this yields.
 
         Without that call it is the most, since a part may have run; nothing, where the work was refused. Raises
         OverBudget.
         """
-        held = await admitted(lambda: self.ledger.reserve(most * self.scale))
+        held = await admitted(lambda: self.ledger.reserve(maximum * self.scale))
         bill: list[float] = []
         try:
             yield bill.append
@@ -54,13 +54,13 @@ class Spending:
     def __init__(self, settings: Settings, cost: CostModel) -> None:
         self._whole: Payer | None = None
         self._of_key: dict[str, Payer] = {}
-        whole, each = settings.max_spend, settings.max_spend_per_key
-        if (limit := whole or each) is None:
+        limit_of_all, each = settings.max_spend, settings.max_spend_per_key
+        if (limit := limit_of_all or each) is None:
             return
         unit = ledger_of(limit).unit
         store = SQLiteStore(settings.money_file, "full")
-        overall = ledger_of(whole or f"{MOST} {unit}", name="all", store=store)
-        self._whole = None if whole is None else _payer(overall, cost)
+        overall = ledger_of(limit_of_all or f"{MOST} {unit}", name="all", store=store)
+        self._whole = None if limit_of_all is None else _payer(overall, cost)
         if each is not None:
             self._of_key = {
                 key: _payer(ledger_of(each, name=key_name(key), within=overall), cost)

@@ -38,7 +38,7 @@ class ServedWatches:
     ) -> None:
         watched = {name: policy for name, policy in policies.items() if is_watched(policy)}
         several |= len(watched) > 1
-        self._watches = {name: Watch(one, of_several=several) for name, one in watched.items()}
+        self._watches = {name: Watch(policy, of_several=several) for name, policy in watched.items()}
         self._own = {name: {exit_: own for own, exit_ in enumerate(exits[name])} for name in watched}
         self._requests = InOrder[_Answered]()
         self._resting: set[str] = set()
@@ -97,21 +97,21 @@ class ServedWatches:
             for ticket, unwatched in tickets
             for name in ticket.policies
         ]
-        told = _columns(answers, "valid", "exit", "score", "first_score", "tie")
-        return self._told(np.array(names, dtype=object), *told)
+        columns = _columns(answers, "valid", "exit", "score", "first_score", "tie")
+        return self._told(np.array(names, dtype=object), *columns)
 
-    def _told(self, names: NDArray[Any], valid: Any, exit_: Any, *seen: Any) -> dict[str, Alarm]:
+    def _told(self, names: NDArray[Any], valid: Any, exit_: Any, *scores: Any) -> dict[str, Alarm]:
         """Tell the watches of rows, with what each is told of (n,), None for what is not known."""
-        found: dict[str, Alarm] = {}
+        alarms: dict[str, Alarm] = {}
         for name, watch in self._watches.items():
             rows = np.flatnonzero((names == name) & valid)
             if len(rows) == 0:
                 continue
             own = self._own[name]
-            exits = np.array([own[one] for one in exit_[rows].tolist()], dtype=np.int64)
-            for alarm in watch.update(exits, *(None if one is None else one[rows] for one in seen)):
-                found[name] = alarm
-        return found
+            exits = np.array([own[exit_of_run] for exit_of_run in exit_[rows].tolist()], dtype=np.int64)
+            for alarm in watch.update(exits, *(None if score is None else score[rows] for score in scores)):
+                alarms[name] = alarm
+        return alarms
 
 
 def _columns(answers: Sequence[Answers], *names: str) -> Iterator[NDArray[Any] | None]:

@@ -92,14 +92,14 @@ class Span:
                 continue
             answered += 1
             lost += loss_of(record, reference)
-            said = record.said.get(reference)
+            answer = record.said.get(reference)
             if (
-                said is not None
+                answer is not None
                 and not reference_was_asked(record, reference)
                 and record.compared == COMPARED
             ):
                 estimated += 1
-                rest += said.cost - (record.input_cost or 0.0)
+                rest += answer.cost - (record.input_cost or 0.0)
         probability = unit.probability or 1.0
         self.loss.add(lost, unit.rows, probability)
         self.loss_answered.add(lost, answered, probability)
@@ -114,15 +114,15 @@ class Span:
         known = self.reference_cost + self.input_cost - spent
         if not self.estimated:
             return Interval(known, known, known)
-        found = self.rest.ratio() or (rest and rest.ratio())
-        return Interval(*(known + self.estimated * each for each in found)) if found else None
+        ratio = self.rest.ratio() or (rest and rest.ratio())
+        return Interval(*(known + self.estimated * each for each in ratio)) if ratio else None
 
     @property
     def lost(self) -> Interval | None:
         """By how much the mean grade per request is below the reference's, over all requests; None with few units."""
-        found = self.loss.ratio(LOSSES)
+        ratio = self.loss.ratio(LOSSES)
         share = self.in_units / self.requests if self.requests else 0.0  # later requests lose nothing
-        return Interval(*(share * each for each in found)) if found else None
+        return Interval(*(share * each for each in ratio)) if ratio else None
 
     @property
     def lost_answered(self) -> Interval | None:
@@ -241,12 +241,12 @@ def reference_was_asked(record: Record, reference: str) -> bool:
 # -- in words -----------------------------------------------------------------------------------------------------
 
 
-def in_usd(value: float) -> str:
+def in_usd(amount: float) -> str:
     """Return US dollars as people read them, with cents from 1 on: "1,204.50 usd", "0.0123 usd"."""
-    if value == 0 or abs(value) >= 1:
-        return f"{value:,.2f} usd" if value else "0 usd"
-    digits = min(2 - math.floor(math.log10(abs(value))), 9)
-    return f"{value:.{digits}f}".rstrip("0").rstrip(".") + " usd"
+    if amount == 0 or abs(amount) >= 1:
+        return f"{amount:,.2f} usd" if amount else "0 usd"
+    digits = min(2 - math.floor(math.log10(abs(amount))), 9)
+    return f"{amount:.{digits}f}".rstrip("0").rstrip(".") + " usd"
 
 
 def _day(time: float) -> str:
@@ -262,5 +262,5 @@ def _range(low: float, high: float) -> str:
     """Return an interval of what was saved, in words."""
     if _side(low) != _side(high):
         return f"{in_usd(-low)} lost to {in_usd(high)} saved"
-    least, most = sorted((abs(low), abs(high)))
-    return f"{in_usd(least)} to {in_usd(most)}"
+    least, highest = sorted((abs(low), abs(high)))
+    return f"{in_usd(least)} to {in_usd(highest)}"

@@ -68,11 +68,11 @@ class Drawing:
         """Return the number of the period of a time."""
         return int(now // self.period_s)
 
-    def period(self, now: float, most: float) -> Period:
+    def period(self, now: float, limit: float) -> Period:
         """Return the period of a time. If it begins now, its probability is at most `most`."""
         number = self.number_of(now)
         if not self._periods or self._periods[-1].number < number:
-            self._periods.append(Period(number, self._probability(most), length=self.period_s))
+            self._periods.append(Period(number, self._probability(limit), length=self.period_s))
         return self._periods[-1]
 
     def refuse(self, number: int) -> None:
@@ -98,6 +98,6 @@ class Drawing:
         digest = hmac.digest(self._secret, b"%s %d" % (use, unit), "sha256")
         return int.from_bytes(digest[:7], "big") / 2**56
 
-    def _probability(self, most: float) -> float:
+    def _probability(self, limit: float) -> float:
         """Return the highest probability at which the money would have lasted in all of the latest periods."""
-        return min([most, *(period.affordable for period in [*self._periods][-LOOKED_AT:])])
+        return min([limit, *(period.affordable for period in [*self._periods][-LOOKED_AT:])])

@@ -44,10 +44,10 @@ class InOrder(Generic[T]):
         self.n_begun += 1
         return place
 
-    def end(self, place: Waiting[T], item: T | None, now: float = 0.0) -> None:
+    def end(self, place: Waiting[T], entry: T | None, now: float = 0.0) -> None:
         """Put an item at its place; None leaves it out. What was put there first stays."""
         if not place.ended:
-            place.item, place.ended = None if now > place.until else item, True
+            place.item, place.ended = None if now > place.until else entry, True
 
     def take_ready(self, now: float = 0.0) -> list[T]:
         """Return the items before which all others have ended or are given up, each once."""

@@ -88,10 +88,10 @@ def _columns(names: Sequence[str]) -> str:
 COMPARED, NOT_GRADED, NOT_PAID = "compared", "the grader failed", "no money for the judge"
 ASKED = (COMPARED, NOT_GRADED, NOT_PAID)
 """What became of requests for which all models were asked."""
-_NAMES = tuple(one.name for one in fields(Record))
+_NAMES = tuple(field.name for field in fields(Record))
 _COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
 _LISTS = ("asked", "refused")
-_UNIT = tuple(one.name for one in fields(Unit))
+_UNIT = tuple(field.name for field in fields(Unit))
 _COUNTED = ("number", "later", "later_cost")
 _OF_A_CLIENT = {"client": "''", "user": "x''", "drawn": "0", "refused": "0"}
 """What is removed of a unit whose client is forgotten. A gateway that runs meanwhile does not write it again."""
@@ -105,7 +105,7 @@ _PUT_UNIT = (
         if name not in _COUNTED
     )
 )
-_PERIOD = tuple(one.name for one in fields(Period))
+_PERIOD = tuple(field.name for field in fields(Period))
 _SCHEMA = f"""
 CREATE TABLE request ({_columns(_NAMES)});
 CREATE INDEX request_client ON request (client);
@@ -163,7 +163,7 @@ class Records:
     # -- adding ---------------------------------------------------------------------------------------------
 
     def add(
-        self, record: Record, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **kept: Any
+        self, record: Record, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **documents: Any
     ) -> None:
         """Add a record with what is known of units and periods by now. `kept`: as `keep` takes it, by name."""
         with self.writing() as connection:
@@ -174,13 +174,13 @@ class Records:
                     "UPDATE unit SET later = later + 1, later_cost = later_cost + ? WHERE number = ?",
                     (record.cost, record.unit),
                 )
-            _keep(connection, kept)
+            _keep(connection, documents)
 
-    def update(self, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **kept: Any) -> None:
+    def update(self, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **documents: Any) -> None:
         """Keep what is known of units and periods by now. `kept`: as `keep` takes it, by name."""
         with self.writing() as connection:
             _put_units(connection, units, periods)
-            _keep(connection, kept)
+            _keep(connection, documents)
 
     def settle(self, periods: Iterable[Period], now: float) -> None:
         """Take note that all units of periods have closed and been graded."""
@@ -205,59 +205,63 @@ class Records:
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    def read(self, where: str = "1", given: Sequence[Any] = ()) -> list[Record]:
+    def read(self, where: str = "1", arguments: Sequence[Any] = ()) -> list[Record]:
         """Return the records for which an SQL condition holds, in order of arrival."""
         query = f"SELECT {_COLUMNS} FROM request WHERE {where} ORDER BY number"  # noqa: S608
         with (
             self.reading() as connection,
             _as_damage(self.file),
-            closing(connection.execute(query, tuple(given))) as rows,  # else an error keeps the file locked
+            closing(
+                connection.execute(query, tuple(arguments))
+            ) as rows,  # else an error keeps the file locked
         ):
             return [_restored(row) for row in rows]
 
-    def units(self, where: str = "1", given: Sequence[Any] = ()) -> list[Unit]:
+    def units(self, where: str = "1", arguments: Sequence[Any] = ()) -> list[Unit]:
         """Return the units for which an SQL condition holds, in order of arrival."""
         with self.reading() as connection:
             rows = connection.execute(
                 f"SELECT {', '.join(_UNIT)} FROM unit WHERE {where} ORDER BY number",  # noqa: S608
-                tuple(given),
+                tuple(arguments),
             )
             return [_unit(row) for row in rows]
 
     def of_units(
-        self, where: str = "1", given: Sequence[Any] = (), *, refused: bool = False
+        self, where: str = "1", arguments: Sequence[Any] = (), *, refused: bool = False
     ) -> list[tuple[Unit, list[Record]]]:
         """Return drawn units, each with its compared requests, in order of arrival. `refused`: and those that were
         chosen when money was missing, of which nothing was compared.
         """
         chosen = "(drawn OR refused)" if refused else "drawn"
-        units = {unit.number: (unit, list[Record]()) for unit in self.units(f"{chosen} AND ({where})", given)}
+        units = {
+            unit.number: (unit, list[Record]()) for unit in self.units(f"{chosen} AND ({where})", arguments)
+        }
         # The + lets SQLite look units up in the index, whose values have no type.
         inside = f"compared != '' AND unit IN (SELECT +number FROM unit WHERE drawn AND ({where}))"  # noqa: S608
-        for record in self.read(inside, given):
+        for record in self.read(inside, arguments):
             if record.unit in units:
                 units[record.unit][1].append(record)
         return list(units.values())
 
-    def count_units(self, where: str, given: Sequence[Any] = ()) -> int:
+    def count_units(self, where: str, arguments: Sequence[Any] = ()) -> int:
         """Return the number of drawn units for which an SQL condition holds."""
         with self.reading() as connection:
             query = f"SELECT COUNT(*) FROM unit WHERE drawn AND ({where})"  # noqa: S608
-            return int(connection.execute(query, tuple(given)).fetchone()[0])
+            return int(connection.execute(query, tuple(arguments)).fetchone()[0])
 
-    def units_by_requests(self, most: int, where: str, given: Sequence[Any] = ()) -> list[int]:
+    def units_by_requests(self, longest: int, where: str, arguments: Sequence[Any] = ()) -> list[int]:
         """Return how many units have made one request in all, two, and so on to `most`, compared or not."""
         with self.reading() as connection:
             query = f"SELECT rows + later, COUNT(*) FROM unit WHERE {where} GROUP BY 1"  # noqa: S608
-            found = dict(connection.execute(query, tuple(given)).fetchall())
-        return [found.get(n, 0) for n in range(1, most + 1)]
+            counts = dict(connection.execute(query, tuple(arguments)).fetchall())
+        return [counts.get(n, 0) for n in range(1, longest + 1)]
 
-    def periods(self, where: str = "1", given: Sequence[Any] = ()) -> list[Period]:
+    def periods(self, where: str = "1", arguments: Sequence[Any] = ()) -> list[Period]:
         """Return the periods for which an SQL condition holds, the oldest first."""
         with self.reading() as connection:
             rows = connection.execute(
                 f"SELECT {', '.join(_PERIOD)} FROM period WHERE {where} ORDER BY number",  # noqa: S608
-                tuple(given),
+                tuple(arguments),
             )
             return [Period(*row) for row in rows]
 
@@ -271,11 +275,11 @@ class Records:
             ).fetchall()
         return [Period(*row) for row in reversed(rows)]
 
-    def unit_clients(self, where: str = "1", given: Sequence[Any] = ()) -> list[str]:
+    def unit_clients(self, where: str = "1", arguments: Sequence[Any] = ()) -> list[str]:
         """Return the client of each drawn unit for which an SQL condition holds."""
         with self.reading() as connection:
             query = f"SELECT client FROM unit WHERE drawn AND ({where})"  # noqa: S608
-            return [client for (client,) in connection.execute(query, tuple(given))]
+            return [client for (client,) in connection.execute(query, tuple(arguments))]
 
     def settings(self) -> dict[int, tuple[float, Any]]:
         """Return all settings by number: since when, and what."""
@@ -308,11 +312,11 @@ class Records:
         with self.reading() as connection:
             return {name for (name,) in connection.execute("SELECT DISTINCT client FROM request")}
 
-    def count(self, where: str = "1", given: Sequence[Any] = ()) -> int:
+    def count(self, where: str = "1", arguments: Sequence[Any] = ()) -> int:
         """Return the number of records for which an SQL condition holds."""
         with self.reading() as connection:
             query = f"SELECT COUNT(*) FROM request WHERE {where}"  # noqa: S608
-            return int(connection.execute(query, tuple(given)).fetchone()[0])
+            return int(connection.execute(query, tuple(arguments)).fetchone()[0])
 
     # -- removing -------------------------------------------------------------------------------------------
 
@@ -338,13 +342,13 @@ class Records:
                 self._connection.close()
                 self._connection = None
 
-    def _remove(self, where: str, value: Any, of_units: Sequence[str]) -> int:
+    def _remove(self, where: str, argument: Any, of_units: Sequence[str]) -> int:
         with self.writing() as connection:
             # Numbers are never used again: questions count from one on.
             _put(connection, "kept", ("name", "body"), (_LATEST, json.dumps(_latest_number(connection))))
-            removed = connection.execute(f"DELETE FROM request WHERE {where}", (value,)).rowcount  # noqa: S608
+            removed = connection.execute(f"DELETE FROM request WHERE {where}", (argument,)).rowcount  # noqa: S608
             for statement in of_units:
-                connection.execute(statement, (value,))
+                connection.execute(statement, (argument,))
         with self._writing_alone() as connection:
             # What was written lately is in the write-ahead log, too.
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -415,8 +419,8 @@ def _put(connection: sqlite3.Connection, table: str, names: Sequence[str], value
     connection.execute(f"REPLACE INTO {table} ({columns}) VALUES ({places})", values)  # noqa: S608
 
 
-def _keep(connection: sqlite3.Connection, kept: Mapping[str, Any]) -> None:
-    for name, body in kept.items():
+def _keep(connection: sqlite3.Connection, documents: Mapping[str, Any]) -> None:
+    for name, body in documents.items():
         _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
 
 
@@ -440,7 +444,7 @@ def _unit(row: Sequence[Any]) -> Unit:
 def _stored(record: Record) -> list[Any]:
     """Return a record as its row in the file."""
     row = {name: getattr(record, name) for name in _NAMES}
-    row["said"] = json.dumps({model: _short(said) for model, said in record.said.items()})
+    row["said"] = json.dumps({model: _short(answer) for model, answer in record.said.items()})
     for name in _LISTS:
         row[name] = json.dumps(row[name]) if row[name] else ""
     row["features"] = None if record.features is None else array("f", record.features).tobytes()
@@ -450,7 +454,7 @@ def _stored(record: Record) -> list[Any]:
 def _restored(row: Sequence[Any]) -> Record:
     """Return the record of a row."""
     values = dict(zip(_NAMES, row, strict=True))
-    values["said"] = {model: Said(**said) for model, said in json.loads(values["said"]).items()}
+    values["said"] = {model: Said(**answer) for model, answer in json.loads(values["said"]).items()}
     for name in _LISTS:
         values[name] = tuple(json.loads(values[name])) if values[name] else ()
     for name in ("is_open", "retry", "guessed"):
@@ -460,8 +464,8 @@ def _restored(row: Sequence[Any]) -> Record:
     return Record(**values)
 
 
-def _short(said: Said) -> dict[str, Any]:
-    return {name: value for name, value in vars(said).items() if value not in (None, "")}
+def _short(answer: Said) -> dict[str, Any]:
+    return {name: field for name, field in vars(answer).items() if field not in (None, "")}
 
 
 def one_each(records: Iterable[Record]) -> dict[int, Record]:
@@ -512,10 +516,10 @@ def _take_over_first_version(file: Path) -> None:
 
 
 def _is_first_version(connection: sqlite3.Connection) -> bool:
-    found = [
+    tables = [
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
     ]
-    return found == [KIND.application, 1]
+    return tables == [KIND.application, 1]
 
 
 def _convert(connection: sqlite3.Connection, old: Sequence[Mapping[str, Any]]) -> None:
@@ -528,11 +532,18 @@ def _convert(connection: sqlite3.Connection, old: Sequence[Mapping[str, Any]]) -
             settings[body] = len(settings) + 1
             connection.execute("INSERT INTO setting VALUES (?, ?, ?)", (settings[body], row["time"], body))
         record = Record(
-            number, row["time"], row["client"], row["request"],
-            {model: Said(**said) for model, said in json.loads(row["said"]).items()},
-            setting=settings[body], policy=row["policy"], answered=row["answered"], decided=row["escalated"],
-            cost=row["cost"], text=row["text"],
-        )  # fmt: skip
+            number,
+            row["time"],
+            row["client"],
+            row["request"],
+            {model: Said(**answer) for model, answer in json.loads(row["said"]).items()},
+            setting=settings[body],
+            policy=row["policy"],
+            answered=row["answered"],
+            decided=row["escalated"],
+            cost=row["cost"],
+            text=row["text"],
+        )
         if row["kind"] in ("shadow", "audit"):
             group = ("user", row["user"]) if row["user"] else ("conversation", row["conversation"])
             new = Unit(number, row["client"], row["time"], row["time"], drawn=True, probability=1.0)

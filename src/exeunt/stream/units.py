@@ -202,7 +202,7 @@ class Units:
     def close_due(self, now: float) -> None:
         """Close the units whose time has come."""
         if not self._in_order:  # after a restart
-            by_time = sorted(self._latest.items(), key=lambda item: item[1].latest)
+            by_time = sorted(self._latest.items(), key=lambda pair: pair[1].latest)
             self._latest, self._in_order = OrderedDict(by_time), True
         for order in (self._open, self._latest):  # of many open units only those that are due are looked at
             while order and self._is_due(unit := next(iter(order.values())), now):
@@ -304,8 +304,8 @@ class Units:
                 del self._begun_with[beginning]
 
 
-def _remember(memory: OrderedDict[bytes, T], key: bytes, value: T) -> None:
-    memory[key] = value
+def _remember(memory: OrderedDict[bytes, T], key: bytes, entry: T) -> None:
+    memory[key] = entry
     memory.move_to_end(key)
     if len(memory) > _REMEMBERED:
         memory.popitem(last=False)

@@ -99,7 +99,7 @@ def whole_network(
     `executor`: of one segment. `prepare`: makes the executor's inputs from the arguments of the function.
     """
     last = [executor.n_exits - 1]
-    return lambda given: executor.run(0, executor.start(prepare(given))[0], last)
+    return lambda inputs: executor.run(0, executor.start(prepare(inputs))[0], last)
 
 
 def policy_alternative(executor: Executor, mix: ExitMix, plan: Plan | None = None) -> Alternative:
@@ -134,11 +134,16 @@ def time_alternatives(
         seconds = time_interleaved(calls, rounds=repeats, max_seconds=max_seconds)
         timed += [
             TimedAlternative(
-                way.name, way.accuracy, way.on_line, size, way.macs_share(size),
-                Spread.of(seconds[place] * 1e3 / (size * count)), Spread.of(seconds[place] / seconds[0]),
+                way.name,
+                way.accuracy,
+                way.on_line,
+                size,
+                way.macs_share(size),
+                Spread.of(seconds[place] * 1e3 / (size * count)),
+                Spread.of(seconds[place] / seconds[0]),
             )
             for place, way in enumerate(ways)
-        ]  # fmt: skip
+        ]
         progress(f"batch size {size} timed")
     return timed
 

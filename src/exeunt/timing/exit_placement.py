@@ -89,28 +89,28 @@ class PlacedExits:
 
     def describe(self) -> str:
         """Return a table: each exit with what it takes and weighs, then what all of them cost if nobody leaves."""
-        found, rows = self.measured, []
-        columns = [f"{what}, batch {size}" for size in self.batches for what in ("segment", "head")]
+        measured, rows = self.measured, []
+        columns = [f"{part}, batch {size}" for size in self.batches for part in ("segment", "head")]
         for before, place in zip((-1, *self.places), self.places, strict=False):
             times = [
                 f"{ms:.3g} ms"
-                for at in range(len(self.batches))
-                for ms in (found.stage[at, before + 1 : place + 1].sum(), found.head[at, place])
+                for size in range(len(self.batches))
+                for ms in (measured.stage[size, before + 1 : place + 1].sum(), measured.head[size, place])
             ]
-            rows.append([found.names[place], *times, f"{found.bytes[place] / 1e6:.2f} MB"])
+            rows.append([measured.names[place], *times, f"{measured.bytes[place] / 1e6:.2f} MB"])
         last = self.places[-1] + 1
         rest = [
-            cell for at in range(len(self.batches)) for cell in (f"{found.stage[at, last:].sum():.3g} ms", "")
+            cell
+            for size in range(len(self.batches))
+            for cell in (f"{measured.stage[size, last:].sum():.3g} ms", "")
         ]
         rows.append(["the network's own", *rest, ""])
         costs = ", ".join(
             f"{share:.0%} of the network's {ms:.3g} ms at batch {size}"
-            for share, ms, size in zip(self.nobody_leaves, found.whole, self.batches, strict=True)
+            for share, ms, size in zip(self.nobody_leaves, measured.whole, self.batches, strict=True)
         )
         heads = f"hidden layers of {self.hidden} units" if self.hidden else "no hidden layers"
-        weights = (
-            f"{found.bytes[list(self.places)].sum() / 1e6:.2f} MB beside {found.network_bytes / 1e6:.2f} MB"
-        )
+        weights = f"{measured.bytes[list(self.places)].sum() / 1e6:.2f} MB beside {measured.network_bytes / 1e6:.2f} MB"
         return "\n".join(
             [
                 text_table(["exit after", *columns, "weights"], rows),
@@ -129,15 +129,15 @@ def choose_exits(bench: Bench, hidden: Sequence[int], batches: Sequence[int]) ->
     """
     measured: dict[int, MeasuredPlaces] = {}
     for units in hidden:
-        measured[units] = found = bench.measure(units)
-        if _best_places(found, MOST_ADDED) == _best_places(found, np.inf, weight=np.inf):
+        measured[units] = measured_places = bench.measure(units)
+        if _best_places(measured_places, MOST_ADDED) == _best_places(measured_places, np.inf, weight=np.inf):
             break
-    cheapest = min(float(found.added.max(axis=0).min()) for found in measured.values())
-    most, why = MOST_ADDED, f"1 head takes {cheapest:.0%}"
+    cheapest = min(float(measured_places.added.max(axis=0).min()) for measured_places in measured.values())
+    limit, why = MOST_ADDED, f"1 head takes {cheapest:.0%}"
     for _ in range(_ATTEMPTS):
         choices = {}
-        for number, (units, found) in enumerate(measured.items()):
-            if best := _best_places(found, most):
+        for number, (units, measured_places) in enumerate(measured.items()):
+            if best := _best_places(measured_places, limit):
                 choices[best[0] + number * SMALLER] = units, best[1]
         if not choices:
             break
@@ -148,8 +148,8 @@ def choose_exits(bench: Bench, hidden: Sequence[int], batches: Sequence[int]) ->
             return PlacedExits(measured[units], places, units, tuple(batches), shares)
         why = f"{counted(len(places), 'head')} {'takes' if len(places) == 1 else 'take'} {added:.0%}"
         promised = float(measured[units].added[:, list(places)].sum(axis=1).max())
-        most = min(promised * MOST_ADDED / added, promised * (1 - 1e-9))
-        most = cheapest if most < cheapest < promised * (1 - 1e-9) else most
+        limit = min(promised * MOST_ADDED / added, promised * (1 - 1e-9))
+        limit = cheapest if limit < cheapest < promised * (1 - 1e-9) else limit
     raise InputError(
         f"heads may take {MOST_ADDED:.0%} of the network's time where no input leaves, and {why} in batches of "
         f"{' and '.join(map(str, batches))}: name larger batches (--exit-batch), or give a number of exits"
@@ -157,7 +157,7 @@ def choose_exits(bench: Bench, hidden: Sequence[int], batches: Sequence[int]) ->
 
 
 def _best_places(
-    found: MeasuredPlaces, most: float, *, weight: float = _MOST_WEIGHT
+    measured: MeasuredPlaces, limit: float, *, weight: float = _MOST_WEIGHT
 ) -> tuple[float, tuple[int, ...]] | None:
     """Return the least expected time, as a share of the network's, and the places that have it.
 
@@ -165,9 +165,9 @@ def _best_places(
     """
     possible = [
         (expected, places)
-        for expected, places in _by_number(found.depth, found.added.max(axis=0))
-        if (found.added[:, list(places)].sum(axis=1) <= most).all()
-        and found.bytes[list(places)].sum() <= weight * found.network_bytes
+        for expected, places in _by_number(measured.depth, measured.added.max(axis=0))
+        if (measured.added[:, list(places)].sum(axis=1) <= limit).all()
+        and measured.bytes[list(places)].sum() <= weight * measured.network_bytes
     ]
     return min(possible, default=None)
 

@@ -37,7 +37,7 @@ def measured_cost(
     warmup: int = 3,
     clock: Callable[[], float] = time.perf_counter,
     otherwise: CostModel | None = None,
-    whole: Callable[[Any], Any] | None = None,
+    original: Callable[[Any], Any] | None = None,
 ) -> CostModel:
     """Return cumulative milliseconds per input (m,), measured over the whole loop: heads, decisions and copies too.
 
@@ -60,7 +60,7 @@ def measured_cost(
     while len(passes) < warmup + repeats:
         turn = range(min(_TURN, warmup + repeats - len(passes)))
         passes += [timed.time_batch(policy, next(batches), inputs, plan) for _ in turn]
-        alone += [seconds_of(whole, inputs, now) for _ in turn if whole is not None]
+        alone += [seconds_of(original, inputs, now) for _ in turn if original is not None]
     seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
     ends = [last for _, last in executor.segments]
     unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
@@ -71,7 +71,7 @@ def measured_cost(
     return CostModel(
         up_to * (1 + LEAST_RISE * np.arange(executor.n_exits)),
         unit="ms",
-        reference=None if whole is None else float(trim_mean(alone[warmup:], 0.1)) * 1e3 / n,
+        reference=None if original is None else float(trim_mean(alone[warmup:], 0.1)) * 1e3 / n,
         source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "
         f"{per_input.mean():.4g} ms per input (10% to 90%: {low:.4g} to {high:.4g})",
     )
@@ -79,7 +79,7 @@ def measured_cost(
 
 def stage_and_head_cost(
     executor: Executor,
-    whole: Executor,
+    original_network: Executor,
     inputs: Any,
     *,
     repeats: int = 20,
@@ -101,26 +101,32 @@ def stage_and_head_cost(
             f"heads are timed with a segment for each exit, the network runs in {executor.segments}"
         )
     n = len(executor.start(inputs)[1])
-    timed, ticks = _TimedExecutor(executor, waiting_clock(executor, clock)), waiting_clock(whole, clock)
+    timed, ticks = (
+        _TimedExecutor(executor, waiting_clock(executor, clock)),
+        waiting_clock(original_network, clock),
+    )
     to_end = np.full(n, m - 1)
 
     def seconds(policy: Policy) -> Floats:
         return timed.time_batch(policy, to_end, inputs, None)[0]
 
     heads, last = all_heads_policy(m), last_head_policy(m)
-    original = whole_network(whole)
+    original = whole_network(original_network)
     passes = [
         (seconds(heads), seconds(last), seconds_of(original, inputs, ticks)) for _ in range(warmup + repeats)
     ][warmup:]
-    with_heads, bare, alone = (np.median([one[i] for one in passes], axis=0) for i in range(3))
+    with_heads, bare, alone = (np.median([timed_pass[i] for timed_pass in passes], axis=0) for i in range(3))
     stage = bare / bare.sum() * alone
     added = np.maximum(with_heads - stage, 0.0)
     added[-1] = 0.0
     ms = 1e3 / n
     return CostModel(
-        np.cumsum(stage + added) * ms, unit="ms", heads=added * ms, reference=float(alone * ms),
+        np.cumsum(stage + added) * ms,
+        unit="ms",
+        heads=added * ms,
+        reference=float(alone * ms),
         source=f"{executor.name} on {executor.device}, every stage and head timed here at batch {n}",
-    )  # fmt: skip
+    )
 
 
 def self_consistent_cost(

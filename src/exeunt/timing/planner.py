@@ -46,19 +46,19 @@ def plan_from_profile(profile: Profile, *, leaving: ArrayLike | None = None) -> 
     """
     reach = _reach(profile, leaving)
     sizes = np.array(profile.sizes, dtype=np.float64)
-    most = [np.zeros(len(sizes))]
+    most_rows = [np.zeros(len(sizes))]
     for segment in range(1, len(profile.segments)):
         in_state = sizes[:, None] * np.ones_like(_FRACTIONS)
         drop, keep = _seconds_to_end(profile, reach, segment, in_state, in_state * _FRACTIONS)
         # The largest fraction up to which dropping pays without a gap.
         count = np.logical_and.accumulate(drop < keep, axis=1).sum(axis=1)
-        most.append(np.floor(np.append(0.0, _FRACTIONS)[count] * sizes))
+        most_rows.append(np.floor(np.append(0.0, _FRACTIONS)[count] * sizes))
     return Plan(
         executor=profile.executor,
         segments=profile.segments,
         piece=tuple(_best_call_size(profile, reach, segment) for segment in range(len(profile.segments))),
         sizes=profile.sizes,
-        most_alive=tuple(tuple(int(rows) for rows in row) for row in most),
+        most_alive=tuple(tuple(int(rows) for rows in row) for row in most_rows),
         machine=profile.machine,
         min_batch=tuple(_worth_a_call(profile, segment) for segment in range(len(profile.segments))),
     )
@@ -108,19 +108,19 @@ def _seconds_to_end(
     )
     drops: dict[int | None, Floats] = {}
     keeps: dict[int | None, Floats] = {}
-    for at in range(last, segment - 1, -1):
-        left = remaining * share[at]
-        after_drop = profile.seconds(at, left) + to_end[at]
+    for place in range(last, segment - 1, -1):
+        left = remaining * share[place]
+        after_drop = profile.seconds(place, left) + to_end[place]
         rows_by_drop = {
             since: in_state if since is None else remaining * share[since]
-            for since in (None, *range(segment, at))
+            for since in (None, *range(segment, place))
         }
         # To drop rows, as many are moved as leave or as stay, whichever are fewer.
         drops = {
-            since: profile.gather_seconds(at, np.minimum(left, rows - left)) + after_drop
+            since: profile.gather_seconds(place, np.minimum(left, rows - left)) + after_drop
             for since, rows in rows_by_drop.items()
         }
-        keeps = {since: profile.seconds(at, rows) + to_end[since] for since, rows in rows_by_drop.items()}
+        keeps = {since: profile.seconds(place, rows) + to_end[since] for since, rows in rows_by_drop.items()}
         to_end = {since: np.minimum(drops[since], keeps[since]) for since in rows_by_drop}
     return drops[None], keeps[None]
 

@@ -61,8 +61,8 @@ class Loader:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, left = divmod(len(self.dataset), self.batch_size)
-        return whole if self.drop_last and whole else whole + bool(left)
+        full_batches, left = divmod(len(self.dataset), self.batch_size)
+        return full_batches if self.drop_last and full_batches else full_batches + bool(left)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the batches of the current epoch."""
@@ -130,9 +130,9 @@ def check_labels(label: Tensor | None) -> None:
 def rows_of(inputs: Any) -> int:
     """Return the number of inputs in a batch. Raises InputError where it holds no tensor."""
     values = inputs.values() if isinstance(inputs, Mapping) else inputs
-    for value in (inputs,) if isinstance(inputs, Tensor) else values:
-        if isinstance(value, Tensor):
-            return len(value)
+    for tensor in (inputs,) if isinstance(inputs, Tensor) else values:
+        if isinstance(tensor, Tensor):
+            return len(tensor)
     raise InputError(f"a batch's inputs must be tensors, got {_describe(inputs)}")
 
 

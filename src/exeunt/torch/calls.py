@@ -38,20 +38,20 @@ def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (copies,) if isinstance(inputs, Tensor) else tuple(copies), {}
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], nested: Any) -> Any:
     """Replace every tensor in a tensor, mapping, tuple or list by what the function makes of it."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
+    if isinstance(nested, Tensor):
+        return function(nested)
+    if isinstance(nested, Mapping):
+        return {key: map_tensors(function, part) for key, part in nested.items()}
+    if isinstance(nested, (tuple, list)):
+        return type(nested)(map_tensors(function, part) for part in nested)
+    return nested
 
 
-def to_device(value: Any, device: torch.device) -> Any:
+def to_device(nested: Any, device: torch.device) -> Any:
     """Move every tensor in a tensor, mapping, tuple or list to `device`."""
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), nested)
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -60,9 +60,9 @@ def first_tensor(output: Any) -> Tensor:
     Raises InputError where there is none.
     """
     values = output.values() if isinstance(output, Mapping) else output
-    for value in values if isinstance(output, (Mapping, tuple, list)) else (output,):
-        if isinstance(value, Tensor):
-            return value
+    for tensor in values if isinstance(output, (Mapping, tuple, list)) else (output,):
+        if isinstance(tensor, Tensor):
+            return tensor
     raise InputError(f"a module with an exit must return a tensor, this one returns {type(output).__name__}")
 
 

@@ -54,7 +54,7 @@ class _Executor:
         return self._padded(named)
 
     def _padded(self, named: named_inputs.Named) -> named_inputs.Named:
-        return named_inputs.padded(named, most=self._longest, token=self._pad_token or 0)
+        return named_inputs.padded(named, longest=self._longest, token=self._pad_token or 0)
 
     def wait(self) -> None:
         """Return once all that was begun is computed."""
@@ -122,17 +122,19 @@ class StagedExecutor(_Executor):
         """Run the stages of a segment, and the heads whose logits are wanted."""
         stages = cast("stage.StagedModel", state.staged).stages
         first, last = self.segments[segment]
-        found = []
+        outputs = []
         for exit_ in range(first, last + 1):
-            made, is_last = stages[exit_].body(*state.tensors), exit_ == self.n_exits - 1
+            tensors, is_last = stages[exit_].body(*state.tensors), exit_ == self.n_exits - 1
             if exit_ in wanted:
                 logits = (
-                    first_tensor(made) if is_last else head_logits(self.heads[exit_], made[0], state.mask)
+                    first_tensor(tensors)
+                    if is_last
+                    else head_logits(self.heads[exit_], tensors[0], state.mask)
                 )
-                found.append(_numpy(logits))
+                outputs.append(_numpy(logits))
             if not is_last:
-                state = replace(state, kinds=stages[exit_ + 1].inputs, tensors=made)
-        return found, state
+                state = replace(state, kinds=stages[exit_ + 1].inputs, tensors=tensors)
+        return outputs, state
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:

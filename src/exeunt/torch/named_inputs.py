@@ -113,9 +113,7 @@ def read_example(model: nn.Module, example: Inputs) -> ExampleBatch:
         values = (example,) if isinstance(example, Tensor) else tuple(cast("tuple[Any, ...]", example))
         names = _parameter_names(model, len(values))
     named = dict(zip(names, values, strict=True))
-    wrong = [
-        f"{name}: {type(value).__name__}" for name, value in named.items() if not isinstance(value, Tensor)
-    ]
+    wrong = [f"{name}: {type(part).__name__}" for name, part in named.items() if not isinstance(part, Tensor)]
     if wrong or not values:
         raise InputError(
             f"the example must be a tensor, a tuple of tensors or a dict of tensors, got {wrong or 'nothing'}"
@@ -126,10 +124,10 @@ def read_example(model: nn.Module, example: Inputs) -> ExampleBatch:
     return ExampleBatch(names, values, isinstance(example, Mapping))
 
 
-def _check_rows(named: Named, what: str) -> None:
+def _check_rows(named: Named, role: str) -> None:
     sizes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     if not named or any(not size for size in sizes.values()) or len({size[0] for size in sizes.values()}) > 1:
-        raise InputError(f"{what} must be tensors with one row per input, got shapes {sizes}")
+        raise InputError(f"{role} must be tensors with one row per input, got shapes {sizes}")
 
 
 def _parameter_names(model: nn.Module, count: int) -> tuple[str, ...]:
@@ -144,17 +142,17 @@ def named_tensors(inputs: Inputs, like: Tensor) -> Named:
 
     Raises InputError for anything that is no array, and for tensors with different numbers of rows.
     """
-    named = {name: _tensor(value, like) for name, value in inputs_by_name(inputs).items()}
+    named = {name: _tensor(array, like) for name, array in inputs_by_name(inputs).items()}
     _check_rows(named, "inputs")
     return named
 
 
-def _tensor(value: Any, like: Tensor) -> Tensor:
-    if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.require(value, requirements=("C", "W")))  # PyTorch warns of other arrays
-    if not isinstance(value, Tensor):
-        raise InputError(f"inputs must be arrays or tensors, got {type(value).__name__}")
-    return value.to(like.device, like.dtype if value.is_floating_point() else None, non_blocking=True)
+def _tensor(array: Any, like: Tensor) -> Tensor:
+    if isinstance(array, np.ndarray):
+        array = torch.from_numpy(np.require(array, requirements=("C", "W")))  # PyTorch warns of other arrays
+    if not isinstance(array, Tensor):
+        raise InputError(f"inputs must be arrays or tensors, got {type(array).__name__}")
+    return array.to(like.device, like.dtype if array.is_floating_point() else None, non_blocking=True)
 
 
 def check_like(named: Named, example: Named) -> None:
@@ -165,17 +163,17 @@ def check_like(named: Named, example: Named) -> None:
     alone = len(named) == len(example) == 1  # may be given by name or not
     for name, tensor in named.items():
         like = next(iter(example.values())) if alone else example.get(name, tensor)
-        given = "the input" if name.isdigit() else name
+        subject = "the input" if name.isdigit() else name
         if tensor.is_floating_point() != like.is_floating_point():
             kind = "real" if like.is_floating_point() else "whole"
             raise InputError(
-                f"{given} must be {kind} numbers ({_short(like)}), got {_short(tensor)}: prepare raw images or texts "
+                f"{subject} must be {kind} numbers ({_short(like)}), got {_short(tensor)}: prepare raw images or texts "
                 "with runner.prepare"
             )
         if tensor.ndim != like.ndim:
             shape = ", ".join(map(str, like.shape[1:]))
             raise InputError(
-                f"{given} must have {like.ndim} axes, as (n, {shape}), got shape {tuple(tensor.shape)}"
+                f"{subject} must have {like.ndim} axes, as (n, {shape}), got shape {tuple(tensor.shape)}"
             )
 
 
@@ -189,7 +187,7 @@ def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:
     return args, {name: tensor.clone() for name, tensor in named.items() if not name.isdigit()}
 
 
-def padded(named: Named, *, most: int | None, token: int) -> Named:
+def padded(named: Named, *, longest: int | None, token: int) -> Named:
     """Return texts padded to one of few lengths (see `padded_length`); other inputs are returned as they are.
 
     `most`: tokens that the network takes, None for no limit. `token`: the filler of "input_ids".
@@ -198,7 +196,7 @@ def padded(named: Named, *, most: int | None, token: int) -> Named:
     if not (texts := token_inputs(named)):
         return named
     tokens = named[texts[0]].shape[1]
-    more = padded_length(tokens, most) - tokens
+    more = padded_length(tokens, longest) - tokens
     filler = {"input_ids": token}
     return {
         name: functional.pad(tensor, (0, more), value=filler.get(name, 0))

@@ -38,12 +38,12 @@ class StageWithHead(nn.Module):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of `gives` by name, computed from named tensors that include those of `takes`."""
-        made = self.stage.body(*(tensors[name] for name in self.takes[: len(self.stage.inputs)]))
+        tensors_out = self.stage.body(*(tensors[name] for name in self.takes[: len(self.stage.inputs)]))
         if self.head is None:
-            return {self.logits: first_tensor(made)}
+            return {self.logits: first_tensor(tensors_out)}
         mask = tensors[_MASK] if _MASK in self.takes else None
-        given = (head_logits(self.head, made[0], mask), *(made[i] for i in self.given_state))
-        return dict(zip(self.gives, given, strict=True))
+        outputs = (head_logits(self.head, tensors_out[0], mask), *(tensors_out[i] for i in self.given_state))
+        return dict(zip(self.gives, outputs, strict=True))
 
 
 class StagesWithHeads(nn.Module):
@@ -59,11 +59,11 @@ class StagesWithHeads(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run every stage on its own inputs."""
-        given: list[Tensor] = []
+        outputs: list[Tensor] = []
         left = iter(tensors)
         for part in self.parts:
-            given += part({name: next(left) for name in part.takes}).values()
-        return tuple(given)
+            outputs += part({name: next(left) for name in part.takes}).values()
+        return tuple(outputs)
 
     def dynamic_shapes(self) -> tuple[tuple[dict[int, Any] | None, ...]]:
         """Return which axes of `forward`'s arguments may vary: a batch size for each stage, and lengths of texts."""

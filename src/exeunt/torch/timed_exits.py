@@ -72,8 +72,10 @@ def exits_by_time(
     limit_threads()
     with TemporaryDirectory(prefix="exeunt-") as folder:
         bench = _NetworkBench(model, example, tuple(batches), options, Path(folder), clock, say)
-        made = bench.attached(options.get("hidden")).options
-        hidden = 0 if made is None or made.head in ("paper", "global") else made.hidden
+        head_options = bench.attached(options.get("hidden")).options
+        hidden = (
+            0 if head_options is None or head_options.head in ("paper", "global") else head_options.hidden
+        )
         halvings = 0 if options.get("hidden") is not None or hidden == 0 else _HALVINGS
         sizes = [hidden >> halved for halved in range(halvings + 1) if halved == 0 or hidden >> halved]
         return choose_exits(bench, sizes, tuple(batches))
@@ -127,21 +129,23 @@ class _NetworkBench:
             "max_seconds": _SECONDS,
             "clock": self.clock,
         }
-        given = self._inputs(max(self.batches))
-        each, alone = (measure_profile(one, given, **limits) for one in (finest, opened.whole))
+        inputs = self._inputs(max(self.batches))
+        each, alone = (measure_profile(executor, inputs, **limits) for executor in (finest, opened.whole))
         order = [each.sizes.index(size) for size in self.batches]
-        run, head, (whole,) = (
+        run, head, (network_seconds,) = (
             table[:, order] * 1e3 / self.batches for table in (each.run, each.head, alone.run)
         )
         # Of the time that all heads add as built, each has the share that it has of their times one by one.
-        apart = head[:-1] + np.maximum(run.sum(axis=0) - whole, 0.0) / len(network.heads)
-        added = np.maximum(self.with_exits(hidden, range(len(network.heads))) - 1, _LEAST_ADDED) * whole
+        apart = head[:-1] + np.maximum(run.sum(axis=0) - network_seconds, 0.0) / len(network.heads)
+        added = (
+            np.maximum(self.with_exits(hidden, range(len(network.heads))) - 1, _LEAST_ADDED) * network_seconds
+        )
         return MeasuredPlaces(
             names=tuple(network.exit_names),
-            whole=whole,
-            stage=(run / run.sum(axis=0) * whole).T,
+            whole=network_seconds,
+            stage=(run / run.sum(axis=0) * network_seconds).T,
             head=(apart / apart.sum(axis=0) * added).T,
-            bytes=np.array([_bytes(one) for one in network.heads]),
+            bytes=np.array([_bytes(head) for head in network.heads]),
             network_bytes=_bytes(network.backbone),
         )
 
@@ -165,8 +169,10 @@ class _NetworkBench:
 
             taken = time_interleaved(
                 {name: calls(answer) for name, answer in ways.items()},
-                rounds=_ROUNDS, max_seconds=_SECONDS, clock=self.clock,
-            )  # fmt: skip
+                rounds=_ROUNDS,
+                max_seconds=_SECONDS,
+                clock=self.clock,
+            )
             shares.append(float(np.median(taken["exits"] / taken["whole"])))
         return np.array(shares)
 
@@ -203,7 +209,7 @@ class _NetworkBench:
         return _Opened(in_torch, None, in_torch(all_exits))
 
 
-def _one_file(folder: Path, policy: Policy, whole: Executor) -> Callable[[Any], Any]:
+def _one_file(folder: Path, policy: Policy, network: Executor) -> Callable[[Any], Any]:
     """Return what answers a lone input by one file with the policy's exits inside, at none of which it leaves."""
     import onnxruntime
 
@@ -218,7 +224,7 @@ def _one_file(folder: Path, policy: Policy, whole: Executor) -> Callable[[Any], 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     key = np.zeros(1, dtype=np.uint64)
-    return lambda inputs: session.run(None, {**whole.start(inputs)[0], KEY: key})
+    return lambda inputs: session.run(None, {**network.start(inputs)[0], KEY: key})
 
 
 def _bytes(module: nn.Module) -> float:

@@ -156,19 +156,19 @@ def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
     from onnx import load_from_string
     from onnx.checker import check_model
 
-    whole = OnnxGraph.read(model_of_all.SerializeToString())
+    graph = OnnxGraph.read(model_of_all.SerializeToString())
     models = []
     for i, part in enumerate(stages.parts):
-        model = load_from_string(whole.model(part.gives))
+        model = load_from_string(graph.model(part.gives))
         rename_inputs(model.graph, {_own(i, name): name for name in part.takes})
         # The exporter may have fixed the number of rows or tokens, which it does silently.
-        for value in model.graph.input:
-            tensor = stages.tensors[value.name]
+        for tensor_info in model.graph.input:
+            tensor = stages.tensors[tensor_info.name]
             for axis, size in enumerate(tensor.shape):
-                if size is None and not value.type.tensor_type.shape.dim[axis].dim_param:
-                    what = "rows" if axis == tensor.batch_dim else "tokens"
+                if size is None and not tensor_info.type.tensor_type.shape.dim[axis].dim_param:
+                    axis_name = "rows" if axis == tensor.batch_dim else "tokens"
                     raise InputError(
-                        f"exit {i} works for one number of {what} only when it is exported (its code turns the "
+                        f"exit {i} works for one number of {axis_name} only when it is exported (its code turns the "
                         "number into a constant, as len(x) does, unlike x.shape[0]): it cannot be exported"
                     )
         check_model(model, full_check=True)
@@ -184,7 +184,7 @@ def _write(folder: Path, i: int, stages: StagesWithHeads, model: Any, difference
     return OnnxStage(
         file=file.name,
         sha256=file_digest(file),
-        takes=tuple(value.name for value in model.graph.input),
+        takes=tuple(info.name for info in model.graph.input),
         gives=tuple(stages.parts[i].gives),
         logits=stages.parts[i].logits,
         max_difference=difference,
@@ -256,26 +256,26 @@ def _batch_differences(
         return _distance(values, expected)
 
     for stage, session, logits in zip(stages.parts, sessions, expected, strict=True):
-        takes = [value.name for value in session.get_inputs()]
+        takes = [get_input.name for get_input in session.get_inputs()]
         from_known = session.run(stage.gives, {name: known[name].contiguous().numpy() for name in takes})
-        distances = [apart(value, known[name]) for name, value in zip(stage.gives, from_known, strict=True)]
-        given = session.run(stage.gives, {name: in_sequence[name] for name in takes})
-        in_sequence |= dict(zip(stage.gives, given, strict=True))
+        distances = [apart(array, known[name]) for name, array in zip(stage.gives, from_known, strict=True)]
+        outputs = session.run(stage.gives, {name: in_sequence[name] for name in takes})
+        in_sequence |= dict(zip(stage.gives, outputs, strict=True))
         worst.append(max(*distances, _distance(in_sequence[stage.logits], logits), 0.0))
     return worst
 
 
-def _distance(value: Any, expected: Tensor) -> float:
+def _distance(array: Any, expected: Tensor) -> float:
     """Return the largest difference relative to max(1, largest value).
 
     It is infinite for any NaN, and if shapes, types or infinite values differ.
     """
     reference = expected.numpy()
-    if value.shape != reference.shape or value.dtype != reference.dtype:
+    if array.shape != reference.shape or array.dtype != reference.dtype:
         return float("inf")
     with np.errstate(invalid="ignore"):
-        apart = np.abs(value.astype(np.float64) - reference.astype(np.float64))
-    apart = np.where(value == reference, 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+        apart = np.abs(array.astype(np.float64) - reference.astype(np.float64))
+    apart = np.where(array == reference, 0.0, np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
     scale = max(1.0, float(np.abs(reference[np.isfinite(reference)]).max(initial=0)))
     return float(apart.max(initial=0.0)) / scale
 

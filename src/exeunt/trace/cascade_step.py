@@ -60,7 +60,7 @@ def check_steps(steps: Sequence[CascadeStep], n_exits: int) -> None:
     """Raise InputError unless the steps, if there are any, have so many exits, and each comes after an earlier one."""
     if steps and sum(step.n_exits for step in steps) != n_exits:
         raise InputError(
-            f"the steps of the cascade have {sum(one.n_exits for one in steps)} exits, not {n_exits}"
+            f"the steps of the cascade have {sum(step.n_exits for step in steps)} exits, not {n_exits}"
         )
     for place, step in enumerate(steps):
         if not step.exits or not all(a < b for a, b in pairwise((-1, *step.exits))):
@@ -92,8 +92,8 @@ def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """
     before: dict[str, dict[str, None]] = {}  # sets have another order in each process
     for cascade in cascades:
-        for at, name in enumerate(cascade):
-            before.setdefault(name, {}).update(dict.fromkeys(cascade[:at]))
+        for place, name in enumerate(cascade):
+            before.setdefault(name, {}).update(dict.fromkeys(cascade[:place]))
     try:
         return tuple(TopologicalSorter(before).static_order())
     except CycleError:

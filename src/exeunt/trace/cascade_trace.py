@@ -75,11 +75,15 @@ class CascadeTrace:
         parts = [
             (step, cascaded.exits(end - step.n_exits, end)) for step, end in zip(steps, ends, strict=True)
         ]
-        most = highest or {}
-        return cls({
-            step.model: part.with_cost(part.cost.bounded(most[step.model])) if step.model in most else part
-            for step, part in parts
-        })  # fmt: skip
+        highest_of = highest or {}
+        return cls(
+            {
+                step.model: part.with_cost(part.cost.bounded(highest_of[step.model]))
+                if step.model in highest_of
+                else part
+                for step, part in parts
+            }
+        )
 
     @classmethod
     def from_table(
@@ -119,33 +123,42 @@ class CascadeTrace:
         from exeunt.trace import from_table  # PyArrow: late
 
         check_positive(price_per, "price_per")
-        names, most = list(price), dict(highest or {})
-        if unknown := {name for name in most if not isinstance(price.get(name), str)}:
+        names, highest_of = list(price), dict(highest or {})
+        if unknown := {name for name in highest_of if not isinstance(price.get(name), str)}:
             raise InputError(
                 f"highest is of prices that are columns of the table, but names {sorted(unknown)}"
             )
         data = from_table.read_table(table)
         costs = {
             name: CostModel(
-                np.asarray(from_table.read_prices(data, one) / price_per)[..., None],
-                unit=unit, source="price per call", highest=most[name] / price_per if name in most else None,
+                np.asarray(from_table.read_prices(data, column) / price_per)[..., None],
+                unit=unit,
+                source="price per call",
+                highest=highest_of[name] / price_per if name in highest_of else None,
             )
-            for name, one in price.items()
-        }  # fmt: skip
+            for name, column in price.items()
+        }
         columns = from_table.read_columns(
-            data, label=label, better=better, measure=measure, empty_is_no_answer=empty_is_no_answer, id_=id,
-            classes=classes, groups=groups, rows_per_group=rows_per_group,
+            data,
+            label=label,
+            better=better,
+            measure=measure,
+            empty_is_no_answer=empty_is_no_answer,
+            id_=id,
+            classes=classes,
+            groups=groups,
+            rows_per_group=rows_per_group,
             confidence=from_table.model_columns(confidence, names, "confidence"),
             prediction=from_table.model_columns(prediction, names, "prediction"),
             loss=from_table.model_columns(loss, names, "loss"),
-        )  # fmt: skip
+        )
         make = ExitTrace.from_scores if loss is None else ExitTrace.from_losses
-        whole = make(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
-        models = cls({name: whole.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
+        trace = make(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
+        models = cls({name: trace.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
         if not features:
             return models
-        told = from_table.read_features(data, features)
-        return models.with_features("features", told, cost=features_price / price_per)
+        numbers = from_table.read_features(data, features)
+        return models.with_features("features", numbers, cost=features_price / price_per)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -235,11 +248,14 @@ class CascadeTrace:
         return ExitTrace(
             joined_predictions([model.prediction[:, [exit_]] for model, exit_ in exits], axis=1),
             {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in exits], axis=1)},
-            CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
-            row=self._first.row, groups=self.groups,
+            CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full),
+            self.label,
+            self.id,
+            row=self._first.row,
+            groups=self.groups,
             grades=Grades.joined([model.exits(e, e + 1).grades for model, e in exits], axis=1),
             reference=self.reference,
-        )  # fmt: skip
+        )
 
     @property
     def exit_names(self) -> tuple[str, ...]:
@@ -263,9 +279,9 @@ class CascadeTrace:
         Raises UnitError for a unit that does not convert, InfeasibleBudget below the cheapest first exit.
         """
         least = min(self.names, key=lambda name: self[name].cost.first)
-        most = self[self.most_expensive if reference is None else reference].cost.reference
+        dearest = self[self.most_expensive if reference is None else reference].cost.reference
         total = sum(self[name].cost.full for name in self.names)
-        cost = CostModel([self[least].cost.first, total * (1 + 1e-9)], unit=self.unit, reference=most)
+        cost = CostModel([self[least].cost.first, total * (1 + 1e-9)], unit=self.unit, reference=dearest)
         amount = cost.amount(value)
         if amount < cost.first * (1 - 1e-12):
             raise InfeasibleBudget(
@@ -304,27 +320,34 @@ class CascadeTrace:
         parts = [self[step.model].selected(step.exits) for step in cascade]
         if tree and any(step.n_exits != 1 for step in cascade):
             raise InputError("the steps of a tree are of one exit each: give a step for each exit")
-        whole = self[self.most_expensive if reference is None else reference].cost.reference
+        dearest = self[self.most_expensive if reference is None else reference].cost.reference
         outputs = joined_outputs(parts, axis=1)
         if not outputs["scores"]:
             usual = [trace.scores[trace.default_score] for trace in parts]
             outputs["scores"] = {"confidence": np.hstack(usual)}
         cost = (
-            CostModel.of_paths(self.paths(cascade), n=self.n, reference=whole)
+            CostModel.of_paths(self.paths(cascade), n=self.n, reference=dearest)
             if tree
-            else CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole)
+            else CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=dearest)
         )
-        made = ExitTrace(
-            **outputs, cost=cost, label=self.label, id=self.id, row=self._first.row, groups=self.groups,
+        joined = ExitTrace(
+            **outputs,
+            cost=cost,
+            label=self.label,
+            id=self.id,
+            row=self._first.row,
+            groups=self.groups,
             before=tuple(before(cascade, place) for place in range(len(cascade))) if tree else (),
-        )  # fmt: skip
-        vars(made)["neighbours"] = self._first.neighbours
-        return made
+        )
+        vars(joined)["neighbours"] = self._first.neighbours
+        return joined
 
     def paths(self, tree: Sequence[CascadeStep]) -> list[list[tuple[CostModel, int]]]:
         """Return, by step of a tree, the costs of each model on the path to it, and the latest exit of that model."""
-        latest = [{tree[at].model: tree[at].exits[0] for at in path_to(tree, i)} for i in range(len(tree))]
-        return [[(self[name].cost, exit_) for name, exit_ in one.items()] for one in latest]
+        latest = [
+            {tree[step].model: tree[step].exits[0] for step in path_to(tree, i)} for i in range(len(tree))
+        ]
+        return [[(self[name].cost, exit_) for name, exit_ in exits.items()] for exits in latest]
 
     def with_features(self, name: str, features: ArrayLike, *, cost: float) -> CascadeTrace:
         """Return the traces with a model before them that answers nothing, and tells `features` (n, d) of each input.
@@ -335,15 +358,17 @@ class CascadeTrace:
         """
         if name in self._traces:
             raise InputError(f"there is a model {name!r} already: give the features another name")
-        one = self._first.exits(0, 1)
-        logs = one.log_probability
+        first = self._first.exits(0, 1)
+        logs = first.log_probability
         cost = cost or 1e-6 * min(trace.cost.first for trace in self._traces.values())
         silent = replace(
-            one, prediction=np.full((self.n, 1), NO_ANSWER), cost=CostModel([cost], unit=self.unit, source="given"),
-            grades=None if one.grades is None else Grades(np.ones((self.n, 1)), one.grades.measure),
+            first,
+            prediction=np.full((self.n, 1), NO_ANSWER),
+            cost=CostModel([cost], unit=self.unit, source="given"),
+            grades=None if first.grades is None else Grades(np.ones((self.n, 1)), first.grades.measure),
             log_probability=None if logs is None else np.full(logs.shape, -np.log(logs.shape[2]), np.float32),
             features={0: np.asarray(features)},
-        )  # fmt: skip
+        )
         return CascadeTrace({name: silent, **self._traces})
 
     @property
@@ -374,12 +399,12 @@ class CascadeTrace:
 
         By default it is the most expensive model; of equally expensive ones the last.
         """
-        name = model or max(reversed(self.names), key=lambda one: self[one].cost.full)
-        said = as_labels(self[name].prediction[:, -1], name)
+        name = model or max(reversed(self.names), key=lambda name: self[name].cost.full)
+        reference_labels = as_labels(self[name].prediction[:, -1], name)
         return CascadeTrace(
             {
-                one: replace(trace, label=said, grades=None, reference=name)
-                for one, trace in self._traces.items()
+                model: replace(trace, label=reference_labels, grades=None, reference=name)
+                for model, trace in self._traces.items()
             }
         )
 
@@ -412,7 +437,7 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     Raises InputError if an input is missing for one of the two, or their labels or groups differ.
     """
     if not np.array_equal(trace.id, order.id):
-        keys, wanted = (distinct_keys(one.id) for one in (trace, order))
+        keys, wanted = (distinct_keys(each_trace.id) for each_trace in (trace, order))
         if len(missing := np.flatnonzero(~np.isin(keys, wanted))) or not np.isin(wanted, keys).all():
             known, place = (trace, missing[0]) if len(missing) else (order, np.argmin(np.isin(wanted, keys)))
             example = (known.id if known.id_text is None else known.id_text)[place]
@@ -426,8 +451,8 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
     if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
         raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")
     check_measured_alike(order, trace)
-    one, other = order.groups, trace.groups
-    if Groups.joined([one, other]) is not None and not np.array_equal(one.key, other.key):  # type: ignore[union-attr]
+    groups, other = order.groups, trace.groups
+    if Groups.joined([groups, other]) is not None and not np.array_equal(groups.key, other.key):  # type: ignore[union-attr]
         raise InputError(f"the groups of {first!r} and {name!r} differ: models answer the same inputs")
     return trace
 

@@ -29,15 +29,18 @@ def class_codes(
         if all(values.min() >= 0 for values in numbers):
             return [values.astype(np.int64) for values in numbers]
     texts = [_texts(column, name) for name, column in named.items()]
-    given = np.array([str(one) for one in (() if classes is None else classes)], dtype=np.str_)
-    if len({pa.types.is_string(one.type) or pa.types.is_large_string(one.type) for one in columns}) > 1:
-        *texts, given = (_as_typed(text) for text in (*texts, given))
-    if len(np.unique(given)) < len(given):
-        raise InputError(f"classes must each be named once, got {', '.join(given)}")
+    class_texts = np.array([str(class_) for class_ in (() if classes is None else classes)], dtype=np.str_)
+    if (
+        len({pa.types.is_string(column.type) or pa.types.is_large_string(column.type) for column in columns})
+        > 1
+    ):
+        *texts, class_texts = (_as_typed(text) for text in (*texts, class_texts))
+    if len(np.unique(class_texts)) < len(class_texts):
+        raise InputError(f"classes must each be named once, got {', '.join(class_texts)}")
     if labelled:
         _check_alike(names, texts)
-        _check_labels(texts[-1], names[-1], given)
-    first = np.unique(texts[-1]) if classes is None else given
+        _check_labels(texts[-1], names[-1], class_texts)
+    first = np.unique(texts[-1]) if classes is None else class_texts
     every = np.concatenate([first, np.setdiff1d(np.concatenate(texts), first)])
     order = np.argsort(every)
     return [order[np.searchsorted(every, text, sorter=order)] for text in texts]
@@ -50,11 +53,11 @@ def _as_typed(texts: NDArray[np.str_]) -> NDArray[np.str_]:
     """
 
     def typed(text: str) -> str:
-        whole = re.fullmatch(r"\s*([-+]?\d+)(\.0*)?\s*", text)
-        return str(int(whole[1])) if whole else {"true": "true", "false": "false"}.get(text.lower(), text)
+        number = re.fullmatch(r"\s*([-+]?\d+)(\.0*)?\s*", text)
+        return str(int(number[1])) if number else {"true": "true", "false": "false"}.get(text.lower(), text)
 
-    there, at = np.unique(texts, return_inverse=True)
-    return np.array([typed(text) for text in there.tolist()], dtype=np.str_)[at]
+    there, codes = np.unique(texts, return_inverse=True)
+    return np.array([typed(text) for text in there.tolist()], dtype=np.str_)[codes]
 
 
 def check_filled(filled: NDArray[np.bool_], name: str, remedy: str = "drop these inputs") -> None:

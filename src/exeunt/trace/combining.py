@@ -39,8 +39,8 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
             f"fit and calibrate share {counted(common, 'row')}; guarantees hold only for disjoint parts: "
             "use trace.split(...), or give other traces other id=..."
         )
-    one, other = fit.groups, calibrate.groups
-    if Groups.joined([one, other]) is not None and (shared := len(np.intersect1d(one.key, other.key))):  # type: ignore[union-attr]
+    groups, other = fit.groups, calibrate.groups
+    if Groups.joined([groups, other]) is not None and (shared := len(np.intersect1d(groups.key, other.key))):  # type: ignore[union-attr]
         raise InputError(
             f"fit and calibrate share {counted(shared, 'group')}; guarantees hold only for disjoint groups: use "
             "trace.split(...), or give other groups other names"
@@ -95,5 +95,5 @@ class GrowingTrace:
         labels = [part.label for part in self._parts if part.label is not None]
         if labels and len(labels) < len(self._parts):
             raise InputError("some batches have labels and some have none: give all or none")
-        whole = concatenate(self._parts)
-        return replace(whole, row=usual_rows(whole.id))
+        joined_trace = concatenate(self._parts)
+        return replace(joined_trace, row=usual_rows(joined_trace.id))

@@ -69,10 +69,10 @@ def along_paths(
     memories = {-1: start}
     for exit_, earlier in enumerate(trace.before):
         before = memories.pop(earlier) if last[earlier] == exit_ else memories[earlier]
-        found, after = step(exit_, before)
+        result, after = step(exit_, before)
         if exit_ in last:
             memories[exit_] = after
-        yield found
+        yield result
 
 
 def inverted_exits(trace: ExitTrace, name: str) -> list[int]:
@@ -83,14 +83,14 @@ def inverted_exits(trace: ExitTrace, name: str) -> list[int]:
     from scipy.stats import rankdata
 
     ranks, quality = rankdata(trace.scores[name], axis=0), trace.quality
-    found = []
+    inverted = []
     for exit_ in range(trace.n_exits):
         weights = quality[:, exit_], 1.0 - quality[:, exit_]
-        if min(one.sum() for one in weights) >= _FEW:
-            right, wrong = (float(one @ ranks[:, exit_] / one.sum()) for one in weights)
+        if min(weight.sum() for weight in weights) >= _FEW:
+            right, wrong = (float(weight @ ranks[:, exit_] / weight.sum()) for weight in weights)
             if right < wrong - 0.1 * trace.n:
-                found.append(exit_)
-    return found
+                inverted.append(exit_)
+    return inverted
 
 
 def cached_on_trace(learn: _Function) -> _Function:

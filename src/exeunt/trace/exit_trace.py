@@ -97,7 +97,7 @@ class ExitTrace:
 
     def __post_init__(self) -> None:
         prediction = arrays.integers(self.prediction, "prediction", ndim=2)
-        scores = {name: checked_score(name, value, prediction) for name, value in self.scores.items()}
+        scores = {name: checked_score(name, score, prediction) for name, score in self.scores.items()}
         if not scores:
             raise InputError("a trace needs at least one score, got none")
         n, m = prediction.shape
@@ -111,7 +111,7 @@ class ExitTrace:
         row = usual_rows(id_) if self.row is None else arrays.keys(self.row, "row", n=n)
         fields = {
             "prediction": arrays.frozen(prediction),
-            "scores": {name: arrays.frozen(value) for name, value in scores.items()},
+            "scores": {name: arrays.frozen(score) for name, score in scores.items()},
             "label": None if label is None else arrays.frozen(label),
             "id": arrays.frozen(id_),
             "row": arrays.frozen(row),
@@ -119,14 +119,14 @@ class ExitTrace:
             "id_text": texts,
             "groups": groups,
             "cost": self.cost if groups is None else self.cost.weighted(groups.row_weight),
-            "features": {exit_: checked_features(value, n) for exit_, value in self.features.items()},
+            "features": {exit_: checked_features(feature, n) for exit_, feature in self.features.items()},
             "before": self.before or tuple(range(-1, m - 1)),
             "disagreement": None
             if self.disagreement is None
             else checked_disagreement(self.disagreement, n, m),
         }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
+        for name, column in fields.items():
+            object.__setattr__(self, name, column)
 
     @classmethod
     def from_probabilities(
@@ -177,8 +177,8 @@ class ExitTrace:
 
         `no_answer`: as for `from_losses`.
         """
-        given = arrays.integers(prediction, "prediction", ndim=2)
-        predicted, silent = checked_answers(given, no_answer, given.shape)
+        classes = arrays.integers(prediction, "prediction", ndim=2)
+        predicted, silent = checked_answers(classes, no_answer, classes.shape)
         scores = {name: arrays.floats(where_answered(score, silent, name), name, ndim=2)}
         return cls(predicted, scores, cost, label, id, groups=groups)  # type: ignore[arg-type]
 
@@ -273,10 +273,19 @@ class ExitTrace:
         from exeunt.trace.from_table import read_columns, table_cost  # PyArrow is imported late
 
         columns = read_columns(
-            table, confidence=confidence, prediction=prediction, label=label, loss=loss, better=better, measure=measure,
-            empty_is_no_answer=empty_is_no_answer, id_=id, classes=classes, groups=groups,
+            table,
+            confidence=confidence,
+            prediction=prediction,
+            label=label,
+            loss=loss,
+            better=better,
+            measure=measure,
+            empty_is_no_answer=empty_is_no_answer,
+            id_=id,
+            classes=classes,
+            groups=groups,
             rows_per_group=rows_per_group,
-        )  # fmt: skip
+        )
         model = table_cost(cost, cost_is, unit, n_exits=columns["no_answer"].shape[1])
         return (cls.from_scores if loss is None else cls.from_losses)(**columns, cost=model)
 
@@ -371,7 +380,7 @@ class ExitTrace:
 
         Scores and "prediction" (rows,); "log_probability" (rows, k) and "features" (rows, d) where there are any.
         """
-        outputs: dict[str, Any] = {name: value[rows, exit_] for name, value in self.scores.items()}
+        outputs: dict[str, Any] = {name: score[rows, exit_] for name, score in self.scores.items()}
         outputs["prediction"] = self.prediction[rows, exit_]
         if self.log_probability is not None:
             outputs[LOG_PROBABILITY] = self.log_probability[rows, exit_]
@@ -407,7 +416,7 @@ class ExitTrace:
         places = np.arange(self.n_exits)[exits].tolist()
         return ExitTrace(
             self.prediction[rows][:, exits],
-            {name: value[rows][:, exits] for name, value in self.scores.items()},
+            {name: score[rows][:, exits] for name, score in self.scores.items()},
             cost,
             None if self.label is None else self.label[rows],
             self.id[rows],

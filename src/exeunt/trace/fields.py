@@ -37,9 +37,9 @@ def check_cost(cost: Any, n: int, m: int) -> None:
         raise InputError(f"the trace has {counted(n, 'input')} but the costs are of {len(rows)}")
 
 
-def checked_score(name: str, value: ArrayLike, prediction: Integers) -> Floats:
+def checked_score(name: str, numbers: ArrayLike, prediction: Integers) -> Floats:
     """Return a score (n, m), -inf where there is no answer. Raises InputError for another shape, or NaN."""
-    score = arrays.floats(value, f"score {name!r}", ndim=2)
+    score = arrays.floats(numbers, f"score {name!r}", ndim=2)
     if score.shape != prediction.shape:
         raise InputError(f"score {name!r} has shape {score.shape} but the answers have {prediction.shape}")
     silent = prediction == NO_ANSWER
@@ -109,9 +109,9 @@ def where_answered(values: ArrayLike, silent: Any, name: str) -> ArrayLike:
     """Return values (n, m) with 0 in place of what is given where there is no answer."""
     if not np.any(silent):
         return values
-    if (given := matrix(values, name)).shape != np.shape(silent):
-        raise InputError(f"{name} has shape {given.shape} but no_answer has {np.shape(silent)}")
-    return np.where(silent, 0.0, given)
+    if (numbers := matrix(values, name)).shape != np.shape(silent):
+        raise InputError(f"{name} has shape {numbers.shape} but no_answer has {np.shape(silent)}")
+    return np.where(silent, 0.0, numbers)
 
 
 def loss_of_numbers(
@@ -121,8 +121,8 @@ def loss_of_numbers(
     if error not in ("absolute", "squared"):
         raise InputError(f"error must be 'absolute' or 'squared', got {error!r}")
     arrays.check_positive(worst, "worst")
-    given = where_answered(prediction, False if no_answer is None else no_answer, "prediction")
-    numbers, true = arrays.floats(given, "prediction", ndim=2), arrays.floats(target, "target", ndim=1)
+    answered = where_answered(prediction, False if no_answer is None else no_answer, "prediction")
+    numbers, true = arrays.floats(answered, "prediction", ndim=2), arrays.floats(target, "target", ndim=1)
     arrays.check_length(true, "target", len(numbers))
     for name, values in (("prediction", numbers), ("target", true)):
         if len(bad := np.argwhere(~np.isfinite(values))):
@@ -156,10 +156,10 @@ def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
 
 def id_texts(id_: Any) -> NDArray[Any] | None:
     """Return ids (n,) that are texts, also if they are objects as in a column of pandas; None for others."""
-    given = np.asarray(id_)
-    if given.dtype.kind in "OT" and given.size and all(isinstance(one, str) for one in given.flat):
-        given = given.astype(np.str_)
-    return given if given.dtype.kind == "U" else None
+    keys = np.asarray(id_)
+    if keys.dtype.kind in "OT" and keys.size and all(isinstance(key, str) for key in keys.flat):
+        keys = keys.astype(np.str_)
+    return keys if keys.dtype.kind == "U" else None
 
 
 def id_keys(id_: ArrayLike, n: int, name: str = "id") -> Keys:
@@ -218,8 +218,8 @@ def fields_of_evidence(evidence: Iterable[Evidence], n: int, m: int) -> dict[str
             score[:, exit_] = shown[name]
         if keeps_log_probability(n_kept(n * m, shown.probabilities.shape[1])):
             logs.append(kept_form(shown[LOG_PROBABILITY].astype(np.float32)[:, None]))
-    kept = joined(logs, axis=1) if logs else None
-    return {"prediction": prediction, "scores": scores, "log_probability": kept}
+    log_probability = joined(logs, axis=1) if logs else None
+    return {"prediction": prediction, "scores": scores, "log_probability": log_probability}
 
 
 def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
@@ -230,12 +230,14 @@ def joined_outputs(traces: Sequence[Any], axis: int) -> dict[str, Any]:
     """
     names = [name for name in traces[0].scores if all(name in trace.scores for trace in traces)]
     logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
-    kept = len(logs) == len(traces) and (axis == 0 or len({one.shape[2] for one in logs}) == 1)
+    keeps_logs = len(logs) == len(traces) and (axis == 0 or len({log.shape[2] for log in logs}) == 1)
     differ = [trace.disagreement for trace in traces if axis == 0 and trace.disagreement is not None]
     return {
         "prediction": joined_predictions([trace.prediction for trace in traces], axis),
-        "scores": {name: np.concatenate([one.scores[name] for one in traces], axis=axis) for name in names},
-        "log_probability": joined(logs, axis=axis) if kept else None,
+        "scores": {
+            name: np.concatenate([trace.scores[name] for trace in traces], axis=axis) for name in names
+        },
+        "log_probability": joined(logs, axis=axis) if keeps_logs else None,
         "grades": Grades.joined([trace.grades for trace in traces], axis),
         "reference": traces[0].reference,
         "features": _joined_features(traces, axis),
@@ -249,9 +251,9 @@ def _joined_features(traces: Sequence[Any], axis: int) -> dict[int, Floats]:
         return {exit_: np.concatenate([trace.features[exit_] for trace in traces]) for exit_ in sorted(known)}
     starts = accumulate((trace.n_exits for trace in traces), initial=0)
     return {
-        start + exit_: told
+        start + exit_: features
         for start, trace in zip(starts, traces, strict=False)
-        for exit_, told in trace.features.items()
+        for exit_, features in trace.features.items()
     }
 
 

@@ -60,39 +60,42 @@ def read_columns(
         raise InputError(
             "answers are graded, or right or wrong by labels: name columns of losses or of labels, not both"
         )
-    for what, name in {"label": label, "id": id_, "groups": groups}.items():
+    for role, name in {"label": label, "id": id_, "groups": groups}.items():
         if not isinstance(name, str | None):
-            raise InputError(f"{what} must name a column of the table, got {type(name).__name__}")
+            raise InputError(f"{role} must name a column of the table, got {type(name).__name__}")
     if rows_per_group != 1 and groups is None:
         raise InputError("rows_per_group is about groups: name their column with groups=...")
     data = read_table(table)
-    given = {"confidence": confidence, "prediction": prediction, "loss": loss}
-    asked = {what: names for what, names in given.items() if names is not None}
-    found = dict(zip(asked, exit_columns(list(asked.values()), data.column_names), strict=True))
-    m = len(next(iter(found.values())))
-    if {len(names) for names in found.values()} != {m} or m == 0:
+    columns_given = {"confidence": confidence, "prediction": prediction, "loss": loss}
+    column_names = {role: names for role, names in columns_given.items() if names is not None}
+    columns_of = dict(
+        zip(column_names, exit_columns(list(column_names.values()), data.column_names), strict=True)
+    )
+    m = len(next(iter(columns_of.values())))
+    if {len(names) for names in columns_of.values()} != {m} or m == 0:
         raise InputError(
-            f"give one {' and one '.join(found)} column per exit, got "
-            f"{' and '.join(str(len(names)) for names in found.values())}: "
-            f"{'; '.join(', '.join(names) or 'none' for names in found.values())}"
+            f"give one {' and one '.join(columns_of)} column per exit, got "
+            f"{' and '.join(str(len(names)) for names in columns_of.values())}: "
+            f"{'; '.join(', '.join(names) or 'none' for names in columns_of.values())}"
         )
     _check_columns(
-        data, [*(name for names in found.values() for name in names), *filter(None, (label, id_, groups))]
+        data,
+        [*(name for names in columns_of.values() for name in names), *filter(None, (label, id_, groups))],
     )
     empty = np.zeros((data.num_rows, m), dtype=bool)
-    columns_of_exits = partial(_of_exits, data, found, empty if empty_is_no_answer else None)
-    named = dict(zip(found.get("prediction", []), columns_of_exits("prediction", _column), strict=True))
+    columns_of_exits = partial(_of_exits, data, columns_of, empty if empty_is_no_answer else None)
+    named = dict(zip(columns_of.get("prediction", []), columns_of_exits("prediction", _column), strict=True))
     if label is not None:
         named[label] = _column(data, label)
     codes = class_codes(named, labelled=label is not None, classes=classes) if named else []
     if label is not None and not any((codes[exit_] == codes[m]).any() for exit_ in range(m)):
-        last = found["prediction"][-1]
+        last = columns_of["prediction"][-1]
         predicted, meant = data[last][0].as_py(), data[label][0].as_py()
         raise InputError(
             f"no prediction equals its label in any row (row 0: {last!r} is {predicted!r}, {label!r} is "
             f"{meant!r}): write classes alike in both, or name the right column of labels"
         )
-    numbers = {what: columns_of_exits(what, _numbers) for what in found if what != "prediction"}
+    numbers = {role: columns_of_exits(role, _numbers) for role in columns_of if role != "prediction"}
     columns: dict[str, Any] = {
         "score": np.stack(numbers["confidence"], axis=1) if confidence is not None else None,
         "prediction": np.stack(codes[:m], axis=1) if prediction is not None else None,
@@ -104,21 +107,23 @@ def read_columns(
     if loss is None:
         return {**columns, "label": None if label is None else codes[m]}
     values = np.stack(numbers["loss"], axis=1)
-    check_range(np.where(empty, 0.0, values), "losses" if better == "lower" else "qualities", found["loss"])
+    check_range(
+        np.where(empty, 0.0, values), "losses" if better == "lower" else "qualities", columns_of["loss"]
+    )
     return {**columns, "loss": values, "better": better, "measure": measure}
 
 
 def _of_exits(
     data: pa.Table,
-    found: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
     empty: Booleans | None,
-    what: str,
+    role: str,
     read: Callable[..., Any],
 ) -> list[Any]:
     """Return the columns of one kind. `empty` (n, m): set to True where cells are empty, if they may be."""
     return [
         read(data, name, remedy=_NO_ANSWER, empty=None if empty is None else empty[:, exit_])
-        for exit_, name in enumerate(found.get(what, []))
+        for exit_, name in enumerate(columns.get(role, []))
     ]
 
 
@@ -217,15 +222,15 @@ def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
     """Return the columns of a pattern by their numbers, in order."""
     numbered = re.compile(re.escape(pattern).replace(re.escape("{}"), r"(\d+)"))
     matches = [match for name in there if (match := numbered.fullmatch(name))]
-    found = {int(match[1]): match[0] for match in matches}
-    if not found:
+    by_number = {int(match[1]): match[0] for match in matches}
+    if not by_number:
         raise InputError(_has_no_column(pattern, there, " with a number for {}"))
-    if len(found) < len(matches):
+    if len(by_number) < len(matches):
         raise InputError(
             f"two columns {pattern} have the same number: {', '.join(match[0] for match in matches)}; list them "
             "one by one"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(by_number.items()))
 
 
 def read_features(table: pa.Table, names: Sequence[str]) -> Floats:
@@ -253,12 +258,12 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
-def model_columns(pattern: str | None, names: Sequence[str], what: str) -> list[str] | None:
+def model_columns(pattern: str | None, names: Sequence[str], option: str) -> list[str] | None:
     """Return the columns of models, from a pattern with {} in place of a model's name. `what`: for messages."""
     if pattern is None:
         return None
     if "{}" not in pattern:
-        raise InputError(f"{what} must hold {{}} in place of a model's name, got {pattern!r}")
+        raise InputError(f"{option} must hold {{}} in place of a model's name, got {pattern!r}")
     if other := [name for name in names if not isinstance(name, str)]:
         raise InputError(f"models are named by texts, got {other[0]!r}: write {str(other[0])!r}")
     return [pattern.replace("{}", name) for name in names]
@@ -341,6 +346,6 @@ def _ids(table: pa.Table, name: str) -> NDArray[Any]:
     column = _column(table, name)
     if pa.types.is_integer(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False).astype(np.uint64))
-    texts = np.array([str(value) for value in column.to_pylist()])
+    texts = np.array([str(key) for key in column.to_pylist()])
     check_filled(texts != "", name)
     return texts

@@ -97,32 +97,34 @@ class Grades:
 
 def check_measured_alike(*traces: Any) -> None:
     """Raise InputError unless all traces are measured alike: by labels, by one reference, or by grades of a name."""
-    ways = {f"{one.measure} with {one.reference}" if one.reference else one.measure for one in traces}
+    ways = {
+        f"{trace.measure} with {trace.reference}" if trace.reference else trace.measure for trace in traces
+    }
     if len(ways) > 1:
         raise InputError(f"answers must be measured alike in all parts, got {' and '.join(sorted(ways))}")
 
 
-def matrix(values: ArrayLike, what: str) -> Floats:
+def matrix(values: ArrayLike, role: str) -> Floats:
     """Return values as numbers (n, m). Raises InputError for anything else."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"{what} must be numbers, one for each input and exit, got {values!r:.80}") from None
+        raise InputError(f"{role} must be numbers, one for each input and exit, got {values!r:.80}") from None
     if numbers.ndim != 2:
-        raise InputError(f"{what} must have shape (inputs, exits), got {numbers.shape}")
+        raise InputError(f"{role} must have shape (inputs, exits), got {numbers.shape}")
     return numbers
 
 
-def check_range(values: Floats, what: str, columns: Sequence[str] = ()) -> None:
+def check_range(values: Floats, role: str, columns: Sequence[str] = ()) -> None:
     """Raise InputError unless all values (n, m) lie in [0, 1]. `columns`: their names in a table."""
     if (bad := ~((values >= 0) & (values <= 1))).any():
         row, exit_ = (int(place[0]) for place in np.nonzero(bad))
         where = f"column {columns[exit_]!r}" if columns else f"exit {exit_}"
-        value = float(values[row, exit_])
+        worst = float(values[row, exit_])
         scale = "divide by the highest value there can be, or clip"
-        mend = "drop the input, or say that there is no answer" if np.isnan(value) else scale
+        mend = "drop the input, or say that there is no answer" if np.isnan(worst) else scale
         raise InputError(
-            f"{what} must lie in [0, 1], got {value:g} in row {row} of {where} (rows count from 0): {mend}"
+            f"{role} must lie in [0, 1], got {worst:g} in row {row} of {where} (rows count from 0): {mend}"
         )
 
 

@@ -41,23 +41,23 @@ class Groups:
     rows_per_group: int = 1
 
     def __post_init__(self) -> None:
-        most = self.rows_per_group
-        if not isinstance(most, int | np.integer) or most < 1:
-            raise InputError(f"rows_per_group must be a whole number of 1 or more, got {most!r}")
+        limit = self.rows_per_group
+        if not isinstance(limit, int | np.integer) or limit < 1:
+            raise InputError(f"rows_per_group must be a whole number of 1 or more, got {limit!r}")
         if np.ndim(self.key) == 0:
             raise InputError(
                 f"groups must hold a name for each row, got {self.key!r}: from_table alone takes columns"
             )
         key = id_keys(self.key, np.size(self.key), "groups")
-        self.__dict__.update(key=arrays.frozen(key), rows_per_group=int(most))
+        self.__dict__.update(key=arrays.frozen(key), rows_per_group=int(limit))
 
     @classmethod
     def checked(cls, groups: Groups | ArrayLike | None, n: int) -> Groups | None:
         """Return the groups of n rows, made from their names if need be. Raises InputError for another number."""
-        found = groups if groups is None or isinstance(groups, Groups) else cls(groups)  # type: ignore[arg-type]
-        if found is not None:
-            arrays.check_length(found.key, "groups", n)
-        return found
+        checked = groups if groups is None or isinstance(groups, Groups) else cls(groups)  # type: ignore[arg-type]
+        if checked is not None:
+            arrays.check_length(checked.key, "groups", n)
+        return checked
 
     @classmethod
     def joined(cls, parts: Sequence[Groups | None]) -> Groups | None:
@@ -132,13 +132,13 @@ def neighbours_alike(scores: Floats, classes: Integers, id_: Keys) -> float:
     from scipy.stats import rankdata
 
     scores, classes, id_ = scores[:_ENOUGH], classes[:_ENOUGH], id_[:_ENOUGH]
-    value = rankdata(scores, axis=0).mean(axis=1)
+    ranks = rankdata(scores, axis=0).mean(axis=1)
     _, of = np.unique(classes, return_inverse=True)
-    value -= (np.bincount(of, weights=value) / np.bincount(of))[of]
-    products = (value[1:] * value[:-1])[id_[1:] != id_[:-1]]
+    ranks -= (np.bincount(of, weights=ranks) / np.bincount(of))[of]
+    products = (ranks[1:] * ranks[:-1])[id_[1:] != id_[:-1]]
     if products.sum() <= _NOTICED * float(np.sum(products**2)) ** 0.5:
         return 0.0
-    correlation = float(products.mean() / value.var())
+    correlation = float(products.mean() / ranks.var())
     return correlation if correlation >= _ALIKE else 0.0
 
 

@@ -98,11 +98,11 @@ def _dense(label: NDArray[Any], log: NDArray[Any], others: NDArray[Any], n_class
     return logs
 
 
-def kept_form(value: ArrayLike | TopClasses) -> LogProbability:
+def kept_form(outputs: ArrayLike | TopClasses) -> LogProbability:
     """Return log-probabilities (n, m, k) unchanged, or as `TopClasses` if there are more than 256 classes."""
-    if isinstance(value, TopClasses):
-        return value
-    logs = np.asarray(value)
+    if isinstance(outputs, TopClasses):
+        return outputs
+    logs = np.asarray(outputs)
     return TopClasses.of(logs) if logs.ndim == 3 and logs.shape[2] > MANY_CLASSES else logs
 
 
@@ -121,13 +121,15 @@ def keeps_log_probability(size: int) -> bool:
     return size <= _HALF
 
 
-def checked_log_probability(value: ArrayLike | TopClasses, shape: tuple[int, ...]) -> LogProbability | None:
+def checked_log_probability(
+    log_probability: ArrayLike | TopClasses, shape: tuple[int, ...]
+) -> LogProbability | None:
     """Return log-probabilities (n, m, k) as a trace keeps them; `shape` is (n, m).
 
     Up to 2^26 numbers are kept in single precision, up to 2^28 in half precision; more are dropped (None).
     Raises InputError for another shape, or for values above 0 or NaN.
     """
-    logs = kept_form(value)
+    logs = kept_form(log_probability)
     if len(logs.shape) != 3 or logs.shape[:2] != shape or logs.shape[2] == 0:
         raise InputError(f"log_probability must have shape {(*shape, 'k')}, got {logs.shape}")
     if not keeps_log_probability(logs.size):

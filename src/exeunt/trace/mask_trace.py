@@ -35,7 +35,7 @@ def mask_trace(
     disagreement.
     The features that the first exit tells about an image are those of `MaskEvidence`.
     """
-    return trace_of_evidence([MaskEvidence(one, scale) for one in logits], cost=cost, truth=truth, id=id)
+    return trace_of_evidence([MaskEvidence(logit, scale) for logit in logits], cost=cost, truth=truth, id=id)
 
 
 def trace_of_evidence(
@@ -46,10 +46,10 @@ def trace_of_evidence(
     id: Any = None,  # noqa: A002
 ) -> ExitTrace:
     """Return the same of each exit's evidence, whose masks are then computed."""
-    masks = np.stack([one["mask"] for one in shown], axis=1)
+    masks = np.stack([evidence["mask"] for evidence in shown], axis=1)
     return ExitTrace(
-        np.stack([one["prediction"] for one in shown], axis=1),
-        {name: np.stack([one[name] for one in shown], axis=1) for name in MASK_SCORES},
+        np.stack([evidence["prediction"] for evidence in shown], axis=1),
+        {name: np.stack([evidence[name] for evidence in shown], axis=1) for name in MASK_SCORES},
         cost,
         id=id,
         grades=None
@@ -87,13 +87,13 @@ def image_losses(masks: Masks, truth: NDArray[Any], n_classes: int) -> Floats:
     """
     n, m = masks.shape[:2]
     losses = np.empty((n, m))
-    for i, (said, true) in enumerate(zip(masks, truth, strict=True)):
+    for i, (predicted, true) in enumerate(zip(masks, truth, strict=True)):
         counts = true >= 0
         of_truth = true[counts].astype(np.int64)
         if of_truth.size == 0:
             raise InputError(f"image {i} of a batch has a mask in which no pixel has a class: leave it out")
         size = np.bincount(of_truth, minlength=n_classes)
-        for exit_, mask in enumerate(said[:, counts]):
+        for exit_, mask in enumerate(predicted[:, counts]):
             both = np.bincount(of_truth * n_classes + mask, minlength=n_classes**2).reshape(
                 n_classes, n_classes
             )

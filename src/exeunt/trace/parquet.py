@@ -80,7 +80,7 @@ def trace_table(fields: Mapping[str, Any]) -> Any:
     if label is not None:
         columns["label"] = pa.array(label, mask=label < 0)
     columns["prediction"] = _lists(fields["prediction"])
-    columns |= {SCORE + name: _lists(value) for name, value in fields["scores"].items()}
+    columns |= {SCORE + name: _lists(field) for name, field in fields["scores"].items()}
     header: dict[str, Any] = {"version": 1, "cost": cost.to_dict()}
     if cost.per_input is not None:
         columns[_COST] = _lists(cost.per_input)
@@ -123,8 +123,8 @@ def writing_options(table: Any) -> dict[str, Any]:
         if pa.types.is_fixed_size_list(field.type) and pa.types.is_floating(field.type.value_type)
     ]
     labels = ["label", "prediction.list.element"]
-    whole = {"compression": "zstd", "write_page_checksum": True}
-    return {**whole, "use_dictionary": labels, "use_byte_stream_split": floats}
+    options = {"compression": "zstd", "write_page_checksum": True}
+    return {**options, "use_dictionary": labels, "use_byte_stream_split": floats}
 
 
 def load_trace(path: str | Path, build: Callable[..., T]) -> T:

@@ -84,8 +84,8 @@ class StoredTrace:
         rows come in groups;
         ArtefactError for a file that is damaged, foreign or newer.
         """
-        found = place(folder)
-        listed: Iterator[AnyPath] = found.glob("*.parquet") if found.is_dir() else iter(())
+        path = place(folder)
+        listed: Iterator[AnyPath] = path.glob("*.parquet") if path.is_dir() else iter(())
         if not (files := tuple(map(unlisted, sorted(listed, key=str)))):
             raise InputError(
                 f"{folder} is no folder of recorded outputs: it has no .parquet file; `exeunt record` or "
@@ -145,8 +145,8 @@ class StoredTrace:
                 wanted = [name for name in wanted if name in {"id", ROW, "prediction", *named}]
             width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
             width += footer.header.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
-            most = max(1, min(_MOST_ROWS, _BYTES // (8 * width)))
-            for table in self._with_rows(file, footer, wanted, most):
+            max_rows = max(1, min(_MOST_ROWS, _BYTES // (8 * width)))
+            for table in self._with_rows(file, footer, wanted, max_rows):
                 chunk = trace_of(table, footer.header, file, ExitTrace)
                 for change in self.changes:
                     chunk = change(chunk)
@@ -163,21 +163,23 @@ class StoredTrace:
 
     def _each(self) -> Iterator[AnyPath]:
         """Yield the files. Raises InputError after one whose size or time differs from when it was opened."""
-        for file, found in zip(self.files, self._found, strict=True):
+        for file, stamp in zip(self.files, self._found, strict=True):
             yield file
-            if size_and_time(file) != found:
+            if size_and_time(file) != stamp:
                 raise changed(file)
 
-    def _with_rows(self, file: AnyPath, footer: _Footer, columns: Sequence[str], most: int) -> Iterator[Any]:
+    def _with_rows(
+        self, file: AnyPath, footer: _Footer, columns: Sequence[str], max_rows: int
+    ) -> Iterator[Any]:
         """Yield columns of a file and the keys of its rows, which a file of a whole trace does not hold."""
         if ROW in footer.schema.names:  # not all files of a folder need hold them
-            yield from _tables(file, [*dict.fromkeys([*columns, ROW])], most)
+            yield from _tables(file, [*dict.fromkeys([*columns, ROW])], max_rows)
             return
         if str(file) not in self._digests:
             ids = (table["id"].to_numpy() for table in _tables(file, ["id"], _MOST_ROWS))
             self._digests[str(file)] = digest_of_ids(ids)
         start = 0
-        for table in _tables(file, columns, most):
+        for table in _tables(file, columns, max_rows):
             rows = row_keys(self._digests[str(file)], np.arange(start, start + table.num_rows))
             yield table.append_column(ROW, pa.array(rows))
             start += table.num_rows

@@ -77,7 +77,7 @@ class Alarm:
 
 
 def drift_alarm(
-    policy: Policy, at: int, period: tuple[int, int, int], exits: Integers, *, surer: float, repeated: str
+    policy: Policy, place: int, period: tuple[int, int, int], exits: Integers, *, surer: float, repeated: str
 ) -> Alarm:
     """Return the alarm of a change of inputs.
 
@@ -95,9 +95,16 @@ def drift_alarm(
         *_guarantees(policy),
     ]
     return Alarm(
-        at, *period, "repetition" if repeated else "inputs", tuple(planned.tolist()), tuple(shares.tolist()),
-        policy.expected_cost, cost, bool(_voided(policy)), " ".join(lines),
-    )  # fmt: skip
+        place,
+        *period,
+        "repetition" if repeated else "inputs",
+        tuple(planned.tolist()),
+        tuple(shares.tolist()),
+        policy.expected_cost,
+        cost,
+        bool(_voided(policy)),
+        " ".join(lines),
+    )
 
 
 def _how(policy: Policy, planned: Floats, shares: Floats, n: int, surer: float) -> str:
@@ -118,21 +125,21 @@ def _where(names: Sequence[str], planned: Floats, shares: Floats, n: int) -> str
 
     Later exits get other inputs because of it, so their shares differ too.
     """
-    (before, expected), (came, kept) = of_those_left(planned), of_those_left(shares)
-    changed = (before > 0) & (abs(_errors(kept, expected, np.maximum(n * came, 1))) >= _NOTED)
+    (before, expected), (came, leaving) = of_those_left(planned), of_those_left(shares)
+    changed = (before > 0) & (abs(_errors(leaving, expected, np.maximum(n * came, 1))) >= _NOTED)
     if not changed[:-1].any():
         return ""
     first = int(np.argmax(changed))
     return (
-        f" It shows first at {names[first]}, which answers {kept[first]:.1%} instead of {expected[first]:.1%} of the "
-        "inputs that come there."
+        f" It shows first at {names[first]}, which answers {leaving[first]:.1%} instead of {expected[first]:.1%} of "
+        "the inputs that come there."
     )
 
 
 def _errors(shares: Floats, planned: Floats, n: int | Floats) -> Floats:
     """Return by how many standard errors shares of n inputs differ from those planned."""
-    found: Floats = (shares - planned) / np.sqrt(np.maximum(planned * (1 - planned), 1 / n) / n)
-    return found
+    errors: Floats = (shares - planned) / np.sqrt(np.maximum(planned * (1 - planned), 1 / n) / n)
+    return errors
 
 
 def _costs(policy: Policy, cost: float) -> str:
@@ -157,15 +164,17 @@ def _voided(policy: Policy) -> list[str]:
     return cost + ["the loss"] * (policy.loss_certificate is not None)
 
 
-def loss_alarm(policy: Policy, at: int, since: int, mean: float, certified: float) -> Alarm:
+def loss_alarm(policy: Policy, place: int, since: int, mean: float, certified: float) -> Alarm:
     """Return the alarm that answers lose more than certified. `mean`: the loss of the inputs since."""
     planned = tuple(policy.planned_shares.tolist())
-    what = (
+    text = (
         f"answers lose {mean:.2%} on average, and at most {certified:.2%} was certified. The guarantee of the loss no "
         "longer describes them."
     )
     expected = policy.expected_cost
-    return Alarm(at, since, since, at, "loss", planned, planned, expected, expected, void=True, what=what)
+    return Alarm(
+        place, since, since, place, "loss", planned, planned, expected, expected, void=True, what=text
+    )
 
 
 def changed_since(before: Floats, cells: Integers) -> tuple[int, int, int]:
@@ -178,22 +187,22 @@ def changed_since(before: Floats, cells: Integers) -> tuple[int, int, int]:
     from scipy.special import gammaln
 
     n = len(cells)
-    one = np.zeros((n + 1, len(before)))
-    one[np.arange(1, n + 1), cells] = 1.0
-    seen = np.cumsum(one, axis=0)[:n]  # before each place
-    urn = before + seen
-    after = np.bincount(cells, minlength=len(before)) - seen
+    indicator = np.zeros((n + 1, len(before)))
+    indicator[np.arange(1, n + 1), cells] = 1.0
+    counts_before = np.cumsum(indicator, axis=0)[:n]  # before each place
+    urn = before + counts_before
+    after = np.bincount(cells, minlength=len(before)) - counts_before
     shares = urn / urn.sum(axis=1, keepdims=True)
 
     def log_likelihood(counts: Floats, of: Floats) -> Floats:
         """Of the counts (n, c) under a Dirichlet distribution of the shares."""
         total = of.sum(axis=-1)
-        whole = gammaln(total) - gammaln(total + counts.sum(axis=1))
-        found: Floats = whole + (gammaln(of + counts) - gammaln(of)).sum(axis=1)
-        return found
+        prior = gammaln(total) - gammaln(total + counts.sum(axis=1))
+        likelihood: Floats = prior + (gammaln(of + counts) - gammaln(of)).sum(axis=1)
+        return likelihood
 
     changed = np.logaddexp.reduce([log_likelihood(after, prior * shares) for prior in _PRIORS])
-    likelihood = log_likelihood(seen, before) + changed
+    likelihood = log_likelihood(counts_before, before) + changed
     weights = np.exp(likelihood - likelihood.max())
     reached = np.cumsum(weights) / weights.sum()
     tails = (1 - _LEVEL) / 2

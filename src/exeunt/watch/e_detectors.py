@@ -62,11 +62,11 @@ class UrnDetectors:
 
     def __init__(self, counts: Integers, divisions: Sequence[Integers], values: Floats) -> None:
         self.divisions = list(divisions)
-        starts = np.cumsum([0, *(int(one.max()) + 1 for one in divisions)])
+        starts = np.cumsum([0, *(int(division.max()) + 1 for division in divisions)])
         self._last, cells = slice(starts[-2], starts[-1]), int(starts[-1])
         urn = counts.astype(np.float64)
         urn[-1] += 1
-        columns = np.stack([start + one for start, one in zip(starts, divisions, strict=False)])
+        columns = np.stack([start + division for start, division in zip(starts, divisions, strict=False)])
         # Weights lie in one row: what the urn holds of all coarser cells and values, then the recent inputs by cell.
         held = cells + values.shape[1]
         self._members = np.zeros((len(counts), held + cells))
@@ -103,16 +103,16 @@ class UrnDetectors:
         np.multiply(members, self._before_forgetting[:n], out=sums[1:])
         np.add.accumulate(sums, axis=0, out=sums)
         mine = sums.take(self._mine.take(cells, axis=2) + self._rows[..., :n])  # (2, divisions, n)
-        found = np.empty((len(self.evidence), n))
-        shares = np.divide(mine[1], mine[0], out=found[:k])
-        np.divide(members[:, self._bets].T, sums[:n, self._bets].T, out=found[k:])
-        found *= _steps[:n] + self.total
+        values = np.empty((len(self.evidence), n))
+        shares = np.divide(mine[1], mine[0], out=values[:k])
+        np.divide(members[:, self._bets].T, sums[:n, self._bets].T, out=values[k:])
+        values *= _steps[:n] + self.total
         shares += _PRIOR_BEFORE[:n]
         shares /= _ALL_BEFORE[:n] + self.late
         np.multiply(sums[n], self._kept[n], out=self.weights)
         self.late = self.late * _kept[n] + _arrived[n]
         self.total += n
-        return found if self.total < self._safe else np.minimum(found, LARGEST)
+        return values if self.total < self._safe else np.minimum(values, LARGEST)
 
     @property
     def held(self) -> Floats:

@@ -29,13 +29,13 @@ class EvidenceCurve:
 
     def add(self, n: int, peak: float) -> None:
         """Take note of the highest evidence of a batch that ends with input n, from 1."""
-        while (at := (n - 1) // self.stride) >= _MOST:
+        while (place := (n - 1) // self.stride) >= _MOST:
             pairs = zip(self.peaks[::2], [*self.peaks[1::2], 0.0], strict=False)
             self.peaks, self.stride = [max(pair) for pair in pairs], 2 * self.stride
-        while at >= len(self.peaks):
+        while place >= len(self.peaks):
             self.peaks.append(0.0)
-        if peak > self.peaks[at]:
-            self.peaks[at] = peak
+        if peak > self.peaks[place]:
+            self.peaks[place] = peak
 
     @property
     def points(self) -> list[tuple[int, float]]:
@@ -50,8 +50,8 @@ class EvidenceCurve:
     def from_dict(cls, body: Mapping[str, Any]) -> EvidenceCurve:
         """Rebuild from `to_dict`. Raises InputError for what is no curve."""
         check_kind(body, _Curve, "curve")
-        found = cls()
-        found.stride, found.peaks = body["stride"], list(body["peaks"])
-        if found.stride < 1 or min(found.peaks, default=0.0) < 0:
+        curve = cls()
+        curve.stride, curve.peaks = body["stride"], list(body["peaks"])
+        if curve.stride < 1 or min(curve.peaks, default=0.0) < 0:
             raise InputError("a curve has points of 0 or above, each of 1 input or more")
-        return found
+        return curve

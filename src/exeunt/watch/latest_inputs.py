@@ -50,8 +50,8 @@ class LatestInputs:
     @property
     def ties(self) -> Floats | None:
         """The ties (n,); None unless all inputs had them."""
-        found = [ties for _, _, ties in self._batches if ties is not None]
-        return np.concatenate(found) if found and len(found) == len(self._batches) else None
+        batches = [ties for _, _, ties in self._batches if ties is not None]
+        return np.concatenate(batches) if batches and len(batches) == len(self._batches) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -70,13 +70,13 @@ class LatestInputs:
         ties = None if body["ties"] is None else arrays.floats(body["ties"], "ties", ndim=1)
         for name, values in (("cells", cells), ("ties", exits if ties is None else ties)):
             arrays.check_length(values, name, len(exits))
-        found = cls()
+        latest = cls()
         if len(exits):
-            found.add(exits, cells, ties)
-        return found
+            latest.add(exits, cells, ties)
+        return latest
 
     def check_below(self, m: int, n_cells: int) -> None:
         """Raise InputError unless all are of the first m exits and n cells."""
-        for name, values, most in (("exits", self.exits, m), ("cells", self.cells, n_cells)):
-            if len(values) and not 0 <= values.min() <= values.max() < most:
-                raise InputError(f"{name} of the latest inputs must be from 0 to {most - 1}")
+        for name, values, limit in (("exits", self.exits, m), ("cells", self.cells, n_cells)):
+            if len(values) and not 0 <= values.min() <= values.max() < limit:
+                raise InputError(f"{name} of the latest inputs must be from 0 to {limit - 1}")

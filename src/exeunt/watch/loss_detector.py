@@ -78,23 +78,28 @@ class LossDetector:
         for start in range(0, len(losses), MOST):
             some = losses[start : start + MOST]
             bets = np.minimum(1 + _STAKES[:, None] * ((some - self.certified) / unit), LARGEST)
-            found = evidence_after(bets, self.evidence)
-            over = np.flatnonzero(found.mean(axis=0) >= threshold)
+            evidence = evidence_after(bets, self.evidence)
+            over = np.flatnonzero(evidence.mean(axis=0) >= threshold)
             end = int(over[0]) + 1 if len(over) and alarm is None else len(some)
             for part in (slice(end), slice(end, None)) if end < len(some) else (slice(None),):
                 self._follow(some[part], bets[:, part])
                 if len(over) and alarm is None:
                     alarm = self.n, self.since + 1, self._sum / (self.n - self.since)
-            self.evidence = np.minimum(found[:, -1], MOST_EVIDENCE)
+            self.evidence = np.minimum(evidence[:, -1], MOST_EVIDENCE)
         return alarm
 
     def _follow(self, losses: Floats, bets: Floats) -> None:
         """Take note of losses. A change most likely began where the capital of the middle stake was lowest."""
         capital = self._capital + np.cumsum(np.log(bets[len(_STAKES) // 2]))
-        at = int(np.argmin(capital))
+        place = int(np.argmin(capital))
         since = 0
-        if capital[at] < self._lowest:
-            self._lowest, self.since, self._sum, since = float(capital[at]), self.n + at + 1, 0.0, at + 1
+        if capital[place] < self._lowest:
+            self._lowest, self.since, self._sum, since = (
+                float(capital[place]),
+                self.n + place + 1,
+                0.0,
+                place + 1,
+            )
         self._sum += float(losses[since:].sum())
         self._capital = float(capital[-1])
         self.n += len(losses)

@@ -28,7 +28,7 @@ class Told(NamedTuple):
 
     def only(self, rows: slice | Booleans) -> Told:
         """Return some of the inputs."""
-        return Told(self.exits[rows], *(None if one is None else one[rows] for one in self[1:]))
+        return Told(self.exits[rows], *(None if column is None else column[rows] for column in self[1:]))
 
 
 _GROUPS = 10_000
@@ -66,21 +66,21 @@ class ObservedInputs:
     ) -> Told:
         """Return the inputs that count; see `Watch.update`, also for errors."""
         known = isinstance(exits, np.ndarray) and exits.dtype == np.int64 and exits.ndim == 1
-        at: Integers = exits if known else arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
-        n = len(at)
-        seen, first = _numbers(scores, "scores", n), _numbers(first_scores, "first_scores", n)
-        found = Told(at, seen, first, tie := _numbers(ties, "ties", n))
+        exits_of: Integers = exits if known else arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
+        n = len(exits_of)
+        score, first = _numbers(scores, "scores", n), _numbers(first_scores, "first_scores", n)
+        observed = Told(exits_of, score, first, tie := _numbers(ties, "ties", n))
         if groups is not None or decided is not None:
-            found = found.only(self._kept(n, groups, decided))
-        if not len(found.exits):
-            return found
+            observed = observed.only(self._kept(n, groups, decided))
+        if not len(observed.exits):
+            return observed
         try:
-            possible = np.minimum.reduce(self._place.take(found.exits) | found.exits) >= 0
+            possible = np.minimum.reduce(self._place.take(observed.exits) | observed.exits) >= 0
         except IndexError:
             possible = False
         if not possible:
             own = np.flatnonzero(self._place >= 0)
-            other = found.exits[~np.isin(found.exits, own)][0]
+            other = observed.exits[~np.isin(observed.exits, own)][0]
             answers = ", ".join(map(str, own))
             raise InputError(
                 f"an input was answered at exit {other}, and this policy answers at {answers}: leave out inputs "
@@ -94,12 +94,12 @@ class ObservedInputs:
         scored = first is not None
         if scored != self.scored:
             self._begin(scored=scored)
-        if self._cells.by_exit and scored != (seen is not None):
+        if self._cells.by_exit and scored != (score is not None):
             raise InputError(
                 f"give the scores at the exits that answered (scores=) and those at exit {self._cells.first} "
                 "(first_scores=), or neither to watch exits alone"
             )
-        return found
+        return observed
 
     def _begin(self, *, scored: bool) -> None:
         if self.scored is not None:
@@ -112,21 +112,21 @@ class ObservedInputs:
         self.scored = scored
 
     def _kept(self, n: int, groups: ArrayLike | None, decided: ArrayLike | None) -> Booleans:
-        kept = np.ones(n, dtype=np.bool_)
+        counted = np.ones(n, dtype=np.bool_)
         if decided is not None:
             own = np.asarray(decided, dtype=np.bool_)
             arrays.check_length(own, "decided", n)
-            kept &= own
+            counted &= own
         if groups is not None:
             for i, key in enumerate(id_keys(groups, n, "groups").tolist()):
                 if key in self.groups:
                     self.groups.move_to_end(key)
-                    kept[i] = False
-                elif kept[i]:
+                    counted[i] = False
+                elif counted[i]:
                     self.groups[key] = None
             while len(self.groups) > _GROUPS:
                 self.groups.popitem(last=False)
-        return kept
+        return counted
 
     def urn(self) -> UrnDetectors:
         """Return the detectors of inputs with scores, or without.
@@ -144,12 +144,12 @@ class ObservedInputs:
         divisions, bets = [_eighths(by_score, cells.counts)], [by_first]
         if cells.by_exit:
             divisions, bets = [self._exit_of, *divisions], [by_first, by_score]
-        ends = [(one + _END) ** -0.5 for one in (by_first, 1 - by_first)]
+        ends = [(share + _END) ** -0.5 for share in (by_first, 1 - by_first)]
         return UrnDetectors(cells.counts, divisions, np.stack([*map(_less_sure, bets), *ends], axis=1))
 
-    def cells_of(self, told: Told, before: int) -> Integers:
+    def cells_of(self, observed: Told, before: int) -> Integers:
         """Return the cell of each input (n,), as the urn numbers them. `before`: how many inputs came before."""
-        exits, scores, first_scores, ties = told
+        exits, scores, first_scores, ties = observed
         if first_scores is None:
             return self._place.take(exits)
 

@@ -134,14 +134,14 @@ class Watch:
 
         Raises InputError for inputs that this policy cannot have answered so, or that cannot be watched.
         """
-        told = self._inputs.told(exits, scores, first_scores, ties, groups, decided)
-        n = len(told.exits)
+        observed = self._inputs.told(exits, scores, first_scores, ties, groups, decided)
+        n = len(observed.exits)
         if n and self._urn is None:
             self._begin()
         if n <= MOST:
-            return self._batch(told) if n else []
+            return self._batch(observed) if n else []
         parts = (slice(start, start + MOST) for start in range(0, n, MOST))
-        return [alarm for part in parts for alarm in self._batch(told.only(part))]
+        return [alarm for part in parts for alarm in self._batch(observed.only(part))]
 
     def replay(self, inputs: ExitTrace | CascadeTrace, *, seed: int | None = None) -> list[Alarm]:
         """Take note of the inputs of a trace, as if the policy answered them, and return the alarms.
@@ -177,10 +177,10 @@ class Watch:
         if self._of_losses is None:
             self._of_losses = LossDetector.of(self.policy.loss_certificate)
         detector = self._of_losses
-        found = detector.update(detector.losses(loss, reference), self.threshold)
-        if found is None or self.loss_alarm is not None:
+        crossing = detector.update(detector.losses(loss, reference), self.threshold)
+        if crossing is None or self.loss_alarm is not None:
             return []
-        self.loss_alarm = loss_alarm(self.policy, *found, detector.certified)
+        self.loss_alarm = loss_alarm(self.policy, *crossing, detector.certified)
         return [self.loss_alarm]
 
     def restart(self) -> None:
@@ -198,16 +198,16 @@ class Watch:
         self._urn = self._inputs.urn()
         self._equally = np.full(len(self._urn.evidence), 1 / len(self._urn.evidence))
 
-    def _batch(self, told: Told) -> list[Alarm]:
+    def _batch(self, observed: Told) -> list[Alarm]:
         """Take note of at most `MOST` inputs."""
-        cells = self._inputs.cells_of(told, self.n)
+        cells = self._inputs.cells_of(observed, self.n)
         urn, n = cast("UrnDetectors", self._urn), len(cells)
-        self._latest.add(told.exits, cells, told.ties)
-        found = evidence_after(urn.e_values(cells), urn.evidence)
-        mean = self._equally @ found
+        self._latest.add(observed.exits, cells, observed.ties)
+        evidence = evidence_after(urn.e_values(cells), urn.evidence)
+        mean = self._equally @ evidence
         peak = float(mean[mean.argmax()])
         urn.evidence = (
-            found[:, -1].copy() if peak < MOST_EVIDENCE else np.minimum(found[:, -1], MOST_EVIDENCE)
+            evidence[:, -1].copy() if peak < MOST_EVIDENCE else np.minimum(evidence[:, -1], MOST_EVIDENCE)
         )
         self.n += n
         self.curve.add(self.n, peak)
@@ -230,9 +230,13 @@ class Watch:
         spread = math.sqrt(max(float(share @ middle**2) - 0.25, 1e-9) / (len(cells) - since))
         surer = (0.5 - float(middle[cells[since:]].mean())) / spread
         return drift_alarm(
-            self.policy, n, tuple(first + one for one in period), exits[since:],  # type: ignore[arg-type]
-            surer=surer, repeated="" if ties is None else self._repeated(ties[since:end]),
-        )  # fmt: skip
+            self.policy,
+            n,
+            tuple(first + place for place in period),  # type: ignore[arg-type]
+            exits[since:],
+            surer=surer,
+            repeated="" if ties is None else self._repeated(ties[since:end]),
+        )
 
     def _repeated(self, ties: Floats) -> str:
         """Return a sentence on copies among the inputs since a change, if there are more or fewer than expected."""
@@ -259,9 +263,14 @@ class Watch:
         """Read the state of a policy's watch. Raises ArtefactError for another file, or that of another policy."""
         remedy = "begin another watch"
         return read_sealed(
-            path, "watch", lambda body: cls.from_dict(body, policy),
-            kind="watch", format_=_FORMAT, version=VERSION, remedy=remedy,
-        )  # fmt: skip
+            path,
+            "watch",
+            lambda body: cls.from_dict(body, policy),
+            kind="watch",
+            format_=_FORMAT,
+            version=VERSION,
+            remedy=remedy,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of the state."""

@@ -48,9 +48,14 @@ def accuracy_against_budget(
             _draw_line(axes, frontier, name, "mean_cost_share", "accuracy", index)
         oracle = _columns(frontier, "oracle")
         axes.plot(
-            oracle["budget_share"], oracle["accuracy"], color=style.COLOURS["black"], linewidth=1.1, zorder=2,
-            linestyle=(0, (1, 2)), label=f"oracle (at the budget), up to {oracle['accuracy'].max():.1%}",
-        )  # fmt: skip
+            oracle["budget_share"],
+            oracle["accuracy"],
+            color=style.COLOURS["black"],
+            linewidth=1.1,
+            zorder=2,
+            linestyle=(0, (1, 2)),
+            label=f"oracle (at the budget), up to {oracle['accuracy'].max():.1%}",
+        )
         _draw_exits_alone(axes, trace)
         for result in results:
             _draw_result(axes, result)
@@ -83,7 +88,7 @@ def cost_against_budget(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
             _draw_line(axes, frontier, name, "budget_share", "mean_cost", index, scale=1 / frontier.cost.full)
         full = frontier.cost.show(frontier.cost.full)
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
-        x, y = (f"{what} per input (% of {full})" for what in ("budget", "mean cost"))
+        x, y = (f"{quantity} per input (% of {full})" for quantity in ("budget", "mean cost"))
         style.label_shares(axes, "Mean cost against budget", x, y)
         style.legend_beside(axes, title=_splits_note(frontier))
     return axes
@@ -98,26 +103,47 @@ def accuracy_against_time(
     the repeats. `measure`: what the accuracies are, see `ExitTrace`.
     """
     with style.drawing(ax, width_in=8.6, height_in=4.8) as axes:
-        names = list(dict.fromkeys(one.name for one in timed if not one.on_line))
-        for index, size in enumerate(sorted({one.batch_size for one in timed})):
+        names = list(dict.fromkeys(timing.name for timing in timed if not timing.on_line))
+        for index, size in enumerate(sorted({timing.batch_size for timing in timed})):
             look: dict[str, Any] = style.series_style(index)
-            here = [one for one in timed if one.batch_size == size]
-            line = sorted((one for one in here if one.on_line), key=lambda one: one.share.median)
-            shares = [one.share for one in line]
+            here = [timing for timing in timed if timing.batch_size == size]
+            line = sorted(
+                (timing for timing in here if timing.on_line), key=lambda timing: timing.share.median
+            )
+            shares = [timing.share for timing in line]
             axes.errorbar(
-                [share.median for share in shares], [one.accuracy for one in line], xerr=style.errors_of(shares),
-                capsize=2.5, elinewidth=1.1, zorder=3, label=f"policies, batch {size}", **look,
-            )  # fmt: skip
-            for one in here:
-                if not one.on_line:
+                [share.median for share in shares],
+                [timing.accuracy for timing in line],
+                xerr=style.errors_of(shares),
+                capsize=2.5,
+                elinewidth=1.1,
+                zorder=3,
+                label=f"policies, batch {size}",
+                **look,
+            )
+            for timing in here:
+                if not timing.on_line:
                     axes.errorbar(
-                        [one.share.median], [one.accuracy], xerr=style.errors_of([one.share]), capsize=2.5, zorder=4,
-                        marker=_mark(names, one.name), markersize=9, color=look["color"],
-                    )  # fmt: skip
+                        [timing.share.median],
+                        [timing.accuracy],
+                        xerr=style.errors_of([timing.share]),
+                        capsize=2.5,
+                        zorder=4,
+                        marker=_mark(names, timing.name),
+                        markersize=9,
+                        color=look["color"],
+                    )
         for name in names:  # for the legend alone
-            axes.errorbar([np.nan], [np.nan], linestyle="none", marker=_mark(names, name), markersize=8,
-                          color=style.COLOURS["grey"], label=name)  # fmt: skip
-        axes.set_xlim(0.0, max(1.1, *(1.05 * one.share.median for one in timed)))
+            axes.errorbar(
+                [np.nan],
+                [np.nan],
+                linestyle="none",
+                marker=_mark(names, name),
+                markersize=8,
+                color=style.COLOURS["grey"],
+                label=name,
+            )
+        axes.set_xlim(0.0, max(1.1, *(1.05 * timing.share.median for timing in timed)))
         axes.margins(y=0.12)
         x = f"time per input (% of {timed[0].name})"
         style.label_shares(axes, f"{measure.capitalize()} against time", x, style.shares_of(measure))
@@ -147,12 +173,14 @@ def _draw_line(
 
     `index`: number of the series, which decides its style. The first one lies on top.
     """
-    found, look = _columns(frontier, name), style.series_style(index)
-    axes.plot(found[x], found[y] * scale, label=name, zorder=4.0 if index == 0 else 3.0 - 0.1 * index, **look)
-    low, high = found[f"{y}_low"] * scale, found[f"{y}_high"] * scale
+    columns, look = _columns(frontier, name), style.series_style(index)
+    axes.plot(
+        columns[x], columns[y] * scale, label=name, zorder=4.0 if index == 0 else 3.0 - 0.1 * index, **look
+    )
+    low, high = columns[f"{y}_low"] * scale, columns[f"{y}_high"] * scale
     if np.isfinite(low).any():
         alpha = 0.2 if index == 0 else 0.12
-        axes.fill_between(found[x], low, high, color=look["color"], alpha=alpha, linewidth=0, zorder=1)
+        axes.fill_between(columns[x], low, high, color=look["color"], alpha=alpha, linewidth=0, zorder=1)
 
 
 def _judged_range(frontier: Frontier, trace: ExitTrace, results: Sequence[Result]) -> tuple[float, float]:
@@ -169,9 +197,16 @@ def _judged_range(frontier: Frontier, trace: ExitTrace, results: Sequence[Result
 def _draw_exits_alone(axes: Axes, trace: ExitTrace) -> None:
     share, accuracy = trace.cost.cumulative / trace.cost.full, 1.0 - trace.risk
     axes.plot(
-        share, accuracy, linestyle="none", marker="o", markersize=5.5, markerfacecolor="white",
-        markeredgecolor=style.COLOURS["grey"], label="each exit alone (numbered above)", zorder=5,
-    )  # fmt: skip
+        share,
+        accuracy,
+        linestyle="none",
+        marker="o",
+        markersize=5.5,
+        markerfacecolor="white",
+        markeredgecolor=style.COLOURS["grey"],
+        label="each exit alone (numbered above)",
+        zorder=5,
+    )
     numbered: list[int] = []
     for exit_ in style.every_exit(trace.n_exits):
         if not numbered or share[exit_] - share[numbered[-1]] >= _APART:
@@ -191,6 +226,11 @@ def _draw_result(axes: Axes, result: Result) -> None:
         [result.cost / result.cost_model.full],
         [result.accuracy],
         yerr=[[result.accuracy - low], [high - result.accuracy]],
-        color=style.COLOURS["black"], marker="*", markersize=11, linestyle="none", capsize=3, zorder=7,
+        color=style.COLOURS["black"],
+        marker="*",
+        markersize=11,
+        linestyle="none",
+        capsize=3,
+        zorder=7,
         label=f"{result.name} as calibrated, {counted(result.n, 'input')}",
-    )  # fmt: skip
+    )

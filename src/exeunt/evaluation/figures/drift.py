@@ -36,13 +36,19 @@ def draw_watch(watch: Watch, *, width_in: float = 7.4) -> Figure:
 def _draw_evidence(watch: Watch, axes: Axes) -> None:
     numbers, peaks = zip(*watch.curve.points, strict=True) if watch.curve.peaks else ((0,), (0.0,))
     axes.plot(
-        np.minimum(numbers, watch.n), np.maximum(peaks, _LEAST), color=style.COLOURS["blue"], linewidth=1.4,
+        np.minimum(numbers, watch.n),
+        np.maximum(peaks, _LEAST),
+        color=style.COLOURS["blue"],
+        linewidth=1.4,
         label="evidence",
-    )  # fmt: skip
+    )
     axes.axhline(
-        watch.threshold, color=style.COLOURS["grey"], linestyle="--", linewidth=1.0,
+        watch.threshold,
+        color=style.COLOURS["grey"],
+        linestyle="--",
+        linewidth=1.0,
         label=f"alarm at {watch.threshold:,.0f}",
-    )  # fmt: skip
+    )
     if (alarm := watch.alarm) is not None:
         colour = style.COLOURS["vermillion"]
         axes.axvspan(alarm.earliest, alarm.latest, color=colour, alpha=0.15, linewidth=0)
@@ -57,7 +63,7 @@ def _draw_evidence(watch: Watch, axes: Axes) -> None:
         )
     axes.set_yscale("log")
     axes.set(title="Evidence for drift", xlabel="input", ylabel="highest evidence")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
     style.legend_beside(axes)
 
 
@@ -66,9 +72,15 @@ def _draw_shares(watch: Watch, axes: Axes) -> None:
     shares = watch.shares if alarm is None else np.array(alarm.shares)
     place, width = np.arange(policy.n_exits), 0.4
     axes.bar(
-        place - width / 2, policy.planned_shares, width, label="calibration", facecolor="white",
-        edgecolor=style.COLOURS["grey"], hatch="////", linewidth=0.9,
-    )  # fmt: skip
+        place - width / 2,
+        policy.planned_shares,
+        width,
+        label="calibration",
+        facecolor="white",
+        edgecolor=style.COLOURS["grey"],
+        hatch="////",
+        linewidth=0.9,
+    )
     if shares is not None:
         when = "recently" if alarm is None else "since then"
         axes.bar(place + width / 2, shares, width, label=when, facecolor=style.COLOURS["blue"])

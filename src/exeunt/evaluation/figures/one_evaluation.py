@@ -71,16 +71,22 @@ def draw_evaluation(
         draw("watch", lambda: draw_watch(watch))
     if test.has_loss:
         draw("risk_per_exit", lambda: risk_per_exit(test))
-    whole = concatenate([fit, calibrate, test])
-    if not whole.has_loss:
+    every_input = concatenate([fit, calibrate, test])
+    if not every_input.has_loss:
         return written
     progress("comparing policies")
-    found = frontier(
-        compared, whole, np.linspace(whole.cost.first, whole.cost.full, n_budgets).tolist(), splits=splits, seed=seed,
-        fit=fit.n / whole.n, calibrate=calibrate.n / whole.n, test=test.n / whole.n,
-    )  # fmt: skip
-    draw("accuracy_against_budget", lambda: accuracy_against_budget(found, whole, results=[result]))
-    draw("cost_against_budget", lambda: cost_against_budget(found))
+    curve = frontier(
+        compared,
+        every_input,
+        np.linspace(every_input.cost.first, every_input.cost.full, n_budgets).tolist(),
+        splits=splits,
+        seed=seed,
+        fit=fit.n / every_input.n,
+        calibrate=calibrate.n / every_input.n,
+        test=test.n / every_input.n,
+    )
+    draw("accuracy_against_budget", lambda: accuracy_against_budget(curve, every_input, results=[result]))
+    draw("cost_against_budget", lambda: cost_against_budget(curve))
     return written
 
 
@@ -97,21 +103,34 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
     with style.drawing(ax, width_in=6.6, height_in=3.4) as axes:
         place, width = np.arange(m), 0.4
         axes.bar(
-            place - width / 2, policy.rates, width, label="planned", facecolor="white",
-            edgecolor=style.COLOURS["grey"], hatch="////", linewidth=0.9,
-        )  # fmt: skip
+            place - width / 2,
+            policy.rates,
+            width,
+            label="planned",
+            facecolor="white",
+            edgecolor=style.COLOURS["grey"],
+            hatch="////",
+            linewidth=0.9,
+        )
         axes.bar(
-            place + width / 2, result.shares, width, yerr=_wilson_lengths(result.shares, result.n), ecolor="#444444",
-            error_kw={"elinewidth": 0.9}, facecolor=style.COLOURS["blue"], label="answered, 95% interval",
-        )  # fmt: skip
+            place + width / 2,
+            result.shares,
+            width,
+            yerr=_wilson_lengths(result.shares, result.n),
+            ecolor="#444444",
+            error_kw={"elinewidth": 0.9},
+            facecolor=style.COLOURS["blue"],
+            label="answered, 95% interval",
+        )
         style.label_exits(axes, m)
         axes.set_ylabel(f"share of {counted(result.n, 'input')} (%)")
         style.percent_ticks(axes.yaxis)
         full = policy.cost.full
-        asked = "" if policy.limit is None else f"budget {policy.limit / full:.1%}, "
+        within = "" if policy.limit is None else f"budget {policy.limit / full:.1%}, "
         axes.set_title(
-            f"{policy.name}: {asked}mean cost {result.cost / full:.1%} of {policy.cost.show(full)}", pad=22,
-        )  # fmt: skip
+            f"{policy.name}: {within}mean cost {result.cost / full:.1%} of {policy.cost.show(full)}",
+            pad=22,
+        )
         style.legend_above(axes)
     return axes
 
@@ -124,26 +143,39 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
     with style.drawing(ax, width_in=6.6, height_in=3.6) as axes:
         risk, place = trace.risk, np.arange(trace.n_exits)
         every = [score_exits(trace, np.full(trace.n, exit_)) for exit_ in place]
-        ends = 1 - np.array([one.accuracy_interval for one in every])
+        ends = 1 - np.array([result.accuracy_interval for result in every])
         lengths = np.clip([risk - ends[:, 1], ends[:, 0] - risk], 0.0, None)  # rounding may make one negative
-        what = "error rate" if trace.measure == "accuracy" else "mean loss"
+        measure = "error rate" if trace.measure == "accuracy" else "mean loss"
         low, high = float((risk - lengths[0]).min()), float((risk + lengths[1]).max())
         worse = risk > np.minimum.accumulate(risk)
         bars = axes.errorbar(
-            place, risk, yerr=lengths, color=style.COLOURS["blue"], marker="o", linewidth=1.2, elinewidth=1.2,
-            capsize=2.5, label=f"{what}, 95% interval",
-        )  # fmt: skip
+            place,
+            risk,
+            yerr=lengths,
+            color=style.COLOURS["blue"],
+            marker="o",
+            linewidth=1.2,
+            elinewidth=1.2,
+            capsize=2.5,
+            label=f"{measure}, 95% interval",
+        )
         handles: list[Any] = [bars]
         if worse.any():
             handles += axes.plot(
-                place[worse], risk[worse], linestyle="none", marker="s", markersize=5.5, zorder=3,
-                color=style.COLOURS["vermillion"], label="worse than an earlier exit",
-            )  # fmt: skip
+                place[worse],
+                risk[worse],
+                linestyle="none",
+                marker="s",
+                markersize=5.5,
+                zorder=3,
+                color=style.COLOURS["vermillion"],
+                label="worse than an earlier exit",
+            )
         style.label_exits(axes, trace.n_exits)
         # The axis begins at 0 unless all exits lie so far above it that they could not be told apart.
         bottom = 0.0 if low < high / 2 else low - 0.1 * (high - low)
         axes.set_ylim(bottom, min(1.0, high + 0.06 * (high - low)))
-        axes.set_ylabel(style.shares_of(what))
+        axes.set_ylabel(style.shares_of(measure))
         style.percent_ticks(axes.yaxis)
         axes.set_title(f"Risk of each exit alone ({counted(trace.n, 'input')})", pad=22)
         style.legend_above(axes, handles)

@@ -105,17 +105,22 @@ def series_style(index: int) -> dict[str, Any]:
 
 def errors_of(spreads: Sequence[Spread]) -> list[list[float]]:
     """Return the lengths of error bars below and above the medians of spreads."""
-    return [[one.median - one.low for one in spreads], [one.high - one.median for one in spreads]]
+    return [
+        [spread.median - spread.low for spread in spreads],
+        [spread.high - spread.median for spread in spreads],
+    ]
 
 
 def percent_ticks(axis: Axis) -> None:
     """Label the ticks of an axis of shares in percent."""
-    axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+    axis.set_major_formatter(lambda number, _: f"{100 * number:.6g}%")
 
 
-def shares_of(what: str) -> str:
+def shares_of(measure: str) -> str:
     """Return the label of an axis of shares of inputs, or of a mean quality."""
-    return f"{what} (% of inputs)" if what in ("accuracy", "agreement", "error rate") else f"{what} (%)"
+    return (
+        f"{measure} (% of inputs)" if measure in ("accuracy", "agreement", "error rate") else f"{measure} (%)"
+    )
 
 
 def label_shares(ax: Axes, title: str, x: str, y: str) -> None:
@@ -169,9 +174,9 @@ def save_figure(drawn: Axes | Figure, path: str | Path) -> list[Path]:
 
     Raises InputError if the folder does not exist.
     """
-    figure, given = figure_of(drawn), Path(path)
-    stem = given.stem if given.suffix in (".png", ".svg") else given.name
-    targets = [given.with_name(f"{stem}.{kind}") for kind in ("png", "svg")]
+    figure, file = figure_of(drawn), Path(path)
+    stem = file.stem if file.suffix in (".png", ".svg") else file.name
+    targets = [file.with_name(f"{stem}.{kind}") for kind in ("png", "svg")]
     engine = figure.get_layout_engine()
     with styled():
         if engine is not None:  # once for both formats: the layout takes longer than the drawing

@@ -117,15 +117,15 @@ def _embedded(data: dict[str, Any]) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _short(value: Any) -> Any:
+def _short(number: Any) -> Any:
     """Return `value` with every float at seven significant digits: half the size, no visible difference."""
-    if isinstance(value, float):
-        return float(f"{value:.7g}")
-    if isinstance(value, dict):
-        return {str(key): _short(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_short(item) for item in value]
-    return value
+    if isinstance(number, float):
+        return float(f"{number:.7g}")
+    if isinstance(number, dict):
+        return {str(key): _short(entry) for key, entry in number.items()}
+    if isinstance(number, (list, tuple)):
+        return [_short(entry) for entry in number]
+    return number
 
 
 def _figure(name: str, watch: DrawnWatch) -> str:

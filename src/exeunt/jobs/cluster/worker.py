@@ -106,9 +106,12 @@ class Worker:
     def _arriving(self, first: _Task) -> Iterator[tuple[Block, PreparedBatch | BlockEnd]]:
         ray = require("ray", extra="ray")
         read = ray.remote(
-            num_cpus=0, num_returns="streaming", max_retries=_AGAIN, retry_exceptions=[OSError],
+            num_cpus=0,
+            num_returns="streaming",
+            max_retries=_AGAIN,
+            retry_exceptions=[OSError],
             _generator_backpressure_num_objects=_AHEAD,
-        )(read_block)  # fmt: skip
+        )(read_block)
         reading: dict[Any, Block] = {read.remote(self._job, first.inputs): first.block}
         while True:
             while len(reading) < self._readers and (task := self._next(wait=not reading)) is not None:

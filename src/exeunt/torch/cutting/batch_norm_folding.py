@@ -78,8 +78,8 @@ def _fold(body: fx.GraphModule, norm: fx.Node, known: FoldedWeights) -> None:
         known[name] = fuse_conv_bn_weights(weight, bias, mean, variance, eps, scale, shift)
     number = list(known).index(name)  # the same for a layer that is called again
     with body.graph.inserting_before(convolution):
-        for place, kind, value in zip((1, 2), ("weight", "bias"), known[name], strict=True):
-            body.register_parameter(f"folded_{kind}_{number}", value)
+        for place, kind, tensor in zip((1, 2), ("weight", "bias"), known[name], strict=True):
+            body.register_parameter(f"folded_{kind}_{number}", tensor)
             args[place] = body.graph.get_attr(f"folded_{kind}_{number}")
     convolution.args = tuple(args)
     norm.replace_all_uses_with(convolution)

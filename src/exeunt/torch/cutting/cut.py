@@ -167,8 +167,8 @@ class _StageBuilder:
             self.weights[str(node.target)] = getattr(self.source.module, str(node.target))
             return self.new.get_attr(str(node.target))
         if node.target is sym_size:
-            value = node.meta["val"]
-            return self._size(value.node.expr) if isinstance(value, torch.SymInt) else value
+            example = node.meta["val"]
+            return self._size(example.node.expr) if isinstance(example, torch.SymInt) else example
         return self._copy(node)
 
     def _size(self, expression: Any) -> fx.Node | int:
@@ -186,9 +186,9 @@ class _StageBuilder:
                 for axis, size in enumerate(node.meta["val"].shape)
                 if isinstance(size, torch.SymInt) and size.node.expr == expression
             )
-            if (found := next(axes, None)) is None:
+            if (axis := next(axes, None)) is None:
                 raise NotCuttable(f"the size {expression} cannot be computed from the sizes of the state")
-            self.sizes[expression] = self.new.call_function(sym_size, found)
+            self.sizes[expression] = self.new.call_function(sym_size, axis)
         return self.sizes[expression]
 
 
@@ -204,11 +204,11 @@ def _check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) 
     with torch.no_grad():
         for stage in staged.stages[:-1]:
             state = _run(stage, state)
-            what = f"the output of {stage.name!r} differs from the model's"
-            _compare(state[0], features[stage.name], what, _TWICE)
+            difference = f"the output of {stage.name!r} differs from the model's"
+            _compare(state[0], features[stage.name], difference, _TWICE)
             last_row = stage.take(state, row) if last_row is None else _run(stage, last_row)
-        found = first_tensor(_run(staged.stages[-1], state))
-        _compare(found, expected, "the output of the stages differs from the model's", _TWICE)
+        logits = first_tensor(_run(staged.stages[-1], state))
+        _compare(logits, expected, "the output of the stages differs from the model's", _TWICE)
         if last_row is not None:
             alone = first_tensor(_run(staged.stages[-1], last_row))
             _compare(alone, expected[-1:], "an input alone gets another output than among others", _ROWS)
@@ -233,9 +233,9 @@ def _matching_node(graph: ModelGraph, name: str, model: nn.Module, example: Exam
     output = _module_outputs(model, [name], example)[0][name]
     candidates, distances = graph.spans[name].used_outside, dict[fx.Node, float]()
 
-    def measure(node: fx.Node, value: Any) -> None:  # before an operation can change the value
-        if node in candidates and isinstance(value, Tensor) and value.shape == output.shape:
-            distances[node] = _distance(value, output)
+    def measure(node: fx.Node, tensor: Any) -> None:  # before an operation can change the value
+        if node in candidates and isinstance(tensor, Tensor) and tensor.shape == output.shape:
+            distances[node] = _distance(tensor, output)
 
     graph.run(example, measure)
     least = min(distances.values(), default=math.inf)
@@ -258,21 +258,23 @@ def _module_outputs(
     return features, logits
 
 
-def _compare(value: Tensor, expected: Tensor, what: str, why: str) -> None:
+def _compare(tensor: Tensor, expected: Tensor, difference: str, why: str) -> None:
     """Raise NotCuttable, saying `what` differs and `why`, unless both are equal up to rounding."""
-    if value.shape != expected.shape:
-        raise NotCuttable(f"{what} (shape {tuple(value.shape)} against {tuple(expected.shape)}): {why}")
-    distance = _distance(value, expected)
+    if tensor.shape != expected.shape:
+        raise NotCuttable(
+            f"{difference} (shape {tuple(tensor.shape)} against {tuple(expected.shape)}): {why}"
+        )
+    distance = _distance(tensor, expected)
     if not distance <= _tolerance(expected):
-        raise NotCuttable(f"{what} (by up to {distance:.2g}): {why}")
+        raise NotCuttable(f"{difference} (by up to {distance:.2g}): {why}")
 
 
-def _distance(value: Tensor, expected: Tensor) -> float:
+def _distance(tensor: Tensor, expected: Tensor) -> float:
     """Return the largest difference; equal infinities and NaNs count as equal."""
-    if not value.numel():
+    if not tensor.numel():
         return 0.0
-    same = (value == expected) | (value.isnan() & expected.isnan())
-    return float(torch.where(same, 0.0, (value.double() - expected.double()).abs()).max())
+    same = (tensor == expected) | (tensor.isnan() & expected.isnan())
+    return float(torch.where(same, 0.0, (tensor.double() - expected.double()).abs()).max())
 
 
 def _tolerance(expected: Tensor) -> float:

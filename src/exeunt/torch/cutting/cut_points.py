@@ -106,10 +106,10 @@ def _blocks(good: Collection[str], ran: Sequence[str], modules: Mapping[str, nn.
     """Return the blocks among the good places: modules of a class whose every module is a good place."""
     composite = [path for path in ran if next(modules[path].children(), None) is not None]
     bad_kinds = {type(modules[path]) for path in composite if path not in good} - set(_LISTS)
-    found = [path for path in composite if path in good and type(modules[path]) not in bad_kinds]
+    blocks = [path for path in composite if path in good and type(modules[path]) not in bad_kinds]
     # A module within a block is a part of it, unless the block only lists such modules.
-    found = [path for path in found if (parent := _parent(path)) not in found or _is_list(modules[parent])]
-    innermost = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
+    blocks = [path for path in blocks if (parent := _parent(path)) not in blocks or _is_list(modules[parent])]
+    innermost = [path for path in blocks if not any(other.startswith(f"{path}.") for other in blocks)]
     return _repeated(innermost, modules)
 
 

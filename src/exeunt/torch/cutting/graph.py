@@ -20,10 +20,25 @@ from exeunt.torch.cutting.torch_export import exported, placeholders
 from exeunt.torch.named_inputs import ExampleBatch
 
 # These return their argument's memory or a copy, depending on layout or mode; their schemas do not say so.
-_MAY_ALIAS = frozenset({
-    "reshape", "flatten", "unflatten", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to",
-    "type_as", "expand_as", "view_as", "reshape_as", "chunk", "split", "tensor_split",
-})  # fmt: skip
+_MAY_ALIAS = frozenset(
+    {
+        "reshape",
+        "flatten",
+        "unflatten",
+        "contiguous",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "to",
+        "type_as",
+        "expand_as",
+        "view_as",
+        "reshape_as",
+        "chunk",
+        "split",
+        "tensor_split",
+    }
+)
 
 
 @dataclass
@@ -94,9 +109,9 @@ class ModelGraph:
 
         class Visited(fx.Interpreter):
             def run_node(self, n: fx.Node) -> Any:
-                value = super().run_node(n)
-                visit(n, value)
-                return value
+                result = super().run_node(n)
+                visit(n, result)
+                return result
 
         with torch.no_grad():
             Visited(self.module).run(*(tensor for _, tensor in self.constants.values()), *example.copies())
@@ -175,24 +190,24 @@ def _by_need(graph: ModelGraph) -> list[fx.Node]:
             if node not in need:
                 need[node] = number
                 pending += earlier[node]
-    given = ("placeholder", "get_attr")
-    return sorted(graph.nodes, key=lambda n: -1 if n.op in given else need.get(n, len(graph.exits)))
+    sources = ("placeholder", "get_attr")
+    return sorted(graph.nodes, key=lambda n: -1 if n.op in sources else need.get(n, len(graph.exits)))
 
 
 def _predecessors(graph: ModelGraph) -> dict[fx.Node, set[fx.Node]]:
     """Return what must run before each node: its inputs, and earlier operations that change their memory in place."""
-    found: dict[fx.Node, set[fx.Node]] = {}
+    before: dict[fx.Node, set[fx.Node]] = {}
     writer: dict[fx.Node, fx.Node] = {}
     users: dict[fx.Node, set[fx.Node]] = {}
     for node in graph.nodes:
         read = {graph.memory_of[source] for source in node.all_input_nodes}
         written = {graph.memory_of[target] for target in _mutated_arguments(node)}
-        found[node] = {*node.all_input_nodes, *(writer[memory] for memory in read if memory in writer)}
-        found[node].update(*(users[memory] for memory in written if memory in users))
+        before[node] = {*node.all_input_nodes, *(writer[memory] for memory in read if memory in writer)}
+        before[node].update(*(users[memory] for memory in written if memory in users))
         for memory in read:
             users.setdefault(memory, set()).add(node)
         writer.update(dict.fromkeys(written, node))
-    return found
+    return before
 
 
 def _mutated_arguments(node: fx.Node) -> list[fx.Node]:

@@ -65,7 +65,7 @@ def state_tensors(
     """
     tensors = []
     for node, name in zip(nodes, names, strict=True):
-        value = node.meta["val"]
+        example = node.meta["val"]
         try:
             batch_dim = graph.batch_dim(node)
         except MixedBatchAxis as error:
@@ -73,9 +73,9 @@ def state_tensors(
                 f"no cut after {after!r}: {error}, so rows could not be dropped there"
             ) from None
         # A size that the export made a constant may still be written as a symbol.
-        numbers = [size if isinstance(size, int) else size.node.expr for size in value.shape]
+        numbers = [size if isinstance(size, int) else size.node.expr for size in example.shape]
         shape = tuple(int(size) if isinstance(size, int) or size.is_number else None for size in numbers)
-        tensors.append(StateTensor(name, batch_dim, shape, value.dtype))
+        tensors.append(StateTensor(name, batch_dim, shape, example.dtype))
     if all(tensor.batch_dim is None for tensor in tensors):
         raise NotCuttable(f"no cut after {after!r}: none of the values used after it has rows")
     return tensors
@@ -126,7 +126,7 @@ class StagedModel(nn.Module):
     def length_is_open(self) -> bool:
         """Whether the stages take texts of any length, padded to a common length in each batch."""
         inputs = self.stages[0].inputs  # the number of rows is open, too
-        return any(one.shape.count(None) > (one.batch_dim is not None) for one in inputs)
+        return any(tensor.shape.count(None) > (tensor.batch_dim is not None) for tensor in inputs)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -156,17 +156,17 @@ def gathered(tensors: Sequence[Tensor], rows: Sequence[Integers | slice | None],
     first = tensors[0]
     if dim is None:
         return first
-    kept = [slice(None) if keep is None else keep for keep in rows]
-    if len(tensors) == 1 and isinstance(kept[0], slice):
-        return first[(*[slice(None)] * dim, kept[0])]
+    selections = [slice(None) if keep is None else keep for keep in rows]
+    if len(tensors) == 1 and isinstance(selections[0], slice):
+        return first[(*[slice(None)] * dim, selections[0])]
     order = _axes_by_stride(first, dim)
     views = [tensor.permute(order) for tensor in tensors]
     counts = [
         len(range(len(view))[keep]) if isinstance(keep, slice) else len(keep)
-        for view, keep in zip(views, kept, strict=True)
+        for view, keep in zip(views, selections, strict=True)
     ]
     out = views[0].new_empty((sum(counts), *views[0].shape[1:]))
-    for place, view, keep in zip(torch.split(out, counts), views, kept, strict=True):
+    for place, view, keep in zip(torch.split(out, counts), views, selections, strict=True):
         if isinstance(keep, slice):
             place.copy_(view[keep])
         else:

@@ -60,7 +60,7 @@ def exported(model: nn.Module, example: ExampleBatch, *, open_length: bool = Fal
             continue
         _remove_checks(program.graph_module.graph)
         return program
-    cause = next((one for one in errors if _place(one)), errors[0])
+    cause = next((error for error in errors if _place(error)), errors[0])
     known = (reason for sign, reason in _KNOWN_REASONS.items() if sign in str(cause).lower())
     raise NotExportable(
         f"{type(model).__name__} cannot be exported with a variable batch size: "
@@ -122,10 +122,10 @@ def placeholders(
     own = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     tensors = {**program.constants, **{f"model.{name}": tensor for name, tensor in own}}
     targets = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target is not None}
-    found = [node for node in program.graph.nodes if node.op == "placeholder"]
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
     constants = {
         node: (target.removeprefix("model."), tensors[target])
-        for node in found
+        for node in nodes
         if (target := targets.get(node.name)) is not None
     }
-    return constants, [node for node in found if node not in constants]
+    return constants, [node for node in nodes if node not in constants]

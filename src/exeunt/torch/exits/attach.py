@@ -70,20 +70,24 @@ def attach(
     Raises InputError for an unknown name (listing those that exist), a model that fails on the example, a new
     classifier whose output is not what the model returns, or outputs that are not those of own exits.
     """
-    given = head_options if callable(head) else {"head": head, **head_options}
+    options_given = head_options if callable(head) else {"head": head, **head_options}
     if isinstance(exits, str) and exits != OWN:
         raise InputError(f"exits must be a number, {OWN!r} or a list of names: write exits=[{exits!r}]")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
     if OWN in (exits, head):
-        options = [name for name, one in given.items() if not (one is None or one is False or one == OWN)]
+        options = [
+            name
+            for name, option in options_given.items()
+            if not (option is None or option is False or option == OWN)
+        ]
         if options:
             raise InputError(f"with exits={OWN!r} there are no heads to add, leave out: {', '.join(options)}")
         own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes, masks=masks)
         return _finished(own, example, its_graph, check=check, verbose=verbose)
 
     def options_for(layouts: Sequence[heads.Layout]) -> heads.HeadOptions | heads.HeadFactory:
-        return head if callable(head) else heads.complete_options(given, layouts, masks=masks)
+        return head if callable(head) else heads.complete_options(options_given, layouts, masks=masks)
 
     bare, layouts = model, list[heads.Layout]()
     shape = None if masks else encoder_features(model, example)
@@ -104,20 +108,20 @@ def attach(
         settings: dict[str, Any] = {"n_classes": n_classes, "seed": seed, "check": check, "verbose": verbose}
         return attach(bare, example, exits, **again, **settings)
     with seeded(seed, torch.device("cpu")):
-        made = [
+        new_heads = [
             make_head(made_of, point.shape, width, layout)
             for point, layout in zip(points, of_points, strict=True)
         ]
     head_costs = [
-        placement.count_macs(one, torch.zeros(2, *point.shape))
-        for one, point in zip(made, points, strict=True)
+        placement.count_macs(head_module, torch.zeros(2, *point.shape))
+        for head_module, point in zip(new_heads, points, strict=True)
     ]
     # Each exit costs the backbone up to it, and all heads up to and including its own.
     cumulative = np.array([*(p.cost for p in points), full]) + np.cumsum([*head_costs, 0.0])
     source = placement.count_source(read_example(model, example).n_tokens)
     network = EarlyExitNetwork(
         model,
-        [module.to(device).train(model.training) for module in made],
+        [module.to(device).train(model.training) for module in new_heads],
         points,
         cost=CostModel(cumulative, source=source, heads=[*head_costs, 0.0]),
         backbone_macs=full,

@@ -81,7 +81,7 @@ PIXEL_HEAD = {"head": "pixels", "hidden": 64}
 
 
 def complete_options(
-    given: Mapping[str, Any], layouts: Sequence[Layout], *, masks: bool = False
+    options: Mapping[str, Any], layouts: Sequence[Layout], *, masks: bool = False
 ) -> HeadOptions:
     """Return options of heads for features of these layouts: those given (not None), and the best for the others.
 
@@ -89,7 +89,9 @@ def complete_options(
     answer with masks.
     """
     default = PIXEL_HEAD if masks else TOKEN_HEAD if set(layouts) == {"tokens"} else {}
-    return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
+    return HeadOptions(
+        **{**default, **{name: option for name, option in options.items() if option is not None}}
+    )
 
 
 def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
@@ -139,8 +141,8 @@ class Head(nn.Module):
             features = features.movedim(-1, 1)
         if self.options.head != "grid":
             return features.flatten(2).mean(2)
-        most = max(1, math.isqrt(_MOST_FEATURES // (2 * features.shape[1])))
-        return _grid(features, min(self.options.grid, most))
+        largest = max(1, math.isqrt(_MOST_FEATURES // (2 * features.shape[1])))
+        return _grid(features, min(self.options.grid, largest))
 
     def classify(self, reduced: Tensor) -> Tensor:
         """Return logits (n, k) from reduced features."""

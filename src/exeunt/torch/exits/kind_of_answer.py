@@ -46,7 +46,7 @@ def mask_scale_of(size: tuple[int, int], example: Inputs) -> int:
 def _size(example: Inputs) -> tuple[int, int]:
     """Return height and width of the images of an example. Raises InputError for other inputs."""
     args, kwargs = as_call(example)
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
     if not tensors or tensors[0].ndim != 4:
         raise InputError("masks are of images: give inputs of shape (images, channels, height, width)")
     return tensors[0].shape[2], tensors[0].shape[3]

@@ -124,7 +124,10 @@ class EarlyExitNetwork(nn.Module):
 
     def classify(self, reduced: Sequence[Tensor], final: Tensor) -> list[Tensor]:
         """Return the logits (n, k) of every exit from what `reduce` returns."""
-        logits = [classified(head, value) for head, value in zip(self.learning_heads, reduced, strict=True)]
+        logits = [
+            classified(head, reduced_features)
+            for head, reduced_features in zip(self.learning_heads, reduced, strict=True)
+        ]
         return logits if self.new_classifier else [*logits, final]
 
     def stages(self, example: Inputs) -> StagedModel:

@@ -93,9 +93,9 @@ def open_own_exits(
         model = model.network
     with evaluating(model):
         logits = _checked_logits(placement.output_of(model, example), rows_of(example), masks=masks)
-    for one in logits:
-        check_kind(one, example, masks=masks)
-    sizes = {tuple(one.shape[2:]) for one in logits}
+    for logit in logits:
+        check_kind(logit, example, masks=masks)
+    sizes = {tuple(logit.shape[2:]) for logit in logits}
     if len(sizes) > 1:
         shown = ", ".join(f"{height}x{width}" for height, width in sorted(sizes))
         raise InputError(
@@ -150,7 +150,7 @@ def refuse_unasked(output: Any) -> None:
     """Raise InputError for the output of a network that brings its own exits, if those were not asked for."""
     if getattr(output, "logits", None) is not None or not isinstance(output, (Mapping, list, tuple)):
         return
-    shapes = [value.shape for value in _values(output) if isinstance(value, Tensor)]
+    shapes = [tensor.shape for tensor in _values(output) if isinstance(tensor, Tensor)]
     alike = shapes.count(shapes[0]) if shapes and len(shapes[0]) == 2 else 0
     if alike > 1:
         raise InputError(
@@ -176,20 +176,22 @@ def _checked_logits(output: Any, n: int, *, masks: bool) -> list[Tensor]:
     axes, shape = (4, "classes, height, width") if masks else (2, "classes")
     logits = _values(output)
     keys = list(output) if isinstance(output, Mapping) else range(len(logits))
-    for key, value in zip(keys, logits, strict=True):
-        is_tensor = isinstance(value, Tensor)
-        if not (is_tensor and value.ndim == axes and len(value) == n and value.is_floating_point()):
-            what = f"{value.dtype} of shape {tuple(value.shape)}" if is_tensor else type(value).__name__
+    for key, logit in zip(keys, logits, strict=True):
+        is_tensor = isinstance(logit, Tensor)
+        if not (is_tensor and logit.ndim == axes and len(logit) == n and logit.is_floating_point()):
+            description = (
+                f"{logit.dtype} of shape {tuple(logit.shape)}" if is_tensor else type(logit).__name__
+            )
             raise InputError(
-                f"output {key!r} of the network is {what}, on a batch of {n}: with exits={OWN!r} every output must be "
-                f"the logits of an exit, ({n}, {shape})"
+                f"output {key!r} of the network is {description}, on a batch of {n}: with exits={OWN!r} every output must "
+                f"be the logits of an exit, ({n}, {shape})"
             )
     if len(logits) < 2:
         raise InputError(
             f"exits={OWN!r} is for a network that returns two outputs or more, and this one returns {len(logits)}: "
             "give exits a number, or names of modules"
         )
-    widths = [value.shape[1] for value in logits]
+    widths = [logit.shape[1] for logit in logits]
     if len(set(widths)) > 1:
         raise InputError(
             f"the network's exits answer with different numbers of classes: {widths}; all must be equal"

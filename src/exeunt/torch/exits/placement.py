@@ -169,7 +169,7 @@ def _shapes(
             return
         if maps == "needed" and not isinstance(output, Tensor):
             tensors = output.values() if isinstance(output, Mapping) else output
-            count = counted(sum(isinstance(one, Tensor) for one in tensors), "tensor")
+            count = counted(sum(isinstance(tensor, Tensor) for tensor in tensors), "tensor")
             raise InputError(
                 f"module {name!r} returns a {type(output).__name__} of {count}, and an exit of masks reads one feature "
                 "map: name the modules inside it, each of which returns one"

@@ -104,7 +104,7 @@ class Candidates:
             raise InputError(
                 f"{counted(groups.n, 'fit prompt')} are too few to make a policy from: give more (--fit)"
             )
-        exits = [one.route(fit) for one in policies]
+        exits = [policy.route(fit) for policy in policies]
         lost = [groups.means(1.0 - fit.quality[np.arange(fit.n), at]) for at in exits]
         return cls(
             policies,
@@ -169,19 +169,28 @@ class Candidates:
         proof = None
         if max_loss is not None:
             proof = LossCertificate(
-                max_loss, delta, p, "betting", float(lost.mean()), sum(len(one.tokens) for one in found),
-                measure=measure, of=of, row="token", n_groups=len(found), rows_per_group=1,
-            )  # fmt: skip
+                max_loss,
+                delta,
+                p,
+                "betting",
+                float(lost.mean()),
+                sum(len(one.tokens) for one in found),
+                measure=measure,
+                of=of,
+                row="token",
+                n_groups=len(found),
+                rows_per_group=1,
+            )
         return self._tested(candidate, found, proof, budget, delta)
 
     def _in_order(self, max_loss: float | None, budget: float | None) -> Iterator[Policy]:
         """Yield policies in the order in which they are tested: the first is very likely to pass."""
         if max_loss is not None:
-            lost = [float(one.mean()) for one in self.losses]
+            lost = [float(loss.mean()) for loss in self.losses]
             start = next((k for k, mean in enumerate(lost) if mean > _CAREFUL * max_loss), len(lost))
             yield from self.policies[max(start - 1, 0) :]
         elif budget is not None:
-            high = [one.mean() + _SPARE * one.std() / len(one) ** 0.5 for one in self.costs]
+            high = [cost.mean() + _SPARE * cost.std() / len(cost) ** 0.5 for cost in self.costs]
             start = next((k for k, cost in enumerate(high) if cost <= budget), len(high) - 1)
             yield from reversed(self.policies[: start + 1])
 
@@ -202,15 +211,30 @@ class Candidates:
         certificate = None
         if budget is not None:
             certificate = Certificate(
-                budget=budget, delta=delta, unit=candidate.cost.unit, probability=1 - delta, expected_cost=paid,
-                cost_quantile=budget, n_calibration=len(exits), assumption=_ASSUMED, row="token", n_groups=len(found),
+                budget=budget,
+                delta=delta,
+                unit=candidate.cost.unit,
+                probability=1 - delta,
+                expected_cost=paid,
+                cost_quantile=budget,
+                n_calibration=len(exits),
+                assumption=_ASSUMED,
+                row="token",
+                n_groups=len(found),
                 rows_per_group=1,
-            )  # fmt: skip
+            )
         return replace(
-            candidate, budget=paid if budget is None else budget, calibration="generation", calibration_cost=paid,
-            counts=np.bincount(exits, minlength=candidate.n_exits), n_calibration=len(exits), n_groups=len(found),
-            distribution=None, certificate=certificate, loss_certificate=proof,
-        )  # fmt: skip
+            candidate,
+            budget=paid if budget is None else budget,
+            calibration="generation",
+            calibration_cost=paid,
+            counts=np.bincount(exits, minlength=candidate.n_exits),
+            n_calibration=len(exits),
+            n_groups=len(found),
+            distribution=None,
+            certificate=certificate,
+            loss_certificate=proof,
+        )
 
     def _infeasible(self, asked: _Asked, n: int) -> Infeasible:
         cost, least, shown, max_loss = self.policies[0].cost, "", list[str](), asked.max_loss

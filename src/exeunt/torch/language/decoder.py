@@ -45,12 +45,12 @@ class KeyValues:
                 key.new_zeros(self.n, key.shape[1], self._padding + 1, key.shape[3]),
                 value.new_zeros(self.n, value.shape[1], self._padding + 1, value.shape[3]),
             )
-        kept = self._layers[layer]
-        for store, new in zip(kept, (key, value), strict=True):
+        stored = self._layers[layer]
+        for store, new in zip(stored, (key, value), strict=True):
             store[self._rows[:, None], :, self._places] = new.transpose(1, 2)
         if len(self._rows) == self.n:  # in order: a view instead of a copy
-            return kept[0][:, :, : self._end], kept[1][:, :, : self._end]
-        return kept[0][self._rows, :, : self._end], kept[1][self._rows, :, : self._end]
+            return stored[0][:, :, : self._end], stored[1][:, :, : self._end]
+        return stored[0][self._rows, :, : self._end], stored[1][self._rows, :, : self._end]
 
     def get_seq_length(self, *_: Any) -> int:
         """Return 0: positions and masks are always given."""
@@ -76,7 +76,7 @@ class Decoder:
         self.model = model
         self._base = base = model.base_model
         config = base.config
-        tokens, whole = self._causal()
+        tokens, logits = self._causal()
         lists = [
             name
             for name, child in base.named_children()
@@ -100,7 +100,7 @@ class Decoder:
         self._parts: dict[tuple[int, int], nn.Module] = {}
         self._given = _AsGiven()
         self._vocabulary = _with_modules(model, {model.base_model_prefix: self._given})
-        self._check(tokens, whole)
+        self._check(tokens, logits)
 
     @property
     def device(self) -> torch.device:
@@ -117,20 +117,23 @@ class Decoder:
         return self._base.get_input_embeddings()(tokens)  # type: ignore[no-any-return]
 
     def run(
-        self, hidden: Tensor, first: int, stop: int, rows: Tensor, places: Tensor, kept: KeyValues
+        self, hidden: Tensor, first: int, stop: int, rows: Tensor, places: Tensor, key_values: KeyValues
     ) -> Tensor:
         """Return the hidden states (n, t, d) after the layers `first` to `stop - 1`.
 
         `rows` (n,), places (n, t): which sequences these are and where in them the tokens are. `kept` has the keys and
         values of the tokens before them, and gets theirs.
         """
-        kept.at(rows, places)
+        key_values.at(rows, places)
         if (first, stop) not in self._parts:
             self._parts[first, stop] = self._part(first, stop)
         output = self._parts[first, stop](
-            inputs_embeds=hidden, position_ids=places, attention_mask=kept.mask(hidden.dtype), use_cache=True,
-            **{self._cache: kept},
-        )  # fmt: skip
+            inputs_embeds=hidden,
+            position_ids=places,
+            attention_mask=key_values.mask(hidden.dtype),
+            use_cache=True,
+            **{self._cache: key_values},
+        )
         return output[0]  # type: ignore[no-any-return]
 
     def normed(self, hidden: Tensor) -> Tensor:
@@ -165,28 +168,32 @@ class Decoder:
         tokens = tokens.to(self.device)
         if not getattr(config, "is_encoder_decoder", False):
             with evaluating(self.model), torch.inference_mode():
-                whole, shorter = self.model(tokens).logits, self.model(tokens[:, :-1]).logits
-            if _close(whole[:, :-1], shorter):
-                return tokens, whole
+                logits, shorter = self.model(tokens).logits, self.model(tokens[:, :-1]).logits
+            if _close(logits[:, :-1], shorter):
+                return tokens, logits
         raise InputError(
             f"{config.model_type!r} is no decoder: tokens see later ones. Give a causal language model, such as Llama"
         )
 
-    def _check(self, tokens: Tensor, whole: Tensor) -> None:
+    def _check(self, tokens: Tensor, logits: Tensor) -> None:
         """Raise InputError unless two halves, token by token, give what the full network gives on a text at once."""
         n, middle = len(self.layers), (len(self.layers) + 1) // 2
-        rows, kept, found = torch.arange(2, device=tokens.device), KeyValues(2, _TRIED), []
+        rows, key_values, stepwise = torch.arange(2, device=tokens.device), KeyValues(2, _TRIED), []
         try:
             with evaluating(self.model), torch.inference_mode():
                 for start, end in ((0, _TRIED - 1), (_TRIED - 1, _TRIED)):
                     places = torch.arange(start, end, device=tokens.device).expand(2, -1)
                     hidden = self.embed(tokens[:, start:end])
                     for first, stop in ((0, middle), (middle, n)):
-                        hidden = self.run(hidden, first, stop, rows, places, kept) if first < stop else hidden
-                    found.append(self.logits(self.normed(hidden[:, -1])))
+                        hidden = (
+                            self.run(hidden, first, stop, rows, places, key_values)
+                            if first < stop
+                            else hidden
+                        )
+                    stepwise.append(self.logits(self.normed(hidden[:, -1])))
         except Exception as error:  # code of a library may raise anything
             raise self._unusual(one_line(error)) from error
-        if not _close(torch.stack(found), torch.stack([whole[:, -2], whole[:, -1]])):
+        if not _close(torch.stack(stepwise), torch.stack([logits[:, -2], logits[:, -1]])):
             raise self._unusual("its parts do not give what the full network gives")
 
     def _unusual(self, why: str) -> InputError:
@@ -202,8 +209,8 @@ def context_of(config: Any) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-def _close(found: Tensor, own: Tensor) -> bool:
-    return torch.allclose(found, own, rtol=1e-3, atol=1e-3 * float(own.abs().max()))
+def _close(logits: Tensor, own: Tensor) -> bool:
+    return torch.allclose(logits, own, rtol=1e-3, atol=1e-3 * float(own.abs().max()))
 
 
 def _with_modules(module: Any, changed: dict[str, nn.Module]) -> Any:

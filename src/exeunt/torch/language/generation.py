@@ -64,9 +64,9 @@ def continuations(
     tokens leave where; None for the full network alone. `most_tokens`: of a continuation. `ends`: tokens that end one.
     `compare`: also find what the full network chooses; it costs more, which `macs` does not count.
     """
-    for name, value in (("batch_size", batch_size), ("most_tokens", most_tokens)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    for name, number in (("batch_size", batch_size), ("most_tokens", most_tokens)):
+        if number < 1:
+            raise InputError(f"{name} must be at least 1, got {number}")
     known = network.decoder.n_tokens
     if unknown := [token for prompt in prompts for token in prompt if token >= known]:
         raise InputError(
@@ -77,8 +77,8 @@ def continuations(
         chosen = order[start : start + batch_size]
         with torch.inference_mode():  # not while the caller has the answers
             batch = _Batch(network, [prompts[i] for i in chosen], keys[chosen], policy, most_tokens, compare)
-            found = batch.run(frozenset(ends))
-        yield from zip(chosen, found, strict=True)
+            batch_continuations = batch.run(frozenset(ends))
+        yield from zip(chosen, batch_continuations, strict=True)
 
 
 class _Batch:
@@ -101,8 +101,8 @@ class _Batch:
         self.prompts, self.keys, self.most = prompts, keys, most_tokens
         last = network.n_exits - 1
         self.exits = [last] if policy is None else np.flatnonzero(policy.needs).tolist()
-        at = [network.decoder.layers.index(name) + 1 for name in network.exit_names]
-        self.stops = [[*at, len(network.decoder.layers)][exit_] for exit_ in self.exits]
+        depths = [network.decoder.layers.index(name) + 1 for name in network.exit_names]
+        self.stops = [[*depths, len(network.decoder.layers)][exit_] for exit_ in self.exits]
         n, device = len(prompts), network.decoder.device
         self.kept = KeyValues(n, max(map(len, prompts)) + most_tokens)
         self.done = torch.zeros(len(self.exits), n, dtype=torch.long, device=device)
@@ -121,20 +121,20 @@ class _Batch:
                 if token not in ends and len(self.found[i].tokens) < self.most:
                     self._feed(i, [token])
             going = np.array([i for i in going.tolist() if self.waiting[0][i]], dtype=np.int64)
-        seen = self.done.cpu().numpy().copy()  # what is compared afterwards does not count
+        tokens_read = self.done.cpu().numpy().copy()  # what is compared afterwards does not count
         if self.compare:
             for s in range(1, len(self.exits)):
                 if len(rows := np.flatnonzero([bool(chunks) for chunks in self.waiting[s]])):
                     self._run_segment(s, rows)
-        return [self._priced(i, seen[:, i]) for i in range(len(self.prompts))]
+        return [self._priced(i, tokens_read[:, i]) for i in range(len(self.prompts))]
 
     def _feed(self, i: int, tokens: Sequence[int]) -> None:
-        given = torch.tensor([list(tokens)], device=self.done.device)
-        self.waiting[0][i].append(self.network.decoder.embed(given)[0])
+        embedded = torch.tensor([list(tokens)], device=self.done.device)
+        self.waiting[0][i].append(self.network.decoder.embed(embedded)[0])
 
     def _next(self, going: Integers) -> list[tuple[int, int]]:
         """Return the next token of each of these sequences, and the exit that says it."""
-        said: dict[int, tuple[int, int]] = {}
+        next_tokens: dict[int, tuple[int, int]] = {}
         state, rows = None, going
         if self.policy is not None:
             n_tokens = np.array([len(self.found[i].tokens) for i in going.tolist()])
@@ -149,11 +149,13 @@ class _Batch:
                 state = state.take(~leave)
             if leave.any():
                 tokens = self.network.says(exit_, last[torch.from_numpy(leave)]).tolist()
-                said.update(zip(rows[leave].tolist(), [(token, exit_) for token in tokens], strict=True))
+                next_tokens.update(
+                    zip(rows[leave].tolist(), [(token, exit_) for token in tokens], strict=True)
+                )
             rows = rows[~leave]
             if not len(rows):
                 break
-        return [said[i] for i in going.tolist()]
+        return [next_tokens[i] for i in going.tolist()]
 
     def _run_segment(self, s: int, rows: Integers) -> Tensor:
         """Run a segment on all that waits for it in these sequences; return the last hidden state of each, (n, d)."""
@@ -183,24 +185,26 @@ class _Batch:
                 self.network.says(self.network.n_exits - 1, states[says_next:]).tolist()
             )
 
-    def _priced(self, i: int, seen: Integers) -> Continuation:
+    def _priced(self, i: int, tokens_read: Integers) -> Continuation:
         """Return a continuation with what it cost. `seen` (s,): how many of its tokens each segment ran on."""
-        found, costs = self.found[i], self.network.macs
+        continuation, costs = self.found[i], self.network.macs
         cumulative = np.cumsum(costs.layers)[self.exits]
         per_token = np.diff(cumulative, prepend=0.0)
-        of_prompt = np.minimum(seen, len(self.prompts[i]))
-        n_early = sum(exit_ < self.network.n_exits - 1 for exit_ in found.exits)
-        asked = np.searchsorted(self.exits, found.exits)  # exits before the one that answered
+        of_prompt = np.minimum(tokens_read, len(self.prompts[i]))
+        n_early = sum(exit_ < self.network.n_exits - 1 for exit_ in continuation.exits)
+        asked = np.searchsorted(self.exits, continuation.exits)  # exits before the one that answered
         n_confidences = int(np.minimum(asked + 1, len(self.exits) - 1).sum())
         heads = (
-            n_early * costs.adapter + n_confidences * costs.confidence + len(found.tokens) * costs.vocabulary
+            n_early * costs.adapter
+            + n_confidences * costs.confidence
+            + len(continuation.tokens) * costs.vocabulary
         )
         return Continuation(
-            found.tokens,
-            found.exits,
-            float((seen - of_prompt) @ per_token + heads),
+            continuation.tokens,
+            continuation.exits,
+            float((tokens_read - of_prompt) @ per_token + heads),
             float(of_prompt @ per_token),
-            found.full,
+            continuation.full,
             len(self.prompts[i]),
         )
 

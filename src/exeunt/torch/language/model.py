@@ -109,9 +109,14 @@ class LanguageModel:
             policy = self._policy(budget)
         way = self.prompts if most_tokens is None else replace(self.prompts, most_tokens=most_tokens)
         found = self._answers(
-            way.of(prompts, name), policy, way, keep,
-            batch_size=batch_size, compare=compare, progress=progress,
-        )  # fmt: skip
+            way.of(prompts, name),
+            policy,
+            way,
+            keep,
+            batch_size=batch_size,
+            compare=compare,
+            progress=progress,
+        )
         costs = self.network.cost.cumulative
         return [GeneratedText(way.text(one.tokens), one, float(costs[one.exits].mean())) for one in found]
 
@@ -217,14 +222,19 @@ class LanguageModel:
         self, texts: Sequence[str], grade: Callable[[str, str], float], whole: Sequence[Continuation]
     ) -> Loss:
         def grades(found: Sequence[Continuation]) -> Floats:
-            said = [self.prompts.text(one.tokens) for one in found]
-            given = [grade(*pair) for pair in zip(texts, said, strict=True)]
-            return np.array([check_between(one, "a grade", 0.0, 1.0, inclusive=True) for one in given])
+            said = [self.prompts.text(answer.tokens) for answer in found]
+            grades_given = [grade(*pair) for pair in zip(texts, said, strict=True)]
+            return np.array(
+                [
+                    check_between(grade_given, "a grade", 0.0, 1.0, inclusive=True)
+                    for grade_given in grades_given
+                ]
+            )
 
         own = grades(whole)
 
-        def loss(found: Sequence[Continuation]) -> Floats:
-            return np.asarray(own - grades(found))
+        def loss(answers: Sequence[Continuation]) -> Floats:
+            return np.asarray(own - grades(answers))
 
         return loss
 
@@ -241,42 +251,50 @@ class LanguageModel:
         """Return the answers to prompts; with `keep`, each is written there as it comes and not made again."""
 
         def missing(numbers: list[int]) -> Iterator[tuple[int, Any]]:
-            made = continuations(
-                self.network, [prompts.tokens[i] for i in numbers], prompts.keys[numbers], policy,
-                most_tokens=way.most_tokens, ends=way.ends, **options,
-            )  # fmt: skip
-            return ((numbers[i], [*astuple(one)]) for i, one in made)
+            fresh = continuations(
+                self.network,
+                [prompts.tokens[i] for i in numbers],
+                prompts.keys[numbers],
+                policy,
+                most_tokens=way.most_tokens,
+                ends=way.ends,
+                **options,
+            )
+            return ((numbers[i], [*astuple(continuation)]) for i, continuation in fresh)
 
         by = None if policy is None else policy.to_dict()
         # Not the size of batches, which changes roundings alone: memory may call for smaller ones.
         job = content_digest([self.run.digest, prompts.tokens, by, way.job, options["compare"]])
-        made = kept(keep, job, len(prompts), missing, what="answers", show=progress)
-        return [Continuation(*one) for one in made]
+        stored = kept(keep, job, len(prompts), missing, what="answers", show=progress)
+        return [Continuation(*fields) for fields in stored]
 
 
-def summarise(network: DecoderWithExits, found: Sequence[Continuation]) -> dict[str, Any]:
+def summarise(network: DecoderWithExits, answers: Sequence[Continuation]) -> dict[str, Any]:
     """Return what answers cost and how they differ, JSON-able.
 
     `shares` (m,): of the tokens, by exit. `cost`: mean over answers of the mean cost of their tokens, along the exits
     that said them. `spent`, `prompt_spent`: multiply-adds on answers and prompts, as shares of the full network's.
     `tokens_differ`, `answers_differ`: in the mean over answers; only where they were compared.
     """
-    exits = np.concatenate([one.exits for one in found])
-    macs, n_tokens = network.macs, np.array([len(one.tokens) for one in found])
+    exits = np.concatenate([answer.exits for answer in answers])
+    macs, n_tokens = network.macs, np.array([len(answer.tokens) for answer in answers])
     layers = float(macs.layers.sum())
-    whole = layers * (n_tokens - 1) + macs.vocabulary * n_tokens  # the last token is not read
-    prompts = sum(one.prompt_macs for one in found), layers * sum(one.n_prompt for one in found)
-    compared = all(one.full for one in found)
-    shares = [float(np.mean(one.differs)) for one in found] if compared else []
+    full_macs = layers * (n_tokens - 1) + macs.vocabulary * n_tokens  # the last token is not read
+    prompts = (
+        sum(answer.prompt_macs for answer in answers),
+        layers * sum(answer.n_prompt for answer in answers),
+    )
+    compared = all(answer.full for answer in answers)
+    shares = [float(np.mean(answer.differs)) for answer in answers] if compared else []
     differ = (
         {"tokens_differ": np.mean(shares), "answers_differ": np.mean(np.sign(shares))} if compared else {}
     )
     return {
-        "answers": len(found),
+        "answers": len(answers),
         "tokens": len(exits),
         "shares": (np.bincount(exits, minlength=network.n_exits) / len(exits)).tolist(),
-        "cost": float(np.mean([network.cost.cumulative[one.exits].mean() for one in found])),
-        "spent": float(sum(one.macs for one in found) / whole.sum()),
+        "cost": float(np.mean([network.cost.cumulative[answer.exits].mean() for answer in answers])),
+        "spent": float(sum(answer.macs for answer in answers) / full_macs.sum()),
         "prompt_spent": float(prompts[0] / prompts[1]),
-        **{name: float(value) for name, value in differ.items()},
+        **{name: float(share) for name, share in differ.items()},
     }

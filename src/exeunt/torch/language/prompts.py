@@ -69,7 +69,7 @@ class PromptTokens:
         if wrong := [i for i, text in enumerate(texts) if not isinstance(text, str)]:
             raise InputError(f"{name(wrong[0])} must be a text, got {texts[wrong[0]]!r}")
         tokens = [self._tokens(text) for text in texts]
-        if empty := [i for i, one in enumerate(tokens) if not one]:
+        if empty := [i for i, token in enumerate(tokens) if not token]:
             raise InputError(f"{_first_of(empty, name)} no tokens: leave it out")
         room = math.inf if self.context is None else self.context - self.most_tokens
         if room <= 0:
@@ -77,7 +77,7 @@ class PromptTokens:
                 f"the decoder takes {self.context:,} tokens, and answers of {self.most_tokens:,} leave none for the "
                 "prompt: allow shorter answers (most_tokens)"
             )
-        if long := [i for i, one in enumerate(tokens) if len(one) > room]:
+        if long := [i for i, token in enumerate(tokens) if len(token) > room]:
             raise InputError(
                 f"{_first_of(long, name)} {len(tokens[long[0]]):,} tokens, and the decoder takes {self.context:,}, of "
                 f"which {self.most_tokens:,} are kept for the answer: shorten it, or allow shorter answers "
@@ -130,11 +130,11 @@ def kept(
         journal = Journal(file, job)
         if journal.of_another_job:
             journal.remove()
-        found: dict[int, T] = journal.found
-        left = [i for i in range(n) if i not in found]
-        for i, one in Progress(what, missing(left), total=n, done=n - len(left), show=show):
-            journal.add(i, one)
-        return [found[i] for i in range(n)]
+        results: dict[int, T] = journal.found
+        left = [i for i in range(n) if i not in results]
+        for i, result in Progress(what, missing(left), total=n, done=n - len(left), show=show):
+            journal.add(i, result)
+        return [results[i] for i in range(n)]
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ def learn_confidences(
     for tokens in Progress("texts for confidences", texts, show=show):
         with torch.inference_mode():
             reduced, final = network.reduce(**_on(network, [tokens]))
-            said = network.decoder.logits(final).argmax(-1)
+            own_tokens = network.decoder.logits(final).argmax(-1)
             for exit_, hidden in enumerate(reduced):
                 likeliest = network.logits(exit_, hidden).softmax(-1).max(-1)
                 states[exit_].append(hidden)
-                right[exit_].append((likeliest.values + (likeliest.indices == said)) / 2)
+                right[exit_].append((likeliest.values + (likeliest.indices == own_tokens)) / 2)
     for (
         head
     ) in network.token_heads:  # in order, so that the states of an exit are let go after it has learned
@@ -82,10 +82,10 @@ def token_trace(
     Each is what exits say after the same tokens as the full network. Predictions are tokens; costs are of one token.
     """
     rows = list(_recorded(network, prompts, continuations, show=show))
-    score, said = (np.concatenate(part) for part in zip(*((a, b) for _, a, b, _ in rows), strict=True))
+    score, tokens_said = (np.concatenate(part) for part in zip(*((a, b) for _, a, b, _ in rows), strict=True))
     return ExitTrace.from_scores(
         score,
-        said,
+        tokens_said,
         cost=network.cost,
         id=np.concatenate([keys for *_, keys in rows]),
         groups=Groups(np.concatenate([np.full(len(keys), f"{part} {i}") for i, *_, keys in rows])),
@@ -104,15 +104,15 @@ def _recorded(
             says_next = torch.zeros_like(arguments["input_ids"], dtype=torch.bool)
             says_next[0, len(prompt) - 1 : -1] = True
             reduced, final = network.states(says_next, **arguments)
-            said = [network.says(exit_, hidden) for exit_, hidden in enumerate(reduced)]
-            said.append(network.decoder.logits(final).argmax(-1))
+            predictions = [network.says(exit_, hidden) for exit_, hidden in enumerate(reduced)]
+            predictions.append(network.decoder.logits(final).argmax(-1))
             sure = [
                 head.confidence(hidden) for head, hidden in zip(network.token_heads, reduced, strict=True)
             ]
             sure.append(torch.zeros_like(sure[0]))
         keys = token_keys(prompts.keys[[i]].repeat(len(follows)), np.arange(len(follows)))
-        yield i, torch.stack(sure, 1).cpu().double().numpy(), torch.stack(said, 1).cpu().numpy(), keys
+        yield i, torch.stack(sure, 1).cpu().double().numpy(), torch.stack(predictions, 1).cpu().numpy(), keys
 
 
 def _on(network: DecoderWithExits, texts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    return {name: value.to(network.decoder.device) for name, value in padded(texts).items()}
+    return {name: tensor.to(network.decoder.device) for name, tensor in padded(texts).items()}

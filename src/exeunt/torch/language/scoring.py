@@ -76,12 +76,15 @@ class ChoiceExecutor:
         n, t, _ = hidden.shape
         index, places = torch.arange(n, device=hidden.device), torch.arange(t, device=hidden.device)
         first = self._stops[segment - 1] if segment else 0
-        made = self._network.decoder.run(
+        hidden_states = self._network.decoder.run(
             hidden, first, self._stops[segment], index, places.expand(n, -1), KeyValues(n, t)
         )
-        after = [replace(text, hidden=one[: len(text.tokens)]) for text, one in zip(texts, made, strict=True)]
-        found = [self._likelihoods(segment, after) for _ in wanted]
-        return found, [after[start : start + self._k] for start in range(0, n, self._k)]
+        after = [
+            replace(text, hidden=hidden[: len(text.tokens)])
+            for text, hidden in zip(texts, hidden_states, strict=True)
+        ]
+        likelihoods = [self._likelihoods(segment, after) for _ in wanted]
+        return likelihoods, [after[start : start + self._k] for start in range(0, n, self._k)]
 
     def gather(self, parts: Sequence[tuple[list[list[_Text]], Integers | slice | None]]) -> list[list[_Text]]:
         """Return these questions of these states."""
@@ -124,10 +127,10 @@ class ChoiceExecutor:
         target = torch.cat([text.tokens[text.begins :] for text in texts])
         log_p = self._network.logits(exit_, says_next).float().log_softmax(-1)
         of_tokens = log_p.gather(1, target[:, None])[:, 0]
-        found = torch.stack(
+        likelihoods = torch.stack(
             [part.sum() for part in torch.split(of_tokens, [len(x.tokens) - x.begins for x in texts])]
         )
-        return found.reshape(-1, self._k).cpu().numpy()
+        return likelihoods.reshape(-1, self._k).cpu().numpy()
 
 
 def choice_trace(
@@ -151,11 +154,11 @@ def choice_trace(
     for start in range(0, len(questions), batch_size):
         state, _ = executor.start(raw_rows(questions[start : start + batch_size]))
         counts += [[(len(text.tokens), len(text.tokens) - text.begins) for text in row] for row in state]
-        found = []
+        outputs_by_exit = []
         for segment in range(executor.n_exits):
             outputs, state = executor.run(segment, state, [segment])
-            found += outputs
-        logits.append(np.stack(found, axis=1))
+            outputs_by_exit += outputs
+        logits.append(np.stack(outputs_by_exit, axis=1))
     n_tokens, n_choice = np.array(counts).sum(axis=1).mean(axis=0)
     macs = network.macs
     heads = np.r_[np.full(network.n_exits - 1, macs.adapter + macs.vocabulary), macs.vocabulary] * n_choice

@@ -129,7 +129,7 @@ def _trained(
     ends = _ends(model, tokenizer)
     way = PromptTokens(tokenizer, chat, job.most_tokens, context_of(model.config), ends)
     prompts = {part: way.of_data(plan.select(source, part)) for part in PARTS}
-    length = round(np.mean([len(one) for one in prompts["train"].tokens]) + job.most_tokens)
+    length = round(np.mean([len(token) for token in prompts["train"].tokens]) + job.most_tokens)
     exits: Any = job.exits
     network = DecoderWithExits(
         model.to(best_device()), exits, length=length, seed=job.seed, **job.head
@@ -161,25 +161,34 @@ def _trained(
         "network": network.config(),
         "class_names": [],
         "data": {
-            "name": job.data, "label": NO_LABELS, "text": list(job.text), "calibration_data": job.calibration_data,
-            "fingerprint": plan.fingerprint, "unlabelled": True,
+            "name": job.data,
+            "label": NO_LABELS,
+            "text": list(job.text),
+            "calibration_data": job.calibration_data,
+            "fingerprint": plan.fingerprint,
+            "unlabelled": True,
             "reference": {"exit": network.n_exits - 1, "name": "the full network"},
         },
         "split": plan.to_dict(),
         "training": {**_RECIPE, **job.recipe, "tokens": n_tokens},
         "inputs": {
-            **save_preparation(tokenizer, out, example), "longest": None, "chat": chat,
-            "most_tokens": job.most_tokens, "ends": ends,
+            **save_preparation(tokenizer, out, example),
+            "longest": None,
+            "chat": chat,
+            "most_tokens": job.most_tokens,
+            "ends": ends,
         },
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
-    }  # fmt: skip
+    }
     return RunFolder.create(out, cost=network.cost, traces=traces, about=about, network=DECODER)
 
 
 def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Return the tokens that end a text: those that the model says, and the tokeniser's."""
-    said = [getattr(one, "eos_token_id", None) for one in (model.generation_config, model.config, tokenizer)]
-    every = [end for one in said for end in (one if isinstance(one, list) else [one])]
+    end_tokens = [
+        getattr(config, "eos_token_id", None) for config in (model.generation_config, model.config, tokenizer)
+    ]
+    every = [end for tokens in end_tokens for end in (tokens if isinstance(tokens, list) else [tokens])]
     return tuple(sorted({int(end) for end in every if end is not None}))
 
 
@@ -190,10 +199,10 @@ def _continued(
 
     def missing(numbers: list[int]) -> Any:
         chosen = [prompts.tokens[i] for i in numbers]
-        made = continuations(
+        continued = continuations(
             network, chosen, prompts.keys[numbers], None, most_tokens=way.most_tokens, ends=way.ends
         )
-        return ((numbers[i], found.tokens) for i, found in made)
+        return ((numbers[i], continuation.tokens) for i, continuation in continued)
 
     job = content_digest([weights, prompts.tokens, way.job])
     return kept(file, job, len(prompts), missing, what=f"continuations of {file.stem}", show=show)

@@ -69,35 +69,35 @@ class ModelSpec:
         if not separator or not kind or not name:
             raise InputError(f"model {text!r} is not understood: write {_FORMS}")
         options = dict(_argument(text, part) for part in query.split("&")) if question else {}
-        for option, value in options.items():
+        for option, argument in options.items():
             if option in _DECIDED_ELSEWHERE:
                 raise InputError(f"leave {option} out of {text!r}: {_DECIDED_ELSEWHERE[option]}")
-            if kind in _LIBRARIES and not _is_numeric(value):
+            if kind in _LIBRARIES and not _is_numeric(argument):
                 raise InputError(
-                    f"arguments of {kind} models must be numbers, got {option}={value!r} in {text!r}"
+                    f"arguments of {kind} models must be numbers, got {option}={argument!r} in {text!r}"
                 )
         return cls(text, kind, name, options)
 
 
 def _argument(text: str, part: str) -> tuple[str, Any]:
-    name, equals, value = part.partition("=")
+    name, equals, text_value = part.partition("=")
     if not equals or not name.isidentifier():
         raise InputError(
             f"arguments of a model are written NAME?ARGUMENT=VALUE&ARGUMENT=VALUE, got {part!r} in {text!r}"
         )
-    if value.lower() in ("true", "false"):
-        return name, value.lower() == "true"
+    if text_value.lower() in ("true", "false"):
+        return name, text_value.lower() == "true"
     try:
-        return name, ast.literal_eval(value)
+        return name, ast.literal_eval(text_value)
     except (ValueError, SyntaxError):
-        return name, value
+        return name, text_value
 
 
-def _is_numeric(value: Any) -> bool:
+def _is_numeric(argument: Any) -> bool:
     """Return whether a value is a number, True, False, None, or a tuple or list of these."""
-    if isinstance(value, (tuple, list)):
-        return all(_is_numeric(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float))
+    if isinstance(argument, (tuple, list)):
+        return all(_is_numeric(part) for part in argument)
+    return argument is None or isinstance(argument, (bool, int, float))
 
 
 def runs_custom_code(spec: str) -> bool:
@@ -196,8 +196,12 @@ def _factory(spec: ModelSpec) -> Callable[..., Any]:
         ) from error
     factory: Callable[..., Any] | None = getattr(module, spec.name, None)
     if factory is None or not callable(factory):
-        own = [value for value in vars(module).values() if inspect.isfunction(value)]
-        known = [one.__name__ for one in own if one.__module__ == spec.kind and one.__name__[0] != "_"]
+        own = [function for function in vars(module).values() if inspect.isfunction(function)]
+        known = [
+            function.__name__
+            for function in own
+            if function.__module__ == spec.kind and function.__name__[0] != "_"
+        ]
         close = difflib.get_close_matches(spec.name, known, n=3) or known[:5]
         listed = f"; it has {', '.join(close)}" if close else ""
         raise InputError(f"module {spec.kind!r} has no function {spec.name!r}{listed}")

@@ -49,15 +49,19 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         return BuiltModel(_from_config(config), EVERY_PART)
     with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"), quiet_loading():
         model, info = _auto_class(config).from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
+            name,
+            config=config,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            use_safetensors=True,
             output_loading_info=True,
-        )  # fmt: skip
+        )
     # Mismatched weights are listed as (name, shape in the file, shape in the model).
     random = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     bare = _auto_class(config) is _transformers().AutoModel
-    behind = [] if bare else [one for one in random if not one.startswith(f"{model.base_model_prefix}.")]
+    behind = [] if bare else [name for name in random if not name.startswith(f"{model.base_model_prefix}.")]
     pooler = f"{model.base_model_prefix}.pooler."
-    if behind and all(one in behind or one.startswith(pooler) for one in random):
+    if behind and all(name in behind or name.startswith(pooler) for name in random):
         if _is_of_texts(config):
             if config.is_encoder_decoder:
                 raise InputError(
@@ -115,8 +119,8 @@ def save_config(model: Any, folder: Path) -> None:
 
 def longest_text(model: nn.Module) -> int | None:
     """Return how many tokens a model takes, special ones included; None where its configuration sets no limit."""
-    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if most is None:
+    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if longest is None:
         return None
     # RoBERTa and similar models number positions from the padding's number on and never use the rows before it.
     unused = [
@@ -124,7 +128,7 @@ def longest_text(model: nn.Module) -> int | None:
         for name, module in model.named_modules()
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
     ]
-    return int(most) - max(unused, default=0)
+    return int(longest) - max(unused, default=0)
 
 
 def check_takes_texts(name: str) -> None:

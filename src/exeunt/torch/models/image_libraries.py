@@ -48,8 +48,8 @@ def build_torchvision(name: str, n_classes: int | None, pretrained: bool, **opti
             more |= {"init_weights": True, "aux_logits": False}
         return BuiltModel(models.get_model(name, weights=None, **more, **options), EVERY_PART)
     url = models.get_model_weights(name).DEFAULT.url
-    kept = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-    check_download(url, kept, f"the weights of {name!r}")
+    local_copy = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    check_download(url, local_copy, f"the weights of {name!r}")
     model: nn.Module = models.get_model(name, weights="DEFAULT", **options)
     last = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
     width = last.out_features if isinstance(last, nn.Linear) else last.out_channels
@@ -112,15 +112,15 @@ def _torchvision_preprocess(name: str) -> Preprocess | None:
 
 def _timm_preprocess(name: str) -> Preprocess | None:
     timm = require("timm", extra="timm")
-    given = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    if given is None:
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
         return None
-    _, height, width = given.input_size
+    _, height, width = config.input_size
     return Preprocess(
         size=(height, width),
-        mode=_MODES.get(given.crop_mode, "crop"),
-        crop_share=min(1.0, given.crop_pct),
-        interpolation=given.interpolation,
-        mean=tuple(given.mean),
-        std=tuple(given.std),
+        mode=_MODES.get(config.crop_mode, "crop"),
+        crop_share=min(1.0, config.crop_pct),
+        interpolation=config.interpolation,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
     )

@@ -63,17 +63,17 @@ def image_resizing(
 def summarise_inputs(prepare: Any, example: Inputs) -> str:
     """Return a line that says what the network takes."""
     if not isinstance(prepare, Preprocess):
-        most = _longest(prepare)
-        longest = "" if most is None else f"; texts of more than {most} are cut"
+        longest_tokens = _longest(prepare)
+        longest = "" if longest_tokens is None else f"; texts of more than {longest_tokens} are cut"
         return f"texts: costs are those of {dict(example)['input_ids'].shape[1]} tokens, the mean length{longest}"
-    mean, std = (", ".join(f"{value:.4g}" for value in three) for three in (prepare.mean, prepare.std))
+    mean, std = (", ".join(f"{number:.4g}" for number in three) for three in (prepare.mean, prepare.std))
     return f"images: {prepare.geometry}, mean {mean}, std {std}"
 
 
 def _longest(tokenizer: Any) -> int | None:
     """Return the length in tokens to which a tokeniser cuts longer texts, None where it has no limit."""
-    most: int = tokenizer.model_max_length
-    return most if most < _NO_LIMIT else None
+    limit: int = tokenizer.model_max_length
+    return limit if limit < _NO_LIMIT else None
 
 
 def to_channels_last(model: nn.Module, prepare: Any) -> nn.Module:
@@ -117,8 +117,8 @@ def fit_tokenizer(prepare: Any, model: Any) -> None:
     """
     if isinstance(prepare, Preprocess):
         return
-    if (most := longest_text(model)) is not None:
-        prepare.model_max_length = min(prepare.model_max_length, most)
+    if (longest := longest_text(model)) is not None:
+        prepare.model_max_length = min(prepare.model_max_length, longest)
     config = model.config.get_text_config()
     known = getattr(config, "vocab_size", None)
     # Added tokens that texts do not bring in may lie beyond the vocabulary, such as those for images.
@@ -171,8 +171,8 @@ def check_batch_memory(prepare: Preprocess, batch_size: int) -> None:
     """Raise InputError if the inputs of a batch alone take more memory than there is."""
     if prepare.size is not None:
         n_bytes = 4 * batch_size * 3 * prepare.size[0] * prepare.size[1]
-        what = f"a batch of {batch_size} images of {prepare.size[0]}x{prepare.size[1]} pixels"
-        check_memory(n_bytes, what, "choose a smaller size or batch size")
+        batch = f"a batch of {batch_size} images of {prepare.size[0]}x{prepare.size[1]} pixels"
+        check_memory(n_bytes, batch, "choose a smaller size or batch size")
 
 
 def example_inputs(data: Dataset, prepare: Any) -> Inputs:

@@ -42,8 +42,8 @@ def random_part(model: nn.Module, again: nn.Module) -> str:
         return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
     others = again.state_dict()
-    known = {name: value for name, value in model.state_dict().items() if value.ndim > 1}
-    random = [name for name, value in known.items() if name in others and not same(value, others[name])]
+    known = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim > 1}
+    random = [name for name, tensor in known.items() if name in others and not same(tensor, others[name])]
     if not random:
         return ""
     return EVERY_PART if len(random) == len(known) else f"a part ({', '.join(random[:3])})"
@@ -118,7 +118,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ArtefactError(f"{path} holds no named tensors: save the model's state_dict()")
     if content and all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): value for name, value in content.items()}
+        content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
     return dict(content)
 
 

@@ -47,7 +47,7 @@ class EpochMetrics:
         shown = (
             accuracy if last < _SHOWN else [accuracy[round(i * last / (_SHOWN - 1))] for i in range(_SHOWN)]
         )
-        values = " ".join(f"{value:.3f}" for value in shown)
+        values = " ".join(f"{number:.3f}" for number in shown)
         return f"loss {loss:.3f}, {kind} {measure} {values}, {self.seconds:.0f} s"
 
 
@@ -67,16 +67,16 @@ class History:
         return [asdict(epoch) for epoch in self.epochs]
 
     @classmethod
-    def from_list(cls, value: Iterable[dict[str, Any]]) -> History:
+    def from_list(cls, epochs: Iterable[dict[str, Any]]) -> History:
         """Rebuild from `to_list`."""
-        return cls(tuple(EpochMetrics(**epoch) for epoch in value))
+        return cls(tuple(EpochMetrics(**epoch) for epoch in epochs))
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
     """Return a hash of named tensors: their names, types, shapes and every bit of their values."""
     hasher = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(state.items()):
-        tensor = value.detach().cpu().contiguous()
+    for name, entry in sorted(state.items()):
+        tensor = entry.detach().cpu().contiguous()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         hasher.update(tensor.flatten().view(torch.uint8).numpy().data)
     return hasher.hexdigest()

@@ -84,12 +84,12 @@ def build_cache(
         check_labels(unpack(first)[1])
     marker = folder / "complete.json"
     key = _key(network, first, loader)
-    if marker.exists() and (kept := read_json(marker))["key"] == key:
-        return _open(folder, kept["shapes"])
+    if marker.exists() and (description := read_json(marker))["key"] == key:
+        return _open(folder, description["shapes"])
     marker.unlink(missing_ok=True)
     _check_space(network, first, loader, folder, device)
-    what = f"batches of {folder.name} features extracted"
-    counted = Progress(what, chain([first], batches), total=length_of(loader), show=show)
+    subject = f"batches of {folder.name} features extracted"
+    counted = Progress(subject, chain([first], batches), total=length_of(loader), show=show)
     shapes = _write(network, counted, folder, device)
     write_json(marker, {"key": key, "shapes": shapes})
     return _open(folder, shapes)
@@ -103,10 +103,10 @@ def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
     """
     inputs, _, _ = unpack(batch)
     args, kwargs = as_call(inputs)
-    named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+    named = {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
     parts = {
         "backbone": digest(network.backbone.state_dict()),
-        "inputs": digest({name: value for name, value in named.items() if isinstance(value, Tensor)}),
+        "inputs": digest({name: tensor for name, tensor in named.items() if isinstance(tensor, Tensor)}),
     }
     data = getattr(getattr(loader, "dataset", None), "fingerprint", None)
     sizes = {name: list(weight.shape) for name, weight in network.heads.state_dict().items()}
@@ -121,7 +121,7 @@ def _check_space(
     """Raise InputError if the features would not fit on the disk, judged by the first batch."""
     reduced, logits, _ = next(_outputs(network, [batch], device))
     n = len(logits) * (length_of(loader) or 0)
-    needed = n * sum(value[0].numel() for value in reduced) * np.dtype(np.float16).itemsize
+    needed = n * sum(tensor[0].numel() for tensor in reduced) * np.dtype(np.float16).itemsize
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -139,7 +139,7 @@ def _write(
     shapes: list[list[int]] = []
     with atomic_path(folder / "features.f16") as temporary, temporary.open("wb") as file:
         for reduced, logits, batch_label in _outputs(network, batches, device):
-            shapes = [list(value.shape[1:]) for value in reduced]
+            shapes = [list(tensor.shape[1:]) for tensor in reduced]
             file.write(_half(reduced).numpy().data)
             final.append(logits)
             label.append(batch_label)
@@ -160,12 +160,12 @@ def _outputs(
         with torch.inference_mode():
             reduced, logits = network.reduce(*args, **kwargs)
         label = logits.new_full((len(logits),), -1, dtype=torch.long) if label is None else label
-        yield [value.cpu() for value in reduced], logits.cpu(), label.cpu()
+        yield [tensor.cpu() for tensor in reduced], logits.cpu(), label.cpu()
 
 
 def _half(reduced: list[Tensor]) -> Tensor:
     """Return the heads' inputs side by side, (n, width) in half precision."""
-    rows = torch.cat([value.flatten(1).float() for value in reduced], dim=1)
+    rows = torch.cat([tensor.flatten(1).float() for tensor in reduced], dim=1)
     if not bool(rows.isfinite().all()):
         raise InputError("the network's features are not finite: its weights, or the inputs, are damaged")
     largest = float(rows.abs().max())

@@ -23,9 +23,13 @@ JOB_FILE = "project.json"
 _DATA = ("data_fingerprint", "split_digest")
 _REMEDY = "choose another --out, or remove the folder"
 _OPTIONS = {
-    "label": "label-column", "text": "text-column", "pretrained": "seen", "masks": "task segment",
-    "ignored": "ignore-class", "balanced": "balance-classes",
-}  # fmt: skip
+    "label": "label-column",
+    "text": "text-column",
+    "pretrained": "seen",
+    "masks": "task segment",
+    "ignored": "ignore-class",
+    "balanced": "balance-classes",
+}
 """Names on the command line that are not those of the fields."""
 
 
@@ -104,14 +108,14 @@ class TrainingJob:
 
     def on_texts(self) -> TrainingJob:
         """Return the job for texts: without augmentation. Raises InputError for other options that are for images."""
-        given = {
+        options = {
             "size": self.size is not None,
             "mean, std": self.mean is not None,
             "skip_unreadable": self.skip_unreadable,
             "augment": self.is_frozen and self.augment != "none",
         }
-        if any(given.values()):
-            names = ", ".join(name for name, is_given in given.items() if is_given)
+        if any(options.values()):
+            names = ", ".join(name for name, is_given in options.items() if is_given)
             raise InputError(f"{self.data} holds texts: leave out what is for images ({names})")
         return replace(self, augment="none")
 
@@ -183,25 +187,29 @@ def _option(name: str) -> str:
     return "--" + _OPTIONS.get(plain, plain.replace("_", "-"))
 
 
-def _shown(value: Any) -> str:
+def _shown(option: Any) -> str:
     """Return the value of an option as it is typed."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if value is None or value == []:
+    if isinstance(option, bool):
+        return "on" if option else "off"
+    if option is None or option == []:
         return "not given"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ",".join(map(str, option)) if isinstance(option, list) else str(option)
 
 
 def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]:
     """Return the job as JSON gives it back (lists for tuples), without what does not change the result."""
-    value: dict[str, Any] = json.loads(json.dumps({**asdict(job), **(data or {})}))
-    del value["workers"]
-    return value
+    document: dict[str, Any] = json.loads(json.dumps({**asdict(job), **(data or {})}))
+    del document["workers"]
+    return document
 
 
 def _read_job(file: Path) -> dict[str, Any]:
     """Return the job in a file."""
-    value = files.read_json(file, remedy=_REMEDY)
-    if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
+    document = files.read_json(file, remedy=_REMEDY)
+    if (
+        not isinstance(document, dict)
+        or not isinstance(document.get("head"), dict)
+        or "model" not in document
+    ):
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")
-    return value
+    return document

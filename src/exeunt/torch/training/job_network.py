@@ -31,16 +31,28 @@ from exeunt.torch.training.job import TrainingJob
 
 # Networks with batch norm, or without any norm. Measured: docs/results/exit-ingredients.md
 _CONVOLUTIONAL = {
-    "epochs": 20, "optimiser": "sgd", "learning_rate": 0.1, "schedule": "one_cycle", "weight_decay": 5e-4,
-    "momentum": 0.9, "backbone_rate": 1.0, "precision": "fp32",
-}  # fmt: skip
+    "epochs": 20,
+    "optimiser": "sgd",
+    "learning_rate": 0.1,
+    "schedule": "one_cycle",
+    "weight_decay": 5e-4,
+    "momentum": 0.9,
+    "backbone_rate": 1.0,
+    "precision": "fp32",
+}
 _CONVOLUTIONAL_TUNED = {"backbone_rate": 0.05, "teacher": "original"}
 
 # Networks with attention or layer norms. Measured on texts: docs/results/null-results.md, docs/results/banking77.md
 _TRANSFORMER = {
-    "epochs": 20, "optimiser": "adamw", "learning_rate": 1e-3, "schedule": "one_cycle", "warm_up": 0.1,
-    "weight_decay": 0.05, "backbone_rate": 1.0, "precision": "fp32",
-}  # fmt: skip
+    "epochs": 20,
+    "optimiser": "adamw",
+    "learning_rate": 1e-3,
+    "schedule": "one_cycle",
+    "warm_up": 0.1,
+    "weight_decay": 0.05,
+    "backbone_rate": 1.0,
+    "precision": "fp32",
+}
 _TRANSFORMER_TUNED = {"learning_rate": 3e-4, "weight_decay": 0.01, "backbone_rate": 0.3}
 _TOKEN_HEADS = {"learning_rate": 2e-3, "weight_decay": 0.01, "warm_up": 0.25}
 
@@ -76,7 +88,7 @@ class Settings:
         options = {**self.recipe, "batch_size": self.batch_size}
         if self.heads_first:
             options["heads_first"] = self.heads_first
-        return f"{self.network}: " + ", ".join(f"{name} {value}" for name, value in options.items())
+        return f"{self.network}: " + ", ".join(f"{name} {option}" for name, option in options.items())
 
 
 class JobNetwork(NamedTuple):
@@ -130,8 +142,11 @@ def make_network(job: TrainingJob, source: DataSource, say: Callable[[str], None
     model, placed = preparation.to_channels_last(built.model, sizing), None
     exits, head = job.exits, dict(job.head)
     options: dict[str, Any] = {
-        "n_classes": n_classes, "new_classifier": built.new_classifier, "masks": job.masks, "seed": job.seed
-    }  # fmt: skip
+        "n_classes": n_classes,
+        "new_classifier": built.new_classifier,
+        "masks": job.masks,
+        "seed": job.seed,
+    }
     if exits == AUTO:
         placed = exits_by_time(model, example, job.exit_batch or BATCHES, say=say, **options, **head)
         exits, head["hidden"] = placed.names, placed.hidden
@@ -154,8 +169,8 @@ def class_weights(job: TrainingJob, source: DataSource, say: Callable[[str], Non
     counts = np.zeros(0, dtype=np.int64)
     for name, data in source.datasets.items():
         if isinstance(data, MaskedImages):
-            found = data.pixels_by_class(progress=Progress(f"{name} masks looked at", say=say).report)
-            counts = found if name == "train" else counts
+            pixels = data.pixels_by_class(progress=Progress(f"{name} masks looked at", say=say).report)
+            counts = pixels if name == "train" else counts
     return balanced_weights(counts) if job.balanced else ()
 
 
@@ -219,11 +234,11 @@ def _heads_recipe(network: EarlyExitNetwork) -> dict[str, Any]:
     return dict(_CONVOLUTIONAL)
 
 
-def _with(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _with(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe in which given options win; the rates are left out for another optimiser."""
-    if given.get("optimiser", recipe["optimiser"]) != recipe["optimiser"]:
-        recipe = {name: value for name, value in recipe.items() if name not in _OF_AN_OPTIMISER}
-    return {**recipe, **given}
+    if options.get("optimiser", recipe["optimiser"]) != recipe["optimiser"]:
+        recipe = {name: setting for name, setting in recipe.items() if name not in _OF_AN_OPTIMISER}
+    return {**recipe, **options}
 
 
 def made_of(model: nn.Module, *, apart_from: str = "") -> list[str]:

@@ -27,12 +27,12 @@ def with_kept_exits(job: TrainingJob, out: Path) -> TrainingJob:
     if job.exits != AUTO:
         return job
     if (out / _FILE).is_file():
-        kept = files.read_json(
+        placed = files.read_json(
             out / _FILE, remedy="remove it, and the folder training/ with what was learned so far"
         )
-        if not isinstance(kept, dict) or not {"exits", "hidden"} <= set(kept):
+        if not isinstance(placed, dict) or not {"exits", "hidden"} <= set(placed):
             raise ArtefactError(f"{out / _FILE} does not say where the exits are: choose another --out")
-        return replace(job, exits=tuple(kept["exits"]), head={**job.head, "hidden": kept["hidden"]})
+        return replace(job, exits=tuple(placed["exits"]), head={**job.head, "hidden": placed["hidden"]})
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "--exits auto times the network in one process: run this command without torchrun until it trains, end it "

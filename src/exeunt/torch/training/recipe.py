@@ -28,9 +28,14 @@ _CHOICES = {
     "precision": ("fp32", "bf16"),
 }
 _RANGES = {
-    "learning_rate": math.inf, "weight_decay": math.inf, "momentum": 1, "warm_up": 1, "distill_weight": 1,
-    "smoothing": 1, "backbone_rate": math.inf,
-}  # fmt: skip
+    "learning_rate": math.inf,
+    "weight_decay": math.inf,
+    "momentum": 1,
+    "warm_up": 1,
+    "distill_weight": 1,
+    "smoothing": 1,
+    "backbone_rate": math.inf,
+}
 _FIRST_RATE = 0.04  # of a one-cycle run, as a share of its peak
 
 
@@ -187,8 +192,11 @@ def cross_entropies(
     """
     weight = torch.tensor(class_weights, device=label.device) if class_weights else None
     options: Any = {
-        "label_smoothing": smoothing, "reduction": "none", "weight": weight, "ignore_index": -1,
-    }  # fmt: skip
+        "label_smoothing": smoothing,
+        "reduction": "none",
+        "weight": weight,
+        "ignore_index": -1,
+    }
     return torch.stack([functional.cross_entropy(x.float(), label, **options) for x in logits])
 
 
@@ -219,7 +227,7 @@ def at_pixels_of(masks: Tensor, logits: Sequence[Tensor]) -> Tensor:
     In training, a network may return such. Each pixel gets the value at its centre.
     Raises InputError for logits whose sizes differ.
     """
-    sizes = list(dict.fromkeys(tuple(one.shape[2:]) for one in logits))
+    sizes = list(dict.fromkeys(tuple(logit.shape[2:]) for logit in logits))
     if len(sizes) > 1:
         shown = ", ".join(f"{height}x{width}" for height, width in sizes)
         raise InputError(

@@ -72,9 +72,13 @@ def read_data(
             source, unreadable = _without_unreadable(source, say)
         source = source.decoded(made.sizing, cache=cache, progress=Progress("images decoded", say=say).report)
     plan = plan_split(
-        source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
+        source,
+        fit=job.fit,
+        calibrate=job.calibrate,
+        test=job.test,
+        seed=job.seed,
         pretrained=job.has_seen_training_data,
-    )  # fmt: skip
+    )
     say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
     plan.check_every_part()
     prepare = made.sizing
@@ -148,9 +152,13 @@ def _run_training(
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
     source = open_source(
-        job.data, label=job.label, text=job.text, calibration_data=job.calibration_data, unlabelled=job.unlabelled,
+        job.data,
+        label=job.label,
+        text=job.text,
+        calibration_data=job.calibration_data,
+        unlabelled=job.unlabelled,
         **job.of_masks,
-    )  # fmt: skip
+    )
     if not any(map(len, source.datasets.values())):
         raise InputError(f"{job.data} holds no inputs: give data with some")
     asked, job = job, job.on_texts() if source.kind == "text" else job
@@ -244,10 +252,13 @@ def _train(data: JobData, out: Path, *, say: Callable[[str], None], progress: bo
     options = {"augment": job.augment} if data.source.kind == "image" else {}
     loader = data.loader("train", shuffle=True, seed=job.seed, **options)
     train(
-        made.network, loader, checkpoint_dir=out / "training", batch_size=settings.batch_size,
+        made.network,
+        loader,
+        checkpoint_dir=out / "training",
+        batch_size=settings.batch_size,
         cache=job.augment == "none",  # the features of images that change cannot be kept
         **{**shared, **settings.recipe},
-    )  # fmt: skip
+    )
 
 
 def _trace(data: JobData, part: str, *, say: Callable[[str], None], progress: bool) -> ExitTrace:

@@ -201,9 +201,15 @@ class Trainer:
             )
         recipe = self.recipe
         loss, entropies = objective(
-            logits, label, unlabelled=recipe.unlabelled, teacher=target, distill_weight=recipe.distill_weight,
-            temperature=recipe.temperature, smoothing=recipe.smoothing, class_weights=recipe.class_weights,
-        )  # fmt: skip
+            logits,
+            label,
+            unlabelled=recipe.unlabelled,
+            teacher=target,
+            distill_weight=recipe.distill_weight,
+            temperature=recipe.temperature,
+            smoothing=recipe.smoothing,
+            class_weights=recipe.class_weights,
+        )
         self.fabric.backward(loss * self._share(len(logits[0])))
         optimiser.step()
         if label is None or recipe.unlabelled:
@@ -237,7 +243,7 @@ class _Sums:
         with torch.no_grad():
             if label.ndim > 1:
                 label = label[:, ::_PIXELS_APART, ::_PIXELS_APART]
-                logits = [one[..., ::_PIXELS_APART, ::_PIXELS_APART] for one in logits]
+                logits = [logit[..., ::_PIXELS_APART, ::_PIXELS_APART] for logit in logits]
             n = int((label >= 0).sum())
             hits = torch.stack([(x.argmax(1) == label).sum() for x in logits])
             self._sums[0] += losses.to(self._sums.dtype) * n
