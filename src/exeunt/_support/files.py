@@ -148,7 +148,7 @@ def remove_half_written(folder: Path, name: str | None = None) -> None:
 
 
 def check_writable(folder: Path, refusal: str) -> None:
-    """Raise InputError, starting with `what`, unless `folder` exists or can be made, and can be written to."""
+    """Raise InputError, starting with `refusal`, unless `folder` exists or can be made, and can be written to."""
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise InputError(f"{refusal}: {there} is not a folder")
@@ -159,7 +159,7 @@ def check_writable(folder: Path, refusal: str) -> None:
 
 
 def write_json(path: str | Path, document: Any) -> None:
-    """Write `value` as JSON, atomically. Raises ValueError for floats that are not finite, which JSON lacks."""
+    """Write `document` as JSON, atomically. Raises ValueError for floats that are not finite, which JSON lacks."""
     write_text(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 

@@ -86,7 +86,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def check_download(url: str, copy: Path, name: str) -> None:
-    """Raise InputError if the file `kept` is missing and its server does not answer. `what`: for messages."""
+    """Raise InputError if the file `copy` is missing and its server does not answer. `name`: for messages."""
     if not copy.is_file() and not is_reachable(url):
         raise InputError(_no_copy(f"{urlsplit(url).hostname} does not answer", name))
 

@@ -27,7 +27,7 @@ def echo(text: object = "", *, err: bool = False) -> None:
 
 
 def counted(n: int, noun: str, many: str | None = None) -> str:
-    """Return a number with its noun: `one` if n is 1, else `many`, by default `one` with an s.
+    """Return a number with its noun: `noun` if n is 1, else `many`, by default `noun` with an s.
 
     >>> counted(1, "text was", "texts were"), counted(3000, "input")
     ('1 text was', '3,000 inputs')

@@ -92,7 +92,7 @@ def readable_unit(amount: float, unit: str) -> tuple[float, str]:
 
 
 def _conversion(unit_there: str, unit: str, text: str) -> float:
-    """Return how many `unit` one `given` is."""
+    """Return how many `unit` one `unit_there` is."""
     if unit_there in ("", unit):
         return 1.0
     mine, theirs = _UNITS.get(unit), _UNITS.get(unit_there)

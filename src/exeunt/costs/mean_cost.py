@@ -234,7 +234,7 @@ def matched_quantile(q: float, n_inputs: int, alpha: Floats, unit: Floats) -> fl
 def _matched(n_inputs: int, alpha_sum: float) -> tuple[float, float]:
     """Return concentration A' and scale L, such that L * Dirichlet has the counts' second and third moments.
 
-    For A = `whole`, V = T (T + A) / (A + 1) times the variance of an exit's cost is the variance of a total,
+    For A = `alpha_sum`, V = T (T + A) / (A + 1) times the variance of an exit's cost is the variance of a total,
     R V with R = (2 T + A) / (A + 2) times its third central moment the third of a total. For L shares of
     Dirichlet(A') they are L^2 / (A' + 1) and 2 L / (A' + 2).
     """

@@ -163,10 +163,10 @@ def _stamp(file: AnyPath, footer: Any) -> _Stamp:
 
 
 class _Kept:
-    """A cache of the row groups that were read last, up to `most` bytes. Columns from other processes share one."""
+    """A cache of the row groups that were read last, up to `max_bytes`. Columns from other processes share one."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.most = max_bytes
+        self.max_bytes = max_bytes
         self._kept: OrderedDict[Hashable, pa.ChunkedArray[Any]] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -199,7 +199,8 @@ class _Kept:
             raise ArtefactError(f"{group.file} is damaged: {one_line(error)}") from error
         self._kept[key] = cells
         while (
-            len(self._kept) > 1 and sum(group_cells.nbytes for group_cells in self._kept.values()) > self.most
+            len(self._kept) > 1
+            and sum(group_cells.nbytes for group_cells in self._kept.values()) > self.max_bytes
         ):
             self._kept.popitem(last=False)
         return cells

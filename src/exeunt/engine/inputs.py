@@ -136,7 +136,7 @@ def raw_rows(values: Sequence[Any]) -> NDArray[Any]:
 def padded_length(tokens: int, longest: int | None) -> int:
     """Return the length that texts of so many tokens are padded to: a multiple of 8, above 64 tokens of 32.
 
-    Few lengths let rows of several batches be joined. `most`: the limit of the network, None for none. Raises
+    Few lengths let rows of several batches be joined. `longest`: the limit of the network, None for none. Raises
     InputError for more tokens than that.
     """
     if longest is not None and tokens > longest:

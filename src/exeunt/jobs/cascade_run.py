@@ -113,7 +113,7 @@ def make_cascade(
 
 
 def _about(models: Mapping[str, RunFolder], dearest: str, *, labelled: bool) -> dict[str, Any]:
-    """Return the entries of the manifest that the models determine; `whole`: the most expensive one.
+    """Return the entries of the manifest that the models determine; `dearest`: the most expensive one.
 
     `labelled`: the traces have labels; else the most expensive model is the reference, of equal ones the last.
     """

@@ -180,8 +180,8 @@ def choose_by_time(
     for model_run in [model.run for model in models.values()] or [run]:
         if model_run.runs_whole:
             raise InputError(
-                f"{model_run.path} runs whole, so that all its exits take the same time and none can be chosen by it: give "
-                f"a budget of MACs. {model_run.runs_whole}"
+                f"{model_run.path} runs whole, so that all its exits take the same time and none can be chosen by it: "
+                f"give a budget of MACs. {model_run.runs_whole}"
             )
     timed, original = _timed(network, models, inputs, say)
     left_out = list[float | str]()

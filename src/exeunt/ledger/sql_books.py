@@ -17,7 +17,7 @@ DISPUTED = '"state" = 2 AND "cost" > "maximum"'
 
 
 def statements(account: str, hold: str, placeholder: str) -> dict[str, str]:
-    """Return the statements on two tables, by what they do. `value`: what stands for a value.
+    """Return the statements on two tables, by what they do. `placeholder`: what stands for a value.
 
     Names of columns are quoted, because some are words of SQL.
     """

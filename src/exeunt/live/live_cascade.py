@@ -156,7 +156,7 @@ class LiveCascade:
             )
 
     def cheapest_answer(self, highest: Mapping[str, float], policy: Policy | None = None) -> float:
-        """Return the most that the cheapest answer to an input may cost; `most`: what each model may cost.
+        """Return the most that the cheapest answer to an input may cost; `highest`: what each model may cost.
 
         `policy`: in place of the own one.
         """

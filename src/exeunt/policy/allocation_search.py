@@ -105,7 +105,7 @@ def ascend(
 ) -> tuple[Floats, float]:
     """Return improved thresholds (m,) and their objective, from thresholds whose last is -inf.
 
-    `score`, `value` (n, m); `order` (n, m): rows by falling score, per exit.
+    `score`, `worth` (n, m); `order` (n, m): rows by falling score, per exit.
     """
     highest, best = thresholds.copy(), objective(score, worth, thresholds)
     for _ in range(sweeps):

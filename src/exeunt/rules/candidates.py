@@ -205,7 +205,7 @@ def _policies(
     """Return a policy for each budget, from the highest that is feasible down to the lowest, and what each loses.
 
     The highest may not be: where inputs differ in cost, the calibration inputs may cost more than the fit inputs.
-    With a `limit`, further policies follow, up to `most`: between those whose losses differ most near it.
+    With a `limit`, further policies follow, up to `max_policies`: between those whose losses differ most near it.
     """
     family: list[Policy] = []
     for amount in budgets:

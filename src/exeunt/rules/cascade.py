@@ -353,7 +353,7 @@ class _Comparing:
 
 
 def _kept(cache: dict[_Key, _Value], key: _Key, max_entries: int, make: Callable[[], _Value]) -> _Value:
-    """Return what is kept under a key, or make it; the oldest of `most` entries is dropped for it."""
+    """Return what is kept under a key, or make it; the oldest of `max_entries` entries is dropped for it."""
     if key not in cache:
         computed = make()
         while len(cache) >= max_entries:

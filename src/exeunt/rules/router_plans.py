@@ -292,7 +292,7 @@ class LearnedRouter:
         return self._plans[price, root]
 
     def _walked(self, start: Integers, choices: _Choices) -> Integers:
-        """Return where fit inputs are answered that have come to the exits `at`, (n,)."""
+        """Return where fit inputs are answered that have come to the exits `start`, (n,)."""
         exits = start.copy()
         for exit_, taken in sorted(choices.taken.items()):
             here = exits == exit_

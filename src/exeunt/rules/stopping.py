@@ -50,7 +50,7 @@ def induct(
 ) -> tuple[Floats, Floats, Floats]:
     """Return weights (m-1, f) and intercepts (m-1,) of the advantages of stopping, and their values (n, m-1).
 
-    `value` (n, m): of answering at each exit. `scaled`: the features, m-1 times (f, n), of about unit spread.
+    `worth` (n, m): of answering at each exit. `scaled`: the features, m-1 times (f, n), of about unit spread.
     Penalties per input: `to_zero` (f,) pulls weights to 0, `to_next` to the weights of the exit after. The first pass
     gives all inputs the same weight; later ones give less to inputs that left before the exit.
     """

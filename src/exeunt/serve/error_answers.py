@@ -70,7 +70,7 @@ def _(error: RequestValidationError | ValidationError) -> Told:
 
 
 def problems(error: RequestValidationError | ValidationError, subject: str = "the body") -> str:
-    """Return what is wrong and where, without the given values. `whole`: the place of what has no other."""
+    """Return what is wrong and where, without the given values. `subject`: the place of what has no other."""
     listed = [_problem(error, subject) for error in error.errors()[:_SHOWN]]
     more = len(error.errors()) - len(listed)
     return "; ".join(listed) + (f"; and {more} more" if more else "")

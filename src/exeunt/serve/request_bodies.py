@@ -30,7 +30,7 @@ _MANY = 200_000
 
 
 def check_strings(body: bytes | memoryview, limit: int) -> None:
-    """Raise InputError if a body holds many more strings than `most`. They are counted by their quotes."""
+    """Raise InputError if a body holds many more strings than `limit`. They are counted by their quotes."""
     text = bytes(body)
     if text.count(b'"') - text.count(b'\\"') > 2 * (limit + _FEW):
         raise InputError(f"the JSON holds more than {limit:,} strings: send fewer inputs at a time")

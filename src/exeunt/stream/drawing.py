@@ -69,7 +69,7 @@ class Drawing:
         return int(now // self.period_s)
 
     def period(self, now: float, limit: float) -> Period:
-        """Return the period of a time. If it begins now, its probability is at most `most`."""
+        """Return the period of a time. If it begins now, its probability is at most `limit`."""
         number = self.number_of(now)
         if not self._periods or self._periods[-1].number < number:
             self._periods.append(Period(number, self._probability(limit), length=self.period_s))

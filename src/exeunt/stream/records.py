@@ -165,7 +165,7 @@ class Records:
     def add(
         self, record: Record, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **documents: Any
     ) -> None:
-        """Add a record with what is known of units and periods by now. `kept`: as `keep` takes it, by name."""
+        """Add a record with what is known of units and periods by now. `documents`: as `keep` takes it, by name."""
         with self.writing() as connection:
             _put(connection, "request", _NAMES, _stored(record))
             _put_units(connection, units, periods)
@@ -177,7 +177,7 @@ class Records:
             _keep(connection, documents)
 
     def update(self, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **documents: Any) -> None:
-        """Keep what is known of units and periods by now. `kept`: as `keep` takes it, by name."""
+        """Keep what is known of units and periods by now. `documents`: as `keep` takes it, by name."""
         with self.writing() as connection:
             _put_units(connection, units, periods)
             _keep(connection, documents)
@@ -250,7 +250,7 @@ class Records:
             return int(connection.execute(query, tuple(arguments)).fetchone()[0])
 
     def units_by_requests(self, longest: int, where: str, arguments: Sequence[Any] = ()) -> list[int]:
-        """Return how many units have made one request in all, two, and so on to `most`, compared or not."""
+        """Return how many units have made one request in all, two, and so on to `longest`, compared or not."""
         with self.reading() as connection:
             query = f"SELECT rows + later, COUNT(*) FROM unit WHERE {where} GROUP BY 1"  # noqa: S608
             counts = dict(connection.execute(query, tuple(arguments)).fetchall())

@@ -161,7 +161,7 @@ def _best_places(
 ) -> tuple[float, tuple[int, ...]] | None:
     """Return the least expected time, as a share of the network's, and the places that have it.
 
-    `most`: share of the time that heads may take. None where no head stays within the limits.
+    `limit`: share of the time that heads may take. None where no head stays within the limits.
     """
     possible = [
         (expected, places)

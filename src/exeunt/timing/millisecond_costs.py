@@ -46,7 +46,7 @@ def measured_cost(
     heads to the end. Few rows cost more per row than many, so the cost of a segment depends on how many reach it.
     The result is the mean of `repeats` batches without the fastest and the slowest tenth. Its `source` says how far
     they spread (10% to 90%). Other load on the machine is included. `otherwise`: milliseconds measured before, for
-    segments that no input reaches. `whole`: what a user would run instead, called with the inputs between the
+    segments that no input reaches. `original`: what a user would run instead, called with the inputs between the
     passes; shares of the cost are then of its time, whatever else the machine does meanwhile.
     """
     n = len(executor.start(inputs)[1])
@@ -88,8 +88,8 @@ def stage_and_head_cost(
 ) -> CostModel:
     """Return cumulative milliseconds per input (m,), with the time of each head apart (see `CostModel.heads`).
 
-    `executor`: has a segment for each exit. `whole`: the same network in one segment; shares of the cost are of its
-    time. The time of a head is all that a cut with a head adds: the head itself, the call and the decision. Passes
+    `executor`: has a segment for each exit. `original_network`: the same network in one segment; shares of the cost are of
+    its time. The time of a head is all that a cut with a head adds: the head itself, the call and the decision. Passes
     with all heads, with the last head alone and of the whole network are timed in turns; the result comes from their
     medians. Every input runs to the end: fewer rows would take longer per row.
 

@@ -190,7 +190,7 @@ def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:
 def padded(named: Named, *, longest: int | None, token: int) -> Named:
     """Return texts padded to one of few lengths (see `padded_length`); other inputs are returned as they are.
 
-    `most`: tokens that the network takes, None for no limit. `token`: the filler of "input_ids".
+    `longest`: tokens that the network takes, None for no limit. `token`: the filler of "input_ids".
     Raises InputError for texts longer than the network takes.
     """
     if not (texts := token_inputs(named)):

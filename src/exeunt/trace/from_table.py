@@ -259,7 +259,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def model_columns(pattern: str | None, names: Sequence[str], option: str) -> list[str] | None:
-    """Return the columns of models, from a pattern with {} in place of a model's name. `what`: for messages."""
+    """Return the columns of models, from a pattern with {} in place of a model's name. `option`: for messages."""
     if pattern is None:
         return None
     if "{}" not in pattern:

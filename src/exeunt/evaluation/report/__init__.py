@@ -118,7 +118,7 @@ def _embedded(data: dict[str, Any]) -> str:
 
 
 def _short(number: Any) -> Any:
-    """Return `value` with every float at seven significant digits: half the size, no visible difference."""
+    """Return `number` with every float at seven significant digits: half the size, no visible difference."""
     if isinstance(number, float):
         return float(f"{number:.7g}")
     if isinstance(number, dict):

@@ -259,7 +259,7 @@ def _module_outputs(
 
 
 def _compare(tensor: Tensor, expected: Tensor, difference: str, why: str) -> None:
-    """Raise NotCuttable, saying `what` differs and `why`, unless both are equal up to rounding."""
+    """Raise NotCuttable, saying `difference` differs and `why`, unless both are equal up to rounding."""
     if tensor.shape != expected.shape:
         raise NotCuttable(
             f"{difference} (shape {tuple(tensor.shape)} against {tuple(expected.shape)}): {why}"

@@ -183,8 +183,8 @@ def _checked_logits(output: Any, n: int, *, masks: bool) -> list[Tensor]:
                 f"{logit.dtype} of shape {tuple(logit.shape)}" if is_tensor else type(logit).__name__
             )
             raise InputError(
-                f"output {key!r} of the network is {description}, on a batch of {n}: with exits={OWN!r} every output must "
-                f"be the logits of an exit, ({n}, {shape})"
+                f"output {key!r} of the network is {description}, on a batch of {n}: with exits={OWN!r} every output "
+                f"must be the logits of an exit, ({n}, {shape})"
             )
     if len(logits) < 2:
         raise InputError(

@@ -186,7 +186,7 @@ class _Batch:
             )
 
     def _priced(self, i: int, tokens_read: Integers) -> Continuation:
-        """Return a continuation with what it cost. `seen` (s,): how many of its tokens each segment ran on."""
+        """Return a continuation with what it cost. `tokens_read` (s,): how many of its tokens each segment ran on."""
         continuation, costs = self.found[i], self.network.macs
         cumulative = np.cumsum(costs.layers)[self.exits]
         per_token = np.diff(cumulative, prepend=0.0)
