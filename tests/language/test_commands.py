@@ -87,7 +87,7 @@ def test_budgets_and_whole_answers(folder):
         (("calibrate", "lm", "--agree", "98%", "--per", "word"), "per must be one of token, answer, got 'word'"),
         (("calibrate", "lm", "--agree", "100%"), "80 calibration prompts cannot show that at most 0% of"),
         (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "lm generates texts: answer with `exeunt gener"),
-        (("cascade", "a=lm", "b=lm", "--out", "both"), "a generates texts, and the models of a cascade answer"),
+        (("cascade", "a=lm", "b=lm", "--out", "both"), "lm generates texts, and the models of a cascade answer"),
         (("export", "lm"), "lm generates texts: answer with `exeunt generate`"),
         (("calibrate", "lm", "--agree", "60%", "--ties", "row", "--of", "macs"), "model takes no --ties, --of"),
         (("generate", "lm", "--data", "prompts.txt", "--text-column", "a,b"), "name one column with --text-column"),

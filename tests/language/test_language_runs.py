@@ -230,7 +230,7 @@ def test_a_chat_template_must_be_there(asked, tmp_path):
 
 
 def test_other_runs_hold_no_decoder(tmp_path):
-    with pytest.raises(InputError, match="holds no decoder to generate with: train one with --task generate"):
+    with pytest.raises(InputError, match="and this takes a run that holds the weights of decoder and heads"):
         LanguageModel.open(made_run(tmp_path / "other").path)
 
 

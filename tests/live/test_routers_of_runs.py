@@ -104,7 +104,7 @@ def test_commands_make_and_ask_a_router(recorded, tmp_path, monkeypatch, policy)
     done = called(
         "predict",
         str(recorded),
-        "--model",
+        "--models",
         "models.yaml",
         "--data",
         str(data),

@@ -135,7 +135,7 @@ def test_a_damaged_run_is_mended_as_its_message_says(small, tmp_path):
     (made.path / "costs.json").unlink()
     with pytest.raises(ArtefactError, match=r"remove \S+bundle\.json and repeat the run's `exeunt train`"):
         run(small, tmp_path / "run")
-    assert [part.part for part in verify(made.path) if part.state != "ok"] == ["weights", "costs"]
+    assert [part.part for part in verify(made.path) if part.state != "ok"] == ["network", "costs"]
     (made.path / "bundle.json").unlink()
     run(small, tmp_path / "run")
     assert {part.state for part in verify(made.path)} == {"ok"}

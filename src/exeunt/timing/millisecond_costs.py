@@ -88,10 +88,10 @@ def stage_and_head_cost(
 ) -> CostModel:
     """Return cumulative milliseconds per input (m,), with the time of each head apart (see `CostModel.heads`).
 
-    `executor`: has a segment for each exit. `original_network`: the same network in one segment; shares of the cost are of
-    its time. The time of a head is all that a cut with a head adds: the head itself, the call and the decision. Passes
-    with all heads, with the last head alone and of the whole network are timed in turns; the result comes from their
-    medians. Every input runs to the end: fewer rows would take longer per row.
+    `executor`: has a segment for each exit. `original_network`: the same network in one segment; shares of the cost
+    are of its time. The time of a head is all that a cut with a head adds: the head itself, the call and the decision.
+    Passes with all heads, with the last head alone and of the whole network are timed in turns; the result comes from
+    their medians. Every input runs to the end: fewer rows would take longer per row.
 
     Raises InputError if the executor does not have a segment for each exit.
     """

@@ -121,8 +121,8 @@ class Decoder:
     ) -> Tensor:
         """Return the hidden states (n, t, d) after the layers `first` to `stop - 1`.
 
-        `rows` (n,), places (n, t): which sequences these are and where in them the tokens are. `key_values` has the keys
-        and values of the tokens before them, and gets theirs.
+        `rows` (n,), places (n, t): which sequences these are and where in them the tokens are. `key_values` has the
+        keys and values of the tokens before them, and gets theirs.
         """
         key_values.at(rows, places)
         if (first, stop) not in self._parts:
