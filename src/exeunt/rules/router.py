@@ -41,9 +41,9 @@ def router(
     calibrate: CascadeTrace,
     *,
     budget: float | str,
-    delta: float | None = None,
     reference: str | None = None,
     seed: int = 0,
+    delta: float | None = None,
     ties: Ties = "content",
 ) -> Policy:
     """Ask one model, chosen for each input by its features.
@@ -66,11 +66,11 @@ def cascade_router(
     calibrate: CascadeTrace,
     *,
     budget: float | str,
-    delta: float | None = None,
     answer: str = "auto",
     reference: str | None = None,
     order: Sequence[str] | None = None,
     seed: int = 0,
+    delta: float | None = None,
     ties: Ties = "content",
 ) -> Policy:
     """Decide for each input which model to ask, and after each answer whether to ask on and whom.
