@@ -133,7 +133,7 @@ def test_a_column_names_groups(cascade):
     table = pyarrow.csv.read_csv(folder / "cascade of models.csv")
     table = table.append_column("truth_of", pa.array([f"user {k}" for k in np.arange(240) // 7]))
     pyarrow.csv.write_csv(table, folder / "users.csv")
-    models = {"model": ["1", "3"], "price": ["1", "9"]}
+    models = {"models": "1,3", "price": "1,9"}
     for more in ({"cost": "1,3,9"}, models):
         read = open_traces([folder / "users.csv"], Tables(**columns, **groups, **more), say=print)["users"]
         assert read.groups.index.tolist() == (np.arange(240) // 7).tolist()
@@ -159,7 +159,7 @@ def services(tmp_path):
 
 def test_models_of_a_table_are_compared_as_cascades(services):
     done = exeunt(
-        "compare", "services.csv", "--model", "small", "--model", "large", "--price", "1", "--price", "10",
+        "compare", "services.csv", "--models", "small,large", "--price", "1,10",
         "--price-per", "10000", "--budgets", "5 usd per 10k,100%", "--policies", "eero",
         "--splits", "1", "--workers", "0", "--out", "comparison.json", cwd=services,
     )  # fmt: skip
@@ -172,32 +172,45 @@ def test_models_of_a_table_are_compared_as_cascades(services):
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"price": ("1",)}, "each model once, and its price .* got --model small, large and --price 1$"),
-        ({"model": ()}, "got --model none and --price 1, 10"),
-        ({"model": ("small", "small")}, "each model once"),
-        ({"model": ("small", "huge")}, "no column confidence_huge, prediction_huge"),
+        ({"price": "1"}, "each model once, and its price .* got --models small,large and --price 1$"),
+        ({"models": None}, "got --models none and --price 1,10"),
+        ({"models": "small,small"}, "each model once"),
+        ({"models": "small,huge"}, "no column confidence_huge, prediction_huge"),
         ({"cost": "1,2"}, "models have a --price each"),
         ({"price_per": 0.0}, "price_per must be above 0"),
         ({"price_per": float("inf")}, "price_per must be finite, got inf"),
-        ({"price_per": 10.0, "model": (), "price": ()}, "--price-per is about --price"),
+        ({"price_per": 10.0, "models": None, "price": None}, "--price-per is about --price"),
         ({"label": "truth"}, "no column truth"),
-        ({"price": ("1", "fee")}, "no column fee"),
-        ({"price": ("1", "confidence_large:0.1")}, "highest is the most that any input can cost, got 0.1"),
+        ({"price": "1,fee"}, "no column fee"),
+        ({"price": "1,confidence_large:0.1"}, "highest is the most that any input can cost, got 0.1"),
     ],
 )
 def test_models_that_make_no_sense_are_refused(services, changes, shown):
-    given = {"model": ("small", "large"), "price": ("1", "10")} | changes
+    given = {"models": "small,large", "price": "1,10"} | changes
     with pytest.raises(ex.InputError, match=shown):
         open_traces([services / "services.csv"], Tables(**given), say=print)
 
 
 def test_a_price_may_be_a_column_and_the_most_that_it_holds(services):
-    given = Tables(model=("small", "large"), price=("0.5", "confidence_large:2"), price_per=10.0)
+    given = Tables(models="small,large", price="0.5,confidence_large:2", price_per=10.0)
     (models,) = open_traces([services / "services.csv"], given, say=print).values()
     assert models["small"].cost.cumulative.tolist() == [0.05]
     assert models["large"].cost.highest == 0.2
     expected = models["large"].scores["confidence"] / 10
     assert np.array_equal(models["large"].cost.per_input, expected)
+
+
+def test_models_and_prices_may_be_named_by_a_file(services):
+    (services / "models.yaml").write_text("small: {price: 0.5}\nlarge: {price: 'confidence_large:2'}\n")
+    tables = Tables(models=str(services / "models.yaml"), price_per=10.0)
+    (models,) = open_traces([services / "services.csv"], tables, say=print).values()
+    assert models["small"].cost.cumulative.tolist() == [0.05]
+    assert models["large"].cost.highest == 0.2
+    with pytest.raises(ex.InputError, match="has the prices of its models: leave out --price"):
+        open_traces([services / "services.csv"], replace(tables, price="1,2"), say=print)
+    (services / "models.yaml").write_text("small: {price: {input: 1}}\n")
+    with pytest.raises(ex.InputError, match=r"'small' of .* needs a price that is a number for each answer"):
+        open_traces([services / "services.csv"], tables, say=print)
 
 
 def test_exits_numbered_in_two_ways_are_refused(cascade, tmp_path):
@@ -262,7 +275,7 @@ def test_a_table_without_labels_is_compared_by_agreement(tmp_path):
     pyarrow.csv.write_csv(pa.table(columns), tmp_path / "log.csv")
     command = ["compare", "log.csv", *FEW]
     ways = (
-        ["--model", "small", "--model", "large", "--price", "1", "--price", "9"],
+        ["--models", "small,large", "--price", "1,9"],
         ["--prediction", "prediction_small,prediction_large", "--confidence", "confidence_small,confidence_large",
          "--cost", "1,10"],
     )  # fmt: skip
@@ -289,7 +302,7 @@ def test_a_table_of_graded_answers_end_to_end(tmp_path):
     )
     pyarrow.csv.write_csv(table, tmp_path / "graded.csv")
     command = [
-        "compare", "graded.csv", *FEW, "--model", "small", "--model", "large", "--price", "1", "--price", "9",
+        "compare", "graded.csv", *FEW, "--models", "small,large", "--price", "1,9",
         "--loss", "{}_iou", "--better", "higher", "--measure", "IoU",
     ]  # fmt: skip
     done = exeunt(*command, "--empty-is-no-answer", cwd=tmp_path)
@@ -313,7 +326,7 @@ def test_a_table_of_graded_answers_end_to_end(tmp_path):
 @pytest.mark.parametrize("grades", [True, False])
 @pytest.mark.parametrize(
     "ways",
-    [{"model": ["large", "small"], "price": ["9", "1"]}, {"cost": "1,9"}],
+    [{"models": "large,small", "price": "9,1"}, {"cost": "1,9"}],
     ids=["models", "exits"],
 )
 def test_losses_that_look_like_grades_are_told(tmp_path, ways, grades, better):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exeunt._support.text import counted
-from exeunt.cli.options import changed, numbers, options_under
+from exeunt.cli.options import changed, column_names, numbers, options_under
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,13 +44,14 @@ class Tables:
         default="cumulative",
     )
     unit: str | None = _column("The unit of the costs. Default: MACs, and usd of prices.")
-    model: list[str] | None = _column(
-        "A model that cascades may ask, once for each: its columns are those of --prediction and --confidence with the "
-        "name for {} (default: prediction_{}, confidence_{})."
+    models: str | None = _column(
+        "The models that cascades may ask, such as mini,mid,big, or a YAML file that names them and their prices. "
+        "Their columns are those of --prediction and --confidence with the name for {} (default: prediction_{}, "
+        "confidence_{})."
     )
-    price: list[str] | None = _column(
-        "What each model costs, in the same order: a number such as 0.2, or the column of prices and the highest price "
-        "there can be, such as cost_b:300."
+    price: str | None = _column(
+        "What each model costs, in the same order, such as 0.2,1,8: a number, or the column of prices and the highest "
+        "price there can be, such as cost_b:300."
     )
     price_per: float = _column("How many answers a price is for, such as 1000.", default=1.0)
     features: str | None = _features(
@@ -117,11 +118,11 @@ def open_traces(
             f"{options}: such options are about tables (.csv, .tsv, .txt, .parquet), and there is none among "
             f"{', '.join(map(str, paths))}"
         )
-    if tables.price_per != 1 and not tables.price:
-        raise InputError("--price-per is about --price: give a --model and its --price for each")
-    if (tables.features_price and tables.features is None) or (tables.features and not tables.model):
+    if tables.price_per != 1 and not (tables.price or tables.models):
+        raise InputError("--price-per is about --price: give --models and the --price of each")
+    if (tables.features_price and tables.features is None) or (tables.features and not tables.models):
         raise InputError(
-            "--features are what routers look at to choose among models: give --model and --price for each, and with "
+            "--features are what routers look at to choose among models: give --models and --price, and with "
             "--features-price the columns"
         )
     if tables.rows_per_group != 1 and tables.group_column is None:
@@ -130,7 +131,7 @@ def open_traces(
         tables = replace(tables, label="")
     opened: dict[str, Path | ExitTrace | CascadeTrace] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
-        read = _models if tables.model or tables.price else _trace
+        read = _models if tables.models or tables.price else _trace
         opened[name] = read(read_table(path, **tables.format), name, tables, say) if is_table else path
     return opened
 
@@ -160,7 +161,7 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
         raise InputError(
             f"{name} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
             "NAME (or --loss 'loss_{}'), and what each exit costs with --cost 1,4,13; or the models of cascades with "
-            "--model and --price"
+            "--models and --price"
         )
     trace = ExitTrace.from_table(
         table,
@@ -194,15 +195,9 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
     from exeunt.trace import CascadeTrace
     from exeunt.trace.grades import how_good
 
-    names, prices = options.model or [], options.price or []
-    if len(names) != len(prices) or len(set(names)) < len(names):
-        raise InputError(
-            f"give each model once, and its price in the same order, got --model {', '.join(names) or 'none'} and "
-            f"--price {', '.join(prices) or 'none'}"
-        )
     if options.cost is not None:
         raise InputError("--cost is of the exits of one network: models have a --price each")
-    priced = {name: _price(text) for name, text in zip(names, prices, strict=True)}
+    priced = {model: _price(text) for model, text in _prices(options).items()}
     models = CascadeTrace.from_table(
         table,
         **options.columns(table),
@@ -219,10 +214,10 @@ def _models(table: Any, name: str, options: Tables, say: Callable[[str], None]) 
     good = how_good(models.measure)
     shown = ", ".join(
         f"{name} at {models[name].cost.show(models[name].cost.full)} {good.format(1 - models[name].risk[0])}"
-        for name in names
+        for name in priced
     )
     say(f"{name}: {counted(models.n, 'input')}; {shown}")
-    by_cost = sorted(names, key=lambda name: models[name].cost.full)
+    by_cost = sorted(priced, key=lambda name: models[name].cost.full)
     cheap, dear = by_cost[0], by_cost[-1]
     _tell_of_grades(options, cheap, models[cheap].risk[0], dear, models[dear].risk[0], say)
     return models
@@ -237,6 +232,37 @@ def _tell_of_grades(
             f"note: {dear} costs more than {cheap} and its mean --loss is higher, {dear_loss:.3f} beside {loss:.3f}: "
             "if these are grades, where higher is better, add --better higher"
         )
+
+
+def _prices(options: Tables) -> dict[str, str]:
+    """Return the price of each model, as text."""
+    if options.models is not None and options.models.endswith((".yaml", ".yml")):
+        return _prices_in(Path(options.models), options.price)
+    names, prices = column_names(options.models), column_names(options.price)
+    if len(names) != len(prices) or len(set(names)) < len(names):
+        raise InputError(
+            f"give each model once, and its price in the same order, got --models {','.join(names) or 'none'} and "
+            f"--price {','.join(prices) or 'none'}"
+        )
+    return dict(zip(names, prices, strict=True))
+
+
+def _prices_in(file: Path, prices: str | None) -> dict[str, str]:
+    """Return the prices of the models that a YAML file describes, such as that of `exeunt record`."""
+    from exeunt._support.yaml_text import read_yaml
+
+    entries = read_yaml(file, extra="cli")
+    if prices is not None:
+        raise InputError(f"{file} has the prices of its models: leave out --price")
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise InputError(f"{file} must hold a model for each name, such as `small: {{price: 0.2}}`")
+    for name, entry in entries.items():
+        if type(entry.get("price")) not in (int, float, str):
+            raise InputError(
+                f"the model {name!r} of {file} needs a price that is a number for each answer, or a column of the "
+                f"table with the highest price, such as cost_b:300, got {entry.get('price')!r:.60}"
+            )
+    return {str(name): str(entry["price"]) for name, entry in entries.items()}
 
 
 def _price(text: str) -> tuple[float | str, float | None]:

@@ -90,12 +90,12 @@ class Recorded:
         if self.rows and not self.no_run:
             lines.append(f"next: exeunt calibrate {quote(str(self.folder))} --budget 50%")
         elif self.rows:
-            options = " ".join(
-                f"--model {quote(name)} --price {price}" for name, price in self.prices.items()
-            )
+            models, prices = quote(",".join(self.prices)), ",".join(self.prices.values())
             table = quote(str(self.folder / TABLE))
             lines.append(f"{self.folder} holds a table and is no run: {self.no_run}")
-            lines.append(f"next: exeunt compare {table} {options} --id id --empty-is-no-answer")
+            lines.append(
+                f"next: exeunt compare {table} --models {models} --price {prices} --id id --empty-is-no-answer"
+            )
         return "\n".join(lines)
 
 
