@@ -332,11 +332,11 @@ def test_a_table_of_graded_answers_end_to_end(tmp_path):
 def test_losses_that_look_like_grades_are_told(tmp_path, ways, grades, better):
     small, large = (0.25, 0.75) if grades else (0.75, 0.25)
     pyarrow.csv.write_csv(pa.table({"g_small": [small] * 9, "g_large": [large] * 9}), tmp_path / "graded.csv")
-    loss = "g_{}" if "model" in ways else "g_small,g_large"
+    loss = "g_{}" if "models" in ways else "g_small,g_large"
     said = []
     open_traces([tmp_path / "graded.csv"], Tables(loss=loss, better=better, **ways), say=said.append)
     notes = [line for line in said if "add --better higher" in line]
     assert len(notes) == (grades and better == "lower")
     if notes:
-        cheap, dear = ("small", "large") if "model" in ways else ("exit 0", "exit 1")
+        cheap, dear = ("small", "large") if "models" in ways else ("exit 0", "exit 1")
         assert f"{dear} costs more than {cheap} and its mean --loss is higher, 0.750 beside 0.250" in notes[0]
