@@ -75,10 +75,14 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],
         exception_handlers={
-            HTTPException: _http, ClientDisconnect: _left, OverBudget: _no_money, InputError: _bad_input,
-            ExeuntError: _failure, Exception: _failure,
+            HTTPException: _http,
+            ClientDisconnect: _left,
+            OverBudget: _no_money,
+            InputError: _bad_input,
+            ExeuntError: _failure,
+            Exception: _failure,
         },
-    )  # fmt: skip
+    )
     app.state.gateway, app.state.page = gateway, PageState(gateway)
     app.add_middleware(AccessMiddleware, gateway=gateway)
     return app

@@ -88,15 +88,20 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     own = Way(f"this policy ({policy.name})", of_reference - mean_lost, mean_cost)
     best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
-        units=evidence.n_units, requests=int(seen.sum() + later.sum()), missing=int((~seen).sum()), saved=saved,
+        units=evidence.n_units,
+        requests=int(seen.sum() + later.sum()),
+        missing=int((~seen).sum()),
+        saved=saved,
         lost=_ratio(evidence, lost, ones, later, extremes=LOSSES),
         lost_answered=_ratio(evidence, lost, answers.astype(float), extremes=LOSSES),
-        lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
+        lost_per_unit=float(np.average(per_unit, weights=evidence.weight)),
+        cost=mean_cost,
         reference_cost=float(weight @ reference + paid_later) / requests,
         may_answer=float(weight @ answers) / requests,
         money=float(weight @ (answers * reference)) / float(weight @ reference + paid_later),
-        shares=shares, ways=(own, *ways, best_pair),
-    )  # fmt: skip
+        shares=shares,
+        ways=(own, *ways, best_pair),
+    )
 
 
 def _ratio(

@@ -188,12 +188,15 @@ class Certifier:
         rules = config.unit_rules
         return {
             "promise": {**limits_of(config.promise), "delta": config.promise.delta},
-            "reference": models.reference, "models": dict(models.identity), "grader": models.grader,
+            "reference": models.reference,
+            "models": dict(models.identity),
+            "grader": models.grader,
             "prices": {name: dict(config.models[name].price) for name in sorted(models.highest)},
-            "features": None if config.features is None else asdict(config.features), "cap": config.cap,
+            "features": None if config.features is None else asdict(config.features),
+            "cap": config.cap,
             "period": config.period,
             "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
-        }  # fmt: skip
+        }
 
     def _latest_question(self) -> Question | None:
         with self._records.reading() as connection:
@@ -257,9 +260,13 @@ class Certifier:
             evidence = await asyncio.to_thread(self._evidence, *self._fitting)
             number = self.last + 1
             made = await apart(
-                propose, evidence, promise, bets.weight(number), most_rows=self._config.unit_rules.most_rows,
+                propose,
+                evidence,
+                promise,
+                bets.weight(number),
+                most_rows=self._config.unit_rules.most_rows,
                 seed=number,
-            )  # fmt: skip
+            )
             correlation = await apart(dependence, evidence, number)
             if (
                 self._records.kept(FORGOTTEN) != forgotten
@@ -412,9 +419,9 @@ class Certifier:
                     values, highest = values_of(name, limit, share, evidence, outcomes, proposal.rows)
                     logs = bets.log_factors(values, highest)
                     found.append((plan.logs.setdefault((name, share), []), logs))
-                    rows.append((
-                        proposal.number, place, name, share, period, evidence.n_units, *logs.tolist()
-                    ))  # fmt: skip
+                    rows.append(
+                        (proposal.number, place, name, share, period, evidence.n_units, *logs.tolist())
+                    )
         with self._records.writing() as connection:
             connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         for kept, logs in found:  # only what the file holds counts: it is bet on once
@@ -487,9 +494,14 @@ class Certifier:
         promise, policy = self._config.promise, plan.policy
         assert policy is not None  # noqa: S101 - for types
         about = {
-            "rows": proposal.rows, "proposal": proposal.number, "plan": place, "question": proposal.question,
-            "max_loss": None if promise is None else promise.max_loss, "share": plan.share, "cost": plan.cost,
-        }  # fmt: skip
+            "rows": proposal.rows,
+            "proposal": proposal.number,
+            "plan": place,
+            "question": proposal.question,
+            "max_loss": None if promise is None else promise.max_loss,
+            "share": plan.share,
+            "cost": plan.cost,
+        }
         clients = clients_of(self._folder / f"{proposal.number}.clients")
         return self._policies.add(replace(policy, notes={**policy.notes, "gateway": about}), clients)
 

@@ -17,9 +17,22 @@ from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
 
 _PASSED_ON = (
-    "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format",
-    "reasoning_effort", "verbosity", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
-)  # fmt: skip
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "response_format",
+    "reasoning_effort",
+    "verbosity",
+    "logprobs",
+    "top_logprobs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+)
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _ONLY = {
     "n": (1, None),

@@ -31,9 +31,17 @@ class Comparing:
     """
 
     def __init__(
-        self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger:
-        Ledger, features: FeatureModel | None, keep: Keep, on_failure: Callable[[Exception], None],
-    ) -> None:  # fmt: skip
+        self,
+        models: Mapping[str, ChatModel],
+        names: tuple[str, ...],
+        cap: float,
+        *,
+        grader: AsyncGrader,
+        ledger: Ledger,
+        features: FeatureModel | None,
+        keep: Keep,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
         self._models, self._names, self._cap = models, names, cap
         self._grader, self._ledger, self._features, self._keep = grader, ledger, features, keep
         self._on_failure = on_failure

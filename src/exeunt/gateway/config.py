@@ -32,10 +32,19 @@ _USUAL_BYTES = 1 << 15
 FEATURES = "features"
 """The name of the model that tells features, in policies and records."""
 _OF_A_MODEL = {
-    "provider": "str", "model": "str", "price": "Mapping", "max_tokens": "int", "tools": "bool",
-    "image_tokens": "int | None", "logprobs": "bool", "reasons": "bool", "template_tokens": "int", "concurrency": "int",
-    "timeout_s": "float", "retries": "int",
-}  # fmt: skip
+    "provider": "str",
+    "model": "str",
+    "price": "Mapping",
+    "max_tokens": "int",
+    "tools": "bool",
+    "image_tokens": "int | None",
+    "logprobs": "bool",
+    "reasons": "bool",
+    "template_tokens": "int",
+    "concurrency": "int",
+    "timeout_s": "float",
+    "retries": "int",
+}
 """The options of a model, each with its kind: see `ChatModel`."""
 
 
@@ -239,9 +248,11 @@ class Listen:
     def limits(self) -> Limits:
         """What requests may take."""
         return Limits(
-            hosts=host_names(self.host, self.allowed_hosts), max_body=self.max_body, max_open=self.max_open,
+            hosts=host_names(self.host, self.allowed_hosts),
+            max_body=self.max_body,
+            max_open=self.max_open,
             proxies=self.proxies,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -396,8 +407,13 @@ def _config(body: Any, file: Path) -> GatewayConfig:
     }
     breakers = {name: Breaker(name, one.failures, one.pause_s) for name, one in providers.items()}
     parts: dict[str, type] = {
-        "shadow": Shadow, "features": Features, "spend": Spend, "keep": Keep, "listen": Listen, "promise": Promise,
-    }  # fmt: skip
+        "shadow": Shadow,
+        "features": Features,
+        "spend": Spend,
+        "keep": Keep,
+        "listen": Listen,
+        "promise": Promise,
+    }
     found: dict[str, Any] = {
         name: made(of, given.pop(name), name) for name, of in parts.items() if given.get(name) is not None
     }

@@ -114,10 +114,14 @@ class Evidence:
         place = np.full(len(rows), -1)
         place[self.place[rows] >= 0] = np.arange(len(known))
         return replace(
-            self, units=tuple(self.units[k] for k in units.tolist()),
-            records=tuple(self.records[k] for k in rows.tolist()), unit=new[self.unit[rows]], row=self.row[rows],
-            trace=None if self.trace is None or not len(known) else self.trace.take(self.place[known]), place=place,
-        )  # fmt: skip
+            self,
+            units=tuple(self.units[k] for k in units.tolist()),
+            records=tuple(self.records[k] for k in rows.tolist()),
+            unit=new[self.unit[rows]],
+            row=self.row[rows],
+            trace=None if self.trace is None or not len(known) else self.trace.take(self.place[known]),
+            place=place,
+        )
 
     def whole(self) -> CascadeTrace | None:
         """Return the trace of the graded rows that all models take, from which policies learn; None without any."""
@@ -154,9 +158,15 @@ def evidence_of(
     chosen = [record for record in (records[k] for k in known) if record is not None]
     groups = [units[unit[k]][0].number for k in known]
     return Evidence(
-        tuple(one for one, _ in units), tuple(records), np.array(unit, np.int64), np.array(row, np.int64),
-        _trace(chosen, models, groups) if chosen else None, place, models.reference, cap,
-    )  # fmt: skip
+        tuple(one for one, _ in units),
+        tuple(records),
+        np.array(unit, np.int64),
+        np.array(row, np.int64),
+        _trace(chosen, models, groups) if chosen else None,
+        place,
+        models.reference,
+        cap,
+    )
 
 
 def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
@@ -202,8 +212,11 @@ def _trace(records: Sequence[Record], models: GatewayModels, units: Sequence[int
             np.array([[usual if answer.grade is None else answer.grade] for answer in said]),
             cost=CostModel(paid[:, None], unit="usd", source="paid", highest=max(most, highest, paid.max())),
             no_answer=np.array([[bool(answer.failed)] for answer in said]),
-            better="higher", measure=models.measure, id=keys, groups=groups,
-        )  # fmt: skip
+            better="higher",
+            measure=models.measure,
+            id=keys,
+            groups=groups,
+        )
     trace = CascadeTrace(traces)
     if models.features:
         features = np.array([record.features for record in records])

@@ -92,9 +92,13 @@ class GatewayModels:
         if body["reference"] not in highest:
             raise ValueError(f"there is no model {body['reference']!r}, the reference")
         return cls(
-            str(body["reference"]), highest, str(features["name"]), float(features["cost"]),
-            {str(name): str(one.get("identity", "")) for name, one in models.items()}, str(body.get("grader", "")),
-        )  # fmt: skip
+            str(body["reference"]),
+            highest,
+            str(features["name"]),
+            float(features["cost"]),
+            {str(name): str(one.get("identity", "")) for name, one in models.items()},
+            str(body.get("grader", "")),
+        )
 
 
 def judge_called(name: str) -> str:

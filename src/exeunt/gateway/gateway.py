@@ -102,9 +102,13 @@ class Gateway:
         self.traffic = Traffic(config, self.about, self.records, self._secret, clock())
         self.certifier = Certifier(config, self.about, self.records, self.policies, clock())
         self.live = LivePolicy(
-            config, self.policies, features=self.features, metrics=self.metrics, clock=clock,
+            config,
+            self.policies,
+            features=self.features,
+            metrics=self.metrics,
+            clock=clock,
             on_change=self._changed,
-        )  # fmt: skip
+        )
         if not self.traffic.bill.spans or self.traffic.bill.now.policy != self.live.active.name:
             self._changed(False)
         self._measure()
@@ -173,13 +177,15 @@ class Gateway:
         kind = self.config.unit_rules.kind
         named = kind == "conversation" and request.conversation
         return Arrival(
-            number, client.name, self._hmac(client, request.content),
+            number,
+            client.name,
+            self._hmac(client, request.content),
             tuple(self._hmac(client, answer) for answer in request.answers) if kind == "conversation" else (),
             self._hmac(client, request.opening) if kind == "conversation" else b"",
             self._hmac(client, b"name " + request.conversation.encode()) if named else b"",
             self._hmac(client, b"user " + request.user.encode()) if request.user and kind == "user" else b"",
             request.is_retry,
-        )  # fmt: skip
+        )
 
     def _refused(self, request: ChatRequest) -> tuple[str, ...]:
         """Return the compared models that do not take a request, and `OVER_CAP` if it could cost more than the cap, or
@@ -202,25 +208,49 @@ class Gateway:
         return "" if place.is_open and place.row < active.rows else UNIT
 
     def _record(
-        self, number: int, now: float, request: ChatRequest, client: Client, place: Place, answered: Answered,
-        transcript: bytes, refused: tuple[str, ...],
-    ) -> Record:  # fmt: skip
+        self,
+        number: int,
+        now: float,
+        request: ChatRequest,
+        client: Client,
+        place: Place,
+        answered: Answered,
+        transcript: bytes,
+        refused: tuple[str, ...],
+    ) -> Record:
         chosen = "" if answered.policy == REFERENCE else answered.policy
         return Record(
-            number, now, client.name, self._hmac(client, request.content).hex(),
+            number,
+            now,
+            client.name,
+            self._hmac(client, request.content).hex(),
             {name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
-            setting=self.traffic.setting, unit=0 if place.unit is None else place.unit.number, row=place.row,
-            is_open=place.is_open, retry=place.retry, guessed=place.guessed, transcript=transcript, policy=chosen,
-            answered=answered.model, asked=tuple(name for name in answered.replies if name != FEATURES),
-            decided=answered.escalated, cost=answered.cost,
-            input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)), refused=refused,
+            setting=self.traffic.setting,
+            unit=0 if place.unit is None else place.unit.number,
+            row=place.row,
+            is_open=place.is_open,
+            retry=place.retry,
+            guessed=place.guessed,
+            transcript=transcript,
+            policy=chosen,
+            answered=answered.model,
+            asked=tuple(name for name in answered.replies if name != FEATURES),
+            decided=answered.escalated,
+            cost=answered.cost,
+            input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)),
+            refused=refused,
             text=told_text(request, answered.replies) if self.config.keep.texts else None,
-        )  # fmt: skip
+        )
 
     async def _recorded(
-        self, record: Record, request: ChatRequest, client: Client, place: Place | None, answered: Answered,
+        self,
+        record: Record,
+        request: ChatRequest,
+        client: Client,
+        place: Place | None,
+        answered: Answered,
         drawing: asyncio.Task[None] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Keep what is known of an answer; of drawn units, after asking the other models, too.
 
         `place`: None where the client named a model or a policy.
@@ -470,15 +500,16 @@ class Gateway:
             "drift_evidence",
             "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
             lambda: max(self.live.watch.evidence.values(), default=0.0),
-        )  # fmt: skip
+        )
         gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
         gauge("graders_under_way", "Answers that are being graded or wait for it.", lambda: GRADING.under_way)
         gauge("money_under_way", "Calls of ledgers that are under way or wait.", lambda: PAYING.under_way)
         gauge("open_units", "Units of requests that are open.", lambda: len(self.traffic.units.open))
         gauge(
-            "disputed_usd", "US dollars billed above what requests can cost, of which nobody has decided.",
+            "disputed_usd",
+            "US dollars billed above what requests can cost, of which nobody has decided.",
             lambda: sum(one.claimed - one.maximum for one in self.money.disputed.values()),
-        )  # fmt: skip
+        )
         gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
         self.metrics.family(
             "rests_until_seconds",
@@ -489,8 +520,9 @@ class Gateway:
         self.metrics.family(
             "stopped",
             "1 for each model that is not asked since it billed more than it may cost; only those that are stopped.",
-            ["name"], lambda: [([name], 1.0) for name in self.money.whole.stopped],
-        )  # fmt: skip
+            ["name"],
+            lambda: [([name], 1.0) for name in self.money.whole.stopped],
+        )
         gauge("saved_usd", "US dollars saved since the first start, net of comparing.", self._saved)
 
     def _saved(self) -> float:
@@ -503,10 +535,15 @@ class Gateway:
             return None
         ledger = self.money.shadow
         return Comparing(
-            config.models, config.compared, config.cap, ledger=ledger,
-            grader=grader_of(config.shadow.grader, config.models, config.compared, ledger), features=self.features,
-            keep=config.keep, on_failure=lambda error: self.failures.not_graded(error, self.clock()),
-        )  # fmt: skip
+            config.models,
+            config.compared,
+            config.cap,
+            ledger=ledger,
+            grader=grader_of(config.shadow.grader, config.models, config.compared, ledger),
+            features=self.features,
+            keep=config.keep,
+            on_failure=lambda error: self.failures.not_graded(error, self.clock()),
+        )
 
 
 @contextmanager

@@ -51,9 +51,15 @@ class LivePolicy:
     """
 
     def __init__(
-        self, config: GatewayConfig, policies: GatewayPolicies, *, features: FeatureModel | None,
-        metrics: GatewayMetrics, clock: Callable[[], float], on_change: Callable[[bool], None],
-    ) -> None:  # fmt: skip
+        self,
+        config: GatewayConfig,
+        policies: GatewayPolicies,
+        *,
+        features: FeatureModel | None,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float],
+        on_change: Callable[[bool], None],
+    ) -> None:
         self._config, self._policies, self._features = config, policies, features
         self._metrics, self._clock, self._on_change = metrics, clock, on_change
         self._file = config.folder / _ALARMS

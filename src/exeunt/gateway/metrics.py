@@ -32,18 +32,22 @@ class GatewayMetrics:
             "exeunt_gateway_refused", "Requests refused because too many were open.", registry=registry
         )
         self._refused_connections = prometheus.Counter(
-            "exeunt_gateway_refused_connections", "Connections refused because there were too many.",
+            "exeunt_gateway_refused_connections",
+            "Connections refused because there were too many.",
             registry=registry,
-        )  # fmt: skip
+        )
         self._answers = prometheus.Counter(
-            "exeunt_gateway_answers", "Answers, by policy and the model that gave them.", ["policy", "model"],
+            "exeunt_gateway_answers",
+            "Answers, by policy and the model that gave them.",
+            ["policy", "model"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._escalated = prometheus.Counter(
             "exeunt_gateway_escalated",
             f"Answers for which further or other models were asked, by policy and reason: {', '.join(REASONS)}.",
-            ["policy", "reason"], registry=registry,
-        )  # fmt: skip
+            ["policy", "reason"],
+            registry=registry,
+        )
         self._failures = prometheus.Counter(
             "exeunt_gateway_failures", "Requests to models without an answer.", ["model"], registry=registry
         )
@@ -90,8 +94,12 @@ class GatewayMetrics:
         prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry).set_function(read)
 
     def family(
-        self, name: str, what: str, labels: Sequence[str], read: Callable[[], Iterable[tuple[Sequence[str], float]]]
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        what: str,
+        labels: Sequence[str],
+        read: Callable[[], Iterable[tuple[Sequence[str], float]]],
+    ) -> None:
         """Add numbers that are read, with the values of their labels, when somebody asks for them."""
         self.registry.register(_Family(f"exeunt_gateway_{name}", what, labels, read))
 

@@ -31,9 +31,13 @@ class MockProvider:
     """
 
     def __init__(
-        self, answer: Callable[[str, str], str], prices: Mapping[str, tuple[float, float]], *, wait_s: float = 0.0,
+        self,
+        answer: Callable[[str, str], str],
+        prices: Mapping[str, tuple[float, float]],
+        *,
+        wait_s: float = 0.0,
         fails: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.answer, self.prices, self.wait_s, self.fails = answer, prices, wait_s, fails
         self.calls: Counter[str] = Counter()
         self.spent, self.logprobs = 0.0, True
@@ -59,12 +63,17 @@ class MockProvider:
         if self.logprobs and body.get("logprobs"):
             choice["logprobs"] = {"content": logs}
         completion = {
-            "id": f"chatcmpl-{len(self.seen)}", "object": "chat.completion", "created": int(time.time()), "model": name,
+            "id": f"chatcmpl-{len(self.seen)}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": name,
             "choices": [choice],
             "usage": {
-                "prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_input + n_output,
+                "prompt_tokens": n_input,
+                "completion_tokens": n_output,
+                "total_tokens": n_input + n_output,
             },
-        }  # fmt: skip
+        }
         if body.get("stream"):
             return StreamingResponse(self._chunks(completion), media_type="text/event-stream")
         return JSONResponse(completion)

@@ -177,6 +177,9 @@ def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:
     most = None if limit is None else float(exact_quantity(limit)[0])
     left = 0.0 if limit is None else ledger.left
     return {
-        "limit": limit, "most": most, "spent": ledger.spent, "left": None if limit is None else max(left, 0.0),
+        "limit": limit,
+        "most": most,
+        "spent": ledger.spent,
+        "left": None if limit is None else max(left, 0.0),
         "overdrawn": max(-left, 0.0),
-    }  # fmt: skip
+    }

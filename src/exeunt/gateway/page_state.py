@@ -62,23 +62,36 @@ class PageState:
         """Return what has happened since the active policy became active."""
         span, compared = self._gateway.traffic.bill.now, self._gateway.money.compared
         return {
-            "requests": span.requests, "by_policy": span.by_policy, "opted_out": span.opted_out,
+            "requests": span.requests,
+            "by_policy": span.by_policy,
+            "opted_out": span.opted_out,
             "in_units": span.in_units,
-            "estimated": span.estimated, "refused": span.refused, "guessed": span.guessed,
-            "retries": span.retries, "cost": span.cost,
-            "compared": compared - span.compared, "answered": dict(span.answered), "decided": dict(span.decided),
-            "audits": span.loss.n, "fewest": FEWEST, "saved": span.saved(compared), "lost": span.lost,
+            "estimated": span.estimated,
+            "refused": span.refused,
+            "guessed": span.guessed,
+            "retries": span.retries,
+            "cost": span.cost,
+            "compared": compared - span.compared,
+            "answered": dict(span.answered),
+            "decided": dict(span.decided),
+            "audits": span.loss.n,
+            "fewest": FEWEST,
+            "saved": span.saved(compared),
+            "lost": span.lost,
             "lost_answered": span.lost_answered,
-        }  # fmt: skip
+        }
 
     def _in_all(self) -> dict[str, Any]:
         """Return what was saved since the first start, and when comparisons are earned back."""
         bill, compared = self._gateway.traffic.bill, self._gateway.money.compared
         now = self._gateway.clock()
         return {
-            "since": bill.spans[0].since, "saved": bill.saved_in_all(compared), "compared": compared,
-            "break_even": bill.break_even(compared, now), "told": bill.told(compared, now),
-        }  # fmt: skip
+            "since": bill.spans[0].since,
+            "saved": bill.saved_in_all(compared),
+            "compared": compared,
+            "break_even": bill.break_even(compared, now),
+            "told": bill.told(compared, now),
+        }
 
     def _drawing(self) -> dict[str, Any]:
         """Return what the share and the money for comparisons have come to."""

@@ -140,9 +140,13 @@ def propose(
     plans = tuple(made[candidates[k].budget] for k in kept)
     of_rows = evidence.weight[evidence.unit] * evidence.has_reference
     return Proposal(
-        best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()),
+        best.rows,
+        kind,
+        plans,
+        tuple(best.needed[kept].tolist()),
+        tuple(best.saved[kept].tolist()),
         float(of_rows @ evidence.reference_cost / of_rows.sum()),
-    )  # fmt: skip
+    )
 
 
 def _different(order: list[int], candidates: list[_Candidate]) -> list[int]:

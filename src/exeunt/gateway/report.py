@@ -50,18 +50,20 @@ def render(found: Standing, *, reference: str, told: str, now: float) -> str:
     time = datetime.fromtimestamp(now, timezone.utc)
     best_first = sorted(found.certified.values(), key=lambda one: one.cost)
     parts = [_of_policy(one, reference) for one in best_first]
-    return "\n".join([
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="Content-Security-Policy" content="{allowed}">',
-        '<meta name="color-scheme" content="light dark">',
-        f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
-        f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
-        f"<h1>{escape(_title([one.name for one in best_first]))}</h1>",
-        f'<ul class="summary">{_items([told, *found.also(found.certified), *found.notes])}</ul></header>',
-        *parts,
-        f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{allowed}">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
+            f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
+            f"<h1>{escape(_title([one.name for one in best_first]))}</h1>",
+            f'<ul class="summary">{_items([told, *found.also(found.certified), *found.notes])}</ul></header>',
+            *parts,
+            f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
+        ]
+    )
 
 
 def _title(names: Sequence[str]) -> str:

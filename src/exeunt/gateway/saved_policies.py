@@ -76,9 +76,12 @@ class GatewayPolicies:
         self._check(policy, str(file))
         if (about := policy.notes.get("gateway")) is not None:  # else it is older than units
             built(
-                file, about, lambda body: check_kind(body, _About, "note"), kind="certified policy",
+                file,
+                about,
+                lambda body: check_kind(body, _About, "note"),
+                kind="certified policy",
                 remedy="take another policy",
-            )  # fmt: skip
+            )
         return policy
 
     def is_forgotten(self, name: str) -> bool:

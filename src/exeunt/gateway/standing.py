@@ -243,9 +243,11 @@ class _Passed:
             if unit == "request"
             else f"; {self.config.reference} answers later ones, and what a model does not take"
         )
-        own = f" That {unit}s are independent is your own assumption (p = {proposal.correlation:.2g})." if (
-            self.config.units is not None and proposal.correlation < 0.001
-        ) else ""  # fmt: skip
+        own = (
+            f" That {unit}s are independent is your own assumption (p = {proposal.correlation:.2g})."
+            if (self.config.units is not None and proposal.correlation < 0.001)
+            else ""
+        )
         return [f"{answers}{later}.", tested + own]
 
 

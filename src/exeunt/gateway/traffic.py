@@ -192,6 +192,9 @@ def _setting(config: GatewayConfig, models: GatewayModels) -> Mapping[str, Any]:
     """Return what decides which records may be counted together, JSON-able."""
     rules = config.unit_rules
     return {
-        "identity": dict(models.identity), "grader": models.grader, "features": models.features,
-        "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s], "cap": config.cap,
-    }  # fmt: skip
+        "identity": dict(models.identity),
+        "grader": models.grader,
+        "features": models.features,
+        "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
+        "cap": config.cap,
+    }
