@@ -230,10 +230,10 @@ class _Passed:
             if unit == "user"
             else ""
         )
-        asked = datetime.fromtimestamp(question.asked if question else 0.0, timezone.utc).date()
+        asked_on = datetime.fromtimestamp(question.asked_at if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
-            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked}), read "
+            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked_on}), read "
             f"between periods. It assumes that "
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
             f"not depend on who answered.{old}"
@@ -313,7 +313,7 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
             "promised. Allow a larger loss, add a model, or wait for the next proposal."
         )
         return [text, *notes]
-    n, plan = certifier.missing_periods(proposal), f"the next plan of proposal {proposal.number}"
+    n, plan = max(0, config.min_periods - proposal.periods), f"the next plan of proposal {proposal.number}"
     if middle < 1:
         return [*([f"It takes {counted(n, 'more period')} to certify {plan}."] if n else []), *notes]
     periods = f" and {counted(n, 'more period')}" if n else ""
