@@ -102,11 +102,11 @@ async def _completions(request: Request) -> Response:
     What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
     """
     gateway, client = _gateway(request), request.state.key
-    asked = await read_beside(ChatRequest.read, await request.body())
+    chat = await read_beside(ChatRequest.read, await request.body())
     if request.headers.get(_RETRY, "0") != "0":
-        asked = asked.as_retry()
-    sink = Sink() if asked.stream else None
-    answering = gateway.later(_answered(gateway, asked.with_sink(sink), client), awaited=True)
+        chat = chat.as_retry()
+    sink = Sink() if chat.stream else None
+    answering = gateway.later(_answered(gateway, chat.with_sink(sink), client), awaited=True)
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
@@ -114,9 +114,9 @@ async def _completions(request: Request) -> Response:
             return _stream(_chunks(first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
-        return await _unanswered(gateway, asked, client, answered)
+        return await _unanswered(gateway, chat, client, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
-    if not asked.options.get("logprobs"):  # the gateway may have asked for them
+    if not chat.options.get("logprobs"):  # the gateway may have asked for them
         body = without_logprobs(body)
     headers = {
         "x-exeunt-model": answered.model,
@@ -125,22 +125,22 @@ async def _completions(request: Request) -> Response:
     }
     if (left := await gateway.left(client)) is not None:
         headers["x-exeunt-left"] = f"{left:.6f}"
-    if asked.stream:
-        parts = chunks_of(body, logprobs=bool(asked.options.get("logprobs")))
-        known = [chunk for chunk in parts if chunk["choices"] or asked.usage]
-        return _stream((one for one in [*map(event, known), DONE]), headers)
+    if chat.stream:
+        parts = chunks_of(body, logprobs=bool(chat.options.get("logprobs")))
+        chunks_to_send = [chunk for chunk in parts if chunk["choices"] or chat.usage]
+        return _stream((line for line in [*map(event, chunks_to_send), DONE]), headers)
     # As JSON in ASCII: a provider may cut a character in two.
     return Response(json.dumps(body), media_type="application/json", headers=headers)
 
 
-async def _answered(gateway: Gateway, asked: ChatRequest, client: Client) -> Answered:
+async def _answered(gateway: Gateway, chat: ChatRequest, client: Client) -> Answered:
     """Answer, count the answer, and end its stream."""
     begun = time.monotonic()
     try:
-        answered = await gateway.answer(asked, client)
+        answered = await gateway.answer(chat, client)
     finally:
-        if asked.sink is not None:
-            asked.sink.end()
+        if chat.sink is not None:
+            chat.sink.end()
     now = time.monotonic()
     gateway.metrics.answered(answered, now - begun)
     gateway.failures.answered(answered, now)
@@ -152,11 +152,11 @@ def _stream(events: Any, headers: Mapping[str, str]) -> Response:
 
 
 async def _chunks(
-    first: Mapping[str, Any], others: AsyncIterator[Mapping[str, Any]], answering: asyncio.Task[Answered]
+    first: Mapping[str, Any], rest: AsyncIterator[Mapping[str, Any]], answering: asyncio.Task[Answered]
 ) -> AsyncIterator[str]:
     """Yield the events of an answer that comes in, the last of which says so if it was cut off."""
     yield event(first)
-    async for chunk in others:
+    async for chunk in rest:
         yield event(chunk)
     answered: Answered | None = None
     with suppress(Exception):  # the gateway has logged a fault
@@ -166,10 +166,10 @@ async def _chunks(
     yield DONE
 
 
-async def _unanswered(gateway: Gateway, asked: ChatRequest, client: Client, answered: Answered) -> Response:
+async def _unanswered(gateway: Gateway, chat: ChatRequest, client: Client, answered: Answered) -> Response:
     """Say why no model answered. Raises OverBudget where money is why."""
     if answered.short_of_money:
-        await gateway.raise_over_budget(asked, client, answered)
+        await gateway.raise_over_budget(chat, client, answered)
     if answered.clients_fault:
         return error_response(400, f"the provider refuses this request: {answered.why}")
     return error_response(502, f"no model answered: {answered.why}", {"retry-after": "1"})
@@ -199,7 +199,7 @@ async def _set_policy(request: Request) -> Response:
         wanted = None
     if (
         not isinstance(wanted, dict)
-        or [type(one) for one in wanted.values()] != [str]
+        or [type(option) for option in wanted.values()] != [str]
         or not wanted.keys() <= _CHOICES
     ):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')

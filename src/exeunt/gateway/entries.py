@@ -26,15 +26,19 @@ _DURATION = re.compile(r"\s*(\d*\.?\d+)\s*(s|min|h|days?|weeks?)\s*")
 _UNITS_S = {"s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800}
 
 
-def made(of: type[T], entry: Any, what: str) -> T:
+def read_entry(kind: type[T], entry: Any, where: str) -> T:
     """Make a part of the configuration. Raises InputError for options that it does not have, or that are missing."""
-    known: Any = fields(of)  # type: ignore[arg-type]
-    needed = [one.name for one in known if one.default is MISSING and one.default_factory is MISSING]
-    options = options_of(entry, {one.name: one.type for one in known}, needed, what)
+    options_known: Any = fields(kind)  # type: ignore[arg-type]
+    needed = [
+        option.name
+        for option in options_known
+        if option.default is MISSING and option.default_factory is MISSING
+    ]
+    options = options_of(entry, {option.name: option.type for option in options_known}, needed, where)
     try:
-        return of(**options)
+        return kind(**options)
     except ExeuntError as error:
-        raise InputError(f"{what}: {error}" if what else str(error)) from None
+        raise InputError(f"{where}: {error}" if where else str(error)) from None
 
 
 def options_of(entry: Any, kinds: Mapping[str, str], needed: Sequence[str], what: str) -> dict[str, Any]:

@@ -55,11 +55,13 @@ class NoSuchModel(InputError):  # noqa: N818 - says what happened
     """A client asks a model that the gateway does not have."""
 
 
-async def in_another_process(function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+async def in_another_process(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Run a function that computes for long in a process of its own."""
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *given, **options))
+        return await asyncio.get_running_loop().run_in_executor(
+            pool, partial(function, *arguments, **options)
+        )
     finally:
         for process in (pool._processes or {}).values():
             process.terminate()
@@ -94,7 +96,7 @@ class Gateway:
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.failures = FailureLog()
         self.comparing = self._comparing()
-        self.metrics = GatewayMetrics(lambda what: self.failures.refused(what, time.monotonic()))
+        self.metrics = GatewayMetrics(lambda kind: self.failures.refused(kind, time.monotonic()))
         self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._certifying: asyncio.Task[None] | None = None
@@ -135,17 +137,17 @@ class Gateway:
             if drawing is not None and place.starts:  # it must not see what this request reserves
                 await asyncio.shield(drawing)
             key, ledger = arrival.content.hex(), self.money.of(client)
-            found = await self.answering.by_policy(chosen, request, key, ledger)
-            answered = replace(found, instead=why)
+            decision = await self.answering.by_policy(chosen, request, key, ledger)
+            answered = replace(decision, instead=why)
             return answered
         except InputError:
             refused = (*refused, OVER_CAP)  # no model takes it, whoever chooses
             raise
         finally:
-            given = answered.reply
-            transcript = b"" if given is None else self._hmac(client, request.followed_by(given.message))
-            self.traffic.answered(arrival, place, transcript, self.clock(), failed=given is None)
-            self.live.answered(waiting, answered.seen if answered.decided else None)
+            reply = answered.reply
+            transcript = b"" if reply is None else self._hmac(client, request.followed_by(reply.message))
+            self.traffic.answered(arrival, place, transcript, self.clock(), failed=reply is None)
+            self.live.answered(waiting, answered.observed if answered.decided else None)
             known_by = arrival.name or transcript
             record = self._record(number, now, request, client, place, answered, known_by, refused)
             self.later(self._recorded(record, request, client, place, answered, drawing))
@@ -193,8 +195,10 @@ class Gateway:
         """
         models = {name: self.config.models[name] for name in self.config.compared}
         refused = tuple(name for name, model in models.items() if model.refusal(request))
-        most = sum(model.most(request) for name, model in models.items() if name not in refused)
-        return (*refused, OVER_CAP) if most > self.config.cap or self.config.reference in refused else refused
+        highest = sum(model.most(request) for name, model in models.items() if name not in refused)
+        return (
+            (*refused, OVER_CAP) if highest > self.config.cap or self.config.reference in refused else refused
+        )
 
     def _why_not_asked(self, active: Active, client: Client, place: Place, refused: tuple[str, ...]) -> str:
         """Return why the reference answers a request in place of the policy; "" if the policy does."""
@@ -283,8 +287,8 @@ class Gateway:
     async def _compared(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
         """Return the record of a request of a drawn unit, after the other models were asked."""
         assert self.comparing is not None  # noqa: S101 - for types
-        others = set(self.config.compared) - {self.config.reference}
-        if OVER_CAP in record.refused or others <= set(record.refused):
+        alternatives = set(self.config.compared) - {self.config.reference}
+        if OVER_CAP in record.refused or alternatives <= set(record.refused):
             return replace(record, compared="no model takes it")
         if answered.reply is None:
             return replace(record, compared="no answer")
@@ -305,8 +309,8 @@ class Gateway:
             return self.traffic.drawings.get(place.unit.number) if place.unit is not None else None
         shadow = self.config.shadow
         is_live = self.live.active.policy is not None
-        most = 0.0 if shadow is None else shadow.audit if is_live else shadow.share
-        if not self.traffic.is_chosen(place.unit, now, most):
+        share = 0.0 if shadow is None else shadow.audit if is_live else shadow.share
+        if not self.traffic.is_chosen(place.unit, now, share):
             return None
         task = self.later(self._drawn(place.unit))
         self.traffic.drawings[place.unit.number] = task
@@ -328,8 +332,8 @@ class Gateway:
         except ExeuntError:
             raise self._no_such_model(request) from None
         refused = self._refused(request)
-        asked = () if active.policy is None else active.policy.models
-        return self.live.reference if OVER_CAP in refused or not set(refused).isdisjoint(asked) else active
+        models = () if active.policy is None else active.policy.models
+        return self.live.reference if OVER_CAP in refused or not set(refused).isdisjoint(models) else active
 
     def _no_such_model(self, request: ChatRequest) -> NoSuchModel:
         return NoSuchModel(f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}")
@@ -405,12 +409,12 @@ class Gateway:
     def find_standing(self) -> None:
         """Find out what is certified now, keep it for the command, and write the report."""
         question = self.certifier.question
-        found = standing(self.certifier, self.config)
+        current = standing(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
-        former, self.standing = self.standing, found
-        if former is None or former.to_dict() != found.to_dict():
-            self.records.keep(STANDING, found.to_dict())
+        former, self.standing = self.standing, current
+        if former is None or former.to_dict() != current.to_dict():
+            self.records.keep(STANDING, current.to_dict())
         self._write_report()
 
     @property
@@ -420,10 +424,10 @@ class Gateway:
 
     def _write_report(self) -> None:
         """Write what is certified, and what was saved by now."""
-        if (found := self.standing) is not None:
+        if (current := self.standing) is not None:
             now = self.clock()
-            told = self.traffic.bill.told(self.money.compared, now)
-            write_report(found, self.folder / REPORT, reference=self.config.reference, told=told, now=now)
+            bill = self.traffic.bill.told(self.money.compared, now)
+            write_report(current, self.folder / REPORT, reference=self.config.reference, bill=bill, now=now)
 
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill: another policy is active. After an alarm there is a new question."""
@@ -508,20 +512,23 @@ class Gateway:
         gauge(
             "disputed_usd",
             "US dollars billed above what requests can cost, of which nobody has decided.",
-            lambda: sum(one.claimed - one.maximum for one in self.money.disputed.values()),
+            lambda: sum(dispute.claimed - dispute.maximum for dispute in self.money.disputed.values()),
         )
         gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
         self.metrics.family(
             "rests_until_seconds",
             "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest.",
             ["name", "why"],
-            lambda: [([one.name, one.why], self.clock() + one.rests_s) for one, _ in self.config.resting],
+            lambda: [
+                ([dispute.name, dispute.why], self.clock() + dispute.rests_s)
+                for dispute, _ in self.config.resting
+            ],
         )
         self.metrics.family(
             "stopped",
             "1 for each model that is not asked since it billed more than it may cost; only those that are stopped.",
             ["name"],
-            lambda: [([name], 1.0) for name in self.money.whole.stopped],
+            lambda: [([name], 1.0) for name in self.money.total.stopped],
         )
         gauge("saved_usd", "US dollars saved since the first start, net of comparing.", self._saved)
 
@@ -547,12 +554,12 @@ class Gateway:
 
 
 @contextmanager
-def _logged(what: str) -> Iterator[None]:
+def _logged(activity: str) -> Iterator[None]:
     """Log what fails, such as a file that another process reads: answering goes on, and it may succeed later."""
     try:
         yield
     except Exception as error:
-        log_failure(error, what)
+        log_failure(error, activity)
 
 
 def _usage(answered: Answered) -> int | None:

@@ -129,11 +129,11 @@ class LivePolicy:
         """
         return self._firsts.begin() if place.starts and self.active.policy is not None else None
 
-    def answered(self, waiting: Waiting[Seen] | None, seen: Seen | None) -> None:
+    def answered(self, waiting: Waiting[Seen] | None, observed: Seen | None) -> None:
         """Take note of how a request was answered; None where failures or money decided."""
         if waiting is None:
             return
-        self._firsts.end(waiting, seen)
+        self._firsts.end(waiting, observed)
         for each in self._firsts.take_ready():
             if (alarm := self.watch.answered(each)) is not None:
                 self.fall_back(alarm)
@@ -233,7 +233,7 @@ def _alarms_in(file: Path) -> list[dict[str, Any]]:
     remedy = f"remove {file}, and alarms of before are not shown"
     if not os.path.lexists(file):
         return []
-    kept: list[dict[str, Any]] = read_built(
+    alarms: list[dict[str, Any]] = read_built(
         file, lambda body: check_kind(body, list[_KeptAlarm], "alarms"), kind="list of alarms", remedy=remedy
     )
-    return kept
+    return alarms

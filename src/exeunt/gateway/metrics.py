@@ -68,10 +68,10 @@ class GatewayMetrics:
         """Count a request to a path that was answered with a status."""
         self._requests.labels(path, status).inc()
 
-    def refused(self, what: str = REQUESTS) -> None:
+    def refused(self, kind: str = REQUESTS) -> None:
         """Count a request, or a connection, that was refused because too many were open."""
-        (self._refused_connections if what == CONNECTIONS else self._refused).inc()
-        self._on_refused(what)
+        (self._refused_connections if kind == CONNECTIONS else self._refused).inc()
+        self._on_refused(kind)
 
     def answered(self, answered: Answered, seconds: float) -> None:
         """Count what became of a request."""
@@ -89,19 +89,19 @@ class GatewayMetrics:
         """Count an alarm."""
         self._alarms.labels(policy).inc()
 
-    def gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
+    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Add a number that is read when somebody asks for it."""
-        prometheus.Gauge(f"exeunt_gateway_{name}", what, registry=self.registry).set_function(read)
+        prometheus.Gauge(f"exeunt_gateway_{name}", description, registry=self.registry).set_function(read)
 
     def family(
         self,
         name: str,
-        what: str,
+        description: str,
         labels: Sequence[str],
         read: Callable[[], Iterable[tuple[Sequence[str], float]]],
     ) -> None:
         """Add numbers that are read, with the values of their labels, when somebody asks for them."""
-        self.registry.register(_Family(f"exeunt_gateway_{name}", what, labels, read))
+        self.registry.register(_Family(f"exeunt_gateway_{name}", description, labels, read))
 
     def exposition(self) -> bytes:
         """Return all counts."""
@@ -113,13 +113,13 @@ class _Family:
     """Numbers with labels, read at each scrape."""
 
     name: str
-    what: str
+    description: str
     labels: Sequence[str]
     read: Callable[[], Iterable[tuple[Sequence[str], float]]]
 
     def collect(self) -> Iterator[Any]:
         """Yield the family of those that there are."""
-        family = GaugeMetricFamily(self.name, self.what, labels=self.labels)
+        family = GaugeMetricFamily(self.name, self.description, labels=self.labels)
         for values, number in self.read():
             family.add_metric(values, number)
         yield family

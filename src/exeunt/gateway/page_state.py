@@ -51,11 +51,11 @@ class PageState:
             "compared": dict(gateway.compared),
             "money": gateway.money.state(gateway.keys.clients),
             "resting": [
-                {"name": one.name, "why": one.why, "for_s": one.rests_s, "models": models}
-                for one, models in config.resting
+                {"name": breaker.name, "why": breaker.why, "for_s": breaker.rests_s, "models": models}
+                for breaker, models in config.resting
             ],
-            "stopped": list(gateway.money.whole.stopped),
-            "disputed": {name: one._asdict() for name, one in gateway.money.disputed.items()},
+            "stopped": list(gateway.money.total.stopped),
+            "disputed": {name: dispute._asdict() for name, dispute in gateway.money.disputed.items()},
         }
 
     def _bill(self) -> dict[str, Any]:

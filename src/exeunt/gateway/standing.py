@@ -44,21 +44,24 @@ class Standing:
         """Return what is certified of a policy; None if nothing is."""
         return self.certified.get(name) or self.others.get(name)
 
-    def also(self, told: Collection[str]) -> list[str]:
-        """Return a sentence on the certified policies of which nothing was `told`; none without any."""
-        others = [one for one in (self.certified | self.others).values() if one.name not in told]
-        costs = [f"{one.name} {1000 * one.cost:.4g}" for one in sorted(others, key=lambda one: one.cost)]
+    def also(self, shown: Collection[str]) -> list[str]:
+        """Return a sentence on the certified policies that are not `shown`; none without any."""
+        rest = [policy for policy in (self.certified | self.others).values() if policy.name not in shown]
+        costs = [
+            f"{policy.name} {1000 * policy.cost:.4g}"
+            for policy in sorted(rest, key=lambda policy: policy.cost)
+        ]
         return [f"Certified, too, with what 1,000 requests cost in usd: {', '.join(costs)}."] if costs else []
 
     def __str__(self) -> str:
-        best = min(self.certified.values(), key=lambda one: one.cost, default=None)
+        best = min(self.certified.values(), key=lambda policy: policy.cost, default=None)
         parts = [str(best)] if best is not None else ["Nothing is certified now."]
         also = [*self.also(() if best is None else (best.name,)), *self.notes]
         return "\n\n".join([*parts, "\n".join(also)]).rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        certified = {name: one.to_dict() for name, one in self.certified.items()}
+        certified = {name: policy.to_dict() for name, policy in self.certified.items()}
         return {"certified": certified, "notes": self.notes, "text": str(self)}
 
 
@@ -114,8 +117,8 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
             continue
         evidence = certifier.held_out(proposal)
         for plan in passed:
-            found = certified if plan is passed[-1] else others
-            found[plan.name] = _Passed(certifier, config, proposal, plan, evidence).certified()
+            group = certified if plan is passed[-1] else others
+            group[plan.name] = _Passed(certifier, config, proposal, plan, evidence).certified()
     notes += _forecast(certifier, config)
     return Standing(certified, notes, others)
 
@@ -271,14 +274,14 @@ def _measured_text(numbers: Measured | None) -> list[str]:
     if numbers.missing:
         n = counted(numbers.missing, "request")
         missing = f" {n} of which something is missing are left out here; the tests count them as lost."
-    what = (
+    text = (
         f"Measured on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per request: "
         f"{saved.mean:.1%} of the reference's cost is saved (95% interval {saved.low:.1%} to {saved.high:.1%}), "
         f"{100 * abs(lost.mean):.2f} points of the grade are {'gained' if lost.mean < 0 else 'lost'} (interval of the "
         f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals hold at all looks at "
         f"this policy together. What comparisons cost is not counted here: the bill counts it.{missing}"
     )
-    return [what, f"Answered by: {answered}."]
+    return [text, f"Answered by: {answered}."]
 
 
 # -- how many more ------------------------------------------------------------------------------------------------
@@ -351,15 +354,15 @@ def _units_to_come(
         np.arange(evidence.n_units),
         *rng.integers(0, evidence.n_units, (_RESAMPLES, evidence.n_units)),
     ]
-    found = np.zeros(len(samples))
+    needed = np.zeros(len(samples))
     for name, limit in limits_of(config.promise).items():
         values, highest = values_of(name, limit, 1.0, evidence, outcomes, proposal.rows)
         logs = np.array(plan.logs.get((name, 1.0), [])).reshape(-1, len(bets.STAKES)).sum(axis=0)
         level = math.log(certifier.needed(proposal) * len(bets.STAKES)) - logs
         more = [min(bets.units_needed(values[rows], highest, level), _NEVER) for rows in samples]
-        found = np.maximum(found, more)
-    low, high = np.quantile(found[1:], _RANGE)
-    return float(found[0]), float(low), float(high)
+        needed = np.maximum(needed, more)
+    low, high = np.quantile(needed[1:], _RANGE)
+    return float(needed[0]), float(low), float(high)
 
 
 def _mostly_one(certifier: Certifier) -> list[str]:

@@ -62,9 +62,9 @@ class Traffic:
                 self._changed[place.unit.number] = place.unit
         return place
 
-    def is_chosen(self, unit: Unit, now: float, most: float) -> bool:
-        """Return whether the lot falls on comparing a unit that begins. `most`: the probability at most."""
-        period = self.drawing.period(max(now, self._now), most)
+    def is_chosen(self, unit: Unit, now: float, share: float) -> bool:
+        """Return whether the lot falls on comparing a unit that begins. `share`: the probability at most."""
+        period = self.drawing.period(max(now, self._now), share)
         period.units += 1
         unit.period, unit.probability = period.number, period.probability
         unit.held_out = self.drawing.is_held_out(unit.number)
