@@ -147,6 +147,6 @@ def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path, capsys):
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         labels = {(line["request"], line["model"]): 0.0 for line in lines}
         assert len(labels) == 2
-        told = agreement(labels, records, "large", run.gateway.about.measure)
+        told = agreement(labels, records, "large", run.gateway.models.measure)
         assert told.startswith("Of 2 labels the grade by the judge expert agrees with 0.0%")
     assert [record.said["small"].grade for record in records] == [1.0] * 3

@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,6 @@ class Certifier:
         config, models = self._config, self.models
         if config.promise is None or config.shadow is None:
             return None
-        rules = config.unit_rules
         return {
             "promise": {**limits_of(config.promise), "delta": config.promise.delta},
             "reference": models.reference,
@@ -194,7 +193,7 @@ class Certifier:
             "features": None if config.features is None else asdict(config.features),
             "cap": config.cap,
             "period": config.period,
-            "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
+            "units": list(astuple(config.unit_rules)),
         }
 
     def _latest_question(self) -> Question | None:

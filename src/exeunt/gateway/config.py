@@ -294,6 +294,11 @@ class GatewayConfig:
         return UnitRules(kind, self.unit_idle, self.unit_rows, time_s)
 
     @property
+    def audit(self) -> float:
+        """The share of the units that is compared while a policy answers."""
+        return 0.0 if self.shadow is None else self.shadow.audit
+
+    @property
     def cap(self) -> float:
         """US dollars that a request may cost, whoever answers it, to be compared and answered by a policy."""
         shadow = self.shadow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,9 +85,8 @@ class Evidence:
 
     def outside(self, policy: Policy) -> Booleans:
         """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
-        models = {OVER_CAP, *policy.models}
         return np.array(
-            [record is not None and not models.isdisjoint(record.refused) for record in self.records], bool
+            [record is not None and is_outside(policy, record.refused) for record in self.records], bool
         )
 
     def outcomes(self, policy: Policy) -> tuple[Floats, Floats]:
@@ -168,6 +167,11 @@ def evidence_of(
         models.reference,
         cap,
     )
+
+
+def is_outside(policy: Policy, refused: Collection[str]) -> bool:
+    """Return whether the reference answers a request in place of a policy. `refused`: models that do not take it."""
+    return OVER_CAP in refused or any(name in refused for name in policy.models)
 
 
 def paid_for(policy: Policy, records: CascadeTrace) -> Floats:

@@ -213,9 +213,9 @@ class LivePolicy:
 
     def _follow(self, active: Active) -> None:
         self.active, self.fallen = active, None
-        audit = 0.0 if self._config.shadow is None else self._config.shadow.audit
-        file = self._config.folder / _WATCH
-        self.watch = LiveWatch(active, file, run_length=self._config.run_length, audit=audit)
+        config = self._config
+        file = config.folder / _WATCH
+        self.watch = LiveWatch(active, file, run_length=config.run_length, audit=config.audit)
         history = self._policies.history
         self.since = history[-1][0] if history else 0.0
         self._firsts, self._audited = InOrder[Seen](), InOrder[float]()

@@ -7,7 +7,7 @@ import threading
 from asyncio import Task
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
@@ -190,11 +190,10 @@ class Traffic:
 
 def _setting(config: GatewayConfig, models: GatewayModels) -> Mapping[str, Any]:
     """Return what decides which records may be counted together, JSON-able."""
-    rules = config.unit_rules
     return {
         "identity": dict(models.identity),
         "grader": models.grader,
         "features": models.features,
-        "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
+        "units": list(astuple(config.unit_rules)),
         "cap": config.cap,
     }
