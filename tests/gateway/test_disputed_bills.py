@@ -106,7 +106,7 @@ def test_a_bill_that_comes_after_the_log_was_written_stays_disputed(
         held = money.total.reserve(0.1, model="large")
         assert held.dispatch()
         held.settle(claimed)
-        money.resume("large")
+        money.total.resume("large")
 
     def log_and_bill(file: Path, line: Mapping[str, Any]) -> None:
         append(file, line)

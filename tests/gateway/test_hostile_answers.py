@@ -104,7 +104,7 @@ def settle(run: Running) -> None:
         for one in ledger.disputed:
             one.settle()
         for name in ledger.stopped:
-            money.resume(name)
+            money.total.resume(name)
 
 
 def campaign(folder: Path, n: int, seed: int, damages: str) -> dict[str, int]:

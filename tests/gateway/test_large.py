@@ -141,7 +141,7 @@ def test_a_large_answer_is_read_beside_the_event_loop(
 
 def test_a_request_is_written_once_and_its_image_neither_counted_nor_tokenised() -> None:
     one, small = ChatRequest.read(asked()), ChatRequest.read(asked("data:,"))
-    assert one.with_sink(Sink()).written is one.written
+    assert one.changed(sink=Sink()).written is one.written
     assert one.n_bytes == small.n_bytes < 500
     assert one.content != small.content
     assert one.opening != small.opening

@@ -39,7 +39,6 @@ from exeunt.web.missing_money import missing_money
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
 _EVENTS_S = 1.0
-_CHOICES = {"policy", "budget"}
 _RETRY = "x-stainless-retry-count"
 """How often a request was sent before, as the clients of OpenAI say."""
 
@@ -103,10 +102,9 @@ async def _completions(request: Request) -> Response:
     """
     gateway, client = _gateway(request), request.state.key
     chat = await read_beside(ChatRequest.read, await request.body())
-    if request.headers.get(_RETRY, "0") != "0":
-        chat = chat.as_retry()
     sink = Sink() if chat.stream else None
-    answering = gateway.later(_answered(gateway, chat.with_sink(sink), client), awaited=True)
+    chat = chat.changed(sink=sink, is_retry=request.headers.get(_RETRY, "0") != "0")
+    answering = gateway.later(_answered(gateway, chat, client), awaited=True)
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
@@ -116,7 +114,8 @@ async def _completions(request: Request) -> Response:
     if answered.reply is None:
         return await _unanswered(gateway, chat, client, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
-    if not chat.options.get("logprobs"):  # the gateway may have asked for them
+    logprobs = bool(chat.options.get("logprobs"))
+    if not logprobs:  # the gateway may have asked for them
         body = without_logprobs(body)
     headers = {
         "x-exeunt-model": answered.model,
@@ -126,9 +125,9 @@ async def _completions(request: Request) -> Response:
     if (left := await gateway.left(client)) is not None:
         headers["x-exeunt-left"] = f"{left:.6f}"
     if chat.stream:
-        parts = chunks_of(body, logprobs=bool(chat.options.get("logprobs")))
-        chunks_to_send = [chunk for chunk in parts if chunk["choices"] or chat.usage]
-        return _stream((line for line in [*map(event, chunks_to_send), DONE]), headers)
+        parts = chunks_of(body, logprobs=logprobs)
+        events = [event(chunk) for chunk in parts if chunk["choices"] or chat.usage]
+        return _stream(iter([*events, DONE]), headers)
     # As JSON in ASCII: a provider may cut a character in two.
     return Response(json.dumps(body), media_type="application/json", headers=headers)
 
@@ -194,19 +193,14 @@ async def _set_policy(request: Request) -> Response:
     """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest certified one within that."""
     gateway = _gateway(request)
     try:
-        wanted = outside_json(await request.body())
-    except ValueError:
-        wanted = None
-    if (
-        not isinstance(wanted, dict)
-        or [type(option) for option in wanted.values()] != [str]
-        or not wanted.keys() <= _CHOICES
-    ):
+        ((choice, text),) = outside_json(await request.body()).items()
+    except (AttributeError, ValueError):
+        choice, text = "", None
+    if choice not in ("policy", "budget") or not isinstance(text, str):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
     try:
-        named, live = wanted.get("policy"), gateway.live
-        name = live.within(wanted["budget"], gateway.certified) if named is None else named
-        changed = live.activate(name)
+        name = text if choice == "policy" else gateway.live.within(text, gateway.certified)
+        changed = gateway.live.activate(name)
     except ArtefactError as error:  # made for other models
         raise InputError(str(error)) from None
     note = {} if changed else {"note": f"{name} answers already: nothing has changed"}
@@ -226,7 +220,7 @@ async def _resume(request: Request) -> Response:
     gateway, name = _gateway(request), request.path_params["name"]
     if name not in gateway.config.models:
         raise NoSuchModel(f"there is no model {name!r:.80}; there are {', '.join(gateway.config.models)}")
-    await PAYING.run(gateway.money.resume, name)
+    await PAYING.run(gateway.money.total.resume, name)
     return JSONResponse({"resumed": name})
 
 

@@ -155,7 +155,7 @@ class ChatModel(OpenAICompatible):
             if breaker.rests:
                 return Reply(None, failed=breaker.reason, attempts=0)
         if not final and given.sink is not None:
-            given = given.with_sink(None)
+            given = given.changed(sink=None)
         call, failed = self.breaker.begin(), cast("str | None", None)
         try:
             reply = await super().ask(given, **options)

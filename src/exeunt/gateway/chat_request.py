@@ -106,20 +106,11 @@ class ChatRequest:
         _ = request.n_bytes, request.content  # they are kept
         return request
 
-    def with_sink(self, sink: Sink | None) -> ChatRequest:
-        """Return the same request with another sink."""
-        return self._with(sink=sink)
-
-    def as_retry(self) -> ChatRequest:
-        """Return the same request, of which its client says that it repeats another one."""
-        return self._with(is_retry=True)
-
-    def _with(self, **fields: Any) -> ChatRequest:
-        """Return the same request with other fields. What is known of this one is known of it."""
-        copied = copy.copy(self)
-        for name, value in fields.items():
-            object.__setattr__(copied, name, value)
-        return copied
+    def changed(self, **fields: Any) -> ChatRequest:
+        """Return the same request with another `sink` or `is_retry`. What was computed for this one is not again."""
+        request = copy.copy(self)
+        request.__dict__.update(fields)
+        return request
 
     @cached_property
     def written(self) -> tuple[bytes, ...]:

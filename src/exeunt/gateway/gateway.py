@@ -427,7 +427,7 @@ class Gateway:
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill: another policy is active. After an alarm there is a new question."""
         now = self.clock()
-        self.traffic.begin_span(self.live.active.name, now, self.money.compared)
+        self.traffic.bill.begin(self.live.active.name, now, self.money.compared)
         if by_alarm:
             self.standing = None
             self.certifier.alarmed(now, self.traffic.latest_number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -102,24 +102,20 @@ class LivePolicy:
         none.
         """
         share, amount = Promise.parts_of(budget)
-        costs = {}
+        shares = {}
         for name in certified:
             try:
-                about = self._about(name)
+                policy = self.named(name).policy
             except ExeuntError:  # made for other models, or before there were units
                 continue
-            if about["share"] <= share or about["cost"] <= amount:
-                costs[name] = about["share"]
-        if not costs:
+            note = {} if policy is None else policy.notes["gateway"]
+            if note["share"] <= share or note["cost"] <= amount:
+                shares[name] = note["share"]
+        if not shares:
             raise InputError(
                 f"no certified policy costs at most {budget}: the page says what is certified now, and what is missing"
             )
-        return max(costs, key=lambda name: costs[name])
-
-    def _about(self, name: str) -> Mapping[str, Any]:
-        """Return what is known of a policy. Raises as `named` does."""
-        policy = self.named(name).policy
-        return {} if policy is None else policy.notes["gateway"]
+        return max(shares, key=shares.__getitem__)
 
     # -- the watch ------------------------------------------------------------------------------------------
 
@@ -134,8 +130,8 @@ class LivePolicy:
         if waiting is None:
             return
         self._firsts.end(waiting, observed)
-        for each in self._firsts.take_ready():
-            if (alarm := self.watch.answered(each)) is not None:
+        for first in self._firsts.take_ready():
+            if (alarm := self.watch.answered(first)) is not None:
                 self.fall_back(alarm)
 
     def audit(self, unit: Unit) -> None:
@@ -167,20 +163,17 @@ class LivePolicy:
 
     def compared(self, record: Record) -> None:
         """Take note of whether a comparison was graded; an alarm of its own says that grading fails."""
-        if record.compared in ASKED:
-            text = self._grading.compared(record.compared)
-            if text:
-                fields = {"policy": self.active.name, "alarm": text}
-                _log.error("comparisons are not graded", extra={"fields": fields})
-                self._metrics.alarm(self.active.name)
-                self._keep_alarm(fields)
+        if record.compared in ASKED and (text := self._grading.compared(record.compared)):
+            fields = self._log_alarm("comparisons are not graded", self.active.name, text)
+            self._metrics.alarm(self.active.name)
+            self._keep_alarm(fields)
 
     def fall_back(self, alarm: Alarm) -> None:
         """Let the reference answer: the certificate no longer describes the requests."""
-        fields = {"policy": self.active.name, "alarm": alarm.sentences}
-        _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
-        self._metrics.alarm(self.active.name)
-        watch = self.watch
+        name, watch = self.active.name, self.watch
+        event = "the policy is no longer certified: the reference answers"
+        fields = self._log_alarm(event, name, alarm.sentences)
+        self._metrics.alarm(name)
         try:
             self._keep_alarm({**fields, "ends": True})
             watch.save()
@@ -205,9 +198,8 @@ class LivePolicy:
         try:
             return self.named(name)
         except ExeuntError as error:
-            fields = {"policy": name, "alarm": one_line(error)}
-            _log.error("the policy cannot answer: the reference answers", extra={"fields": fields})
-            self._keep_alarm(fields)
+            event = "the policy cannot answer: the reference answers"
+            self._keep_alarm(self._log_alarm(event, name, one_line(error)))
             self._policies.activate(REFERENCE, self._clock())
             return self.reference
 
@@ -221,6 +213,12 @@ class LivePolicy:
         self._firsts, self._audited = InOrder[Seen](), InOrder[float]()
         self._audits: dict[int, Waiting[float]] = {}
         _log.info("a policy answers", extra={"fields": {"policy": active.name}})
+
+    @staticmethod
+    def _log_alarm(event: str, policy: str, alarm: str) -> dict[str, Any]:
+        fields = {"policy": policy, "alarm": alarm}
+        _log.error(event, extra={"fields": fields})
+        return fields
 
     def _keep_alarm(self, fields: dict[str, Any]) -> None:
         """Let the page tell of an alarm, also after a restart."""

@@ -62,10 +62,6 @@ class Money:
             self._each[client.digest] = ledger
         return ledger
 
-    def resume(self, model: str) -> None:
-        """Let a model be asked again that was stopped because it billed more than its stated maximum."""
-        self.total.resume(model)
-
     @property
     def disputed(self) -> dict[str, Disputed]:
         """Bills above what requests can cost, by model, of which nobody has decided."""

@@ -116,10 +116,6 @@ class Traffic:
             if unit.client == client:
                 unit.client, unit.user, unit.drawn, unit.refused = "", b"", False, False
 
-    def begin_span(self, policy: str, now: float, compared: float) -> None:
-        """Take note that another policy is active. `compared`: US dollars spent on comparing until now."""
-        self.bill.begin(policy, now, compared)
-
     def count(self, record: Record, *, opted_out: bool) -> None:
         """Count a record in the bill."""
         self.bill.now.add(record, self._reference, opted_out=opted_out)
