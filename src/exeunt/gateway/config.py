@@ -422,9 +422,9 @@ def _config(body: Any, file: Path) -> GatewayConfig:
         "promise": Promise,
     }
     built: dict[str, Any] = {
-        name: read_entry(kind, entries.pop(name), name)
+        name: read_entry(kind, entry, name)
         for name, kind in parts.items()
-        if entries.get(name) is not None
+        if (entry := entries.pop(name, None)) is not None  # nothing below its name is as if it were not there
     }
     at_most = built.get("spend", Spend()).of_a_request
     models = {
