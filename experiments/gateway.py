@@ -119,7 +119,7 @@ class Questions:
             (Unit(q + 1, "all", 0.0, 0.0, rows=1, probability=1.0, drawn=True), [self.record(q, q + 1, 0.0)])
             for q in range(len(self.said))
         ]
-        return evidence_of(units, gateway.about, gateway.config.cap, 1)
+        return evidence_of(units, gateway.models, gateway.config.cap, 1)
 
 
 def config_text(questions: Questions, units: str, *, audit: float = 0.05, share: float = 1.0) -> str:

@@ -18,7 +18,7 @@ from exeunt.gateway.certifying import ALARM, Certifier
 from exeunt.gateway.config import read_config
 from exeunt.gateway.folder import gateway_folder
 from exeunt.gateway.forgetting import forget_client
-from exeunt.gateway.gateway import _about
+from exeunt.gateway.gateway import _bound_models
 from exeunt.gateway.keys import Keys
 from exeunt.gateway.saved_policies import GatewayPolicies
 from exeunt.gateway.standing import standing
@@ -62,7 +62,7 @@ class World:
         file.write_text(config_text("http://127.0.0.1:1", **self._more))
         self.config = read_config(file)
         self.folder = gateway_folder(self.config.folder)
-        self.models = _about(self.config)
+        self.models = _bound_models(self.config)
         self.models.write(self.folder)
         self.records = Records(self.folder)
         self.policies = GatewayPolicies(self.folder, self.models)

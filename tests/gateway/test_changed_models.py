@@ -47,7 +47,7 @@ def test_policies_of_other_models_are_told_of_to_who_administers_it_alone(
 ) -> None:
     monkeypatch.setattr(Gateway, "certified", ["p1", "p2"])
     with running(tmp_path) as run:
-        old = GatewayPolicies(run.gateway.folder, replace(run.gateway.about, identity={}))
+        old = GatewayPolicies(run.gateway.folder, replace(run.gateway.models, identity={}))
         assert old.add(policy()) == "p1"
         assert run.gateway.policies.add(policy()) == "p2"
         for name in ("p1", "p9"):

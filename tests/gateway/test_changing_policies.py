@@ -141,7 +141,7 @@ def campaign(folder: Path, clients: int, rounds: int, seed: int) -> Counter[str]
                         load.more(rng.randrange(30))
                     load.let_it_drift()
                     load.more(10)
-                    run.provider.seen.clear()
+                    run.provider.received.clear()
                     gc.collect()
                     held.append(tracemalloc.get_traced_memory()[0])
         finally:
@@ -150,7 +150,7 @@ def campaign(folder: Path, clients: int, rounds: int, seed: int) -> Counter[str]
             one.result()
         eventually(lambda: not run.gateway._tasks, tries=3_000)
         assert sum(bool(alarm.get("ends")) for alarm in run.gateway.live.alarms) == min(rounds, 20)
-        money = run.gateway.money.whole
+        money = run.gateway.money.total
         assert money.reserved == 0
         assert run.provider.spent == pytest.approx(money.spent)
         assert money.spent <= 9

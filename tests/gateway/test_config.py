@@ -183,6 +183,15 @@ def test_what_is_no_configuration_is_said(tmp_path: Path, text: str, message: st
         read_config(written(tmp_path, text))
 
 
+@pytest.mark.parametrize("name", ["shadow", "features", "spend", "keep", "listen", "promise"])
+def test_a_part_with_nothing_in_it_is_as_if_it_were_not_there(tmp_path: Path, name: str) -> None:
+    more = {"shadow": "", "spend": "", name: "null"}
+    config = read_config(written(tmp_path, config_text("http://127.0.0.1:1/v1", **more)))
+    bare = read_config(written(tmp_path, config_text("http://127.0.0.1:1/v1", shadow="", spend="")))
+    assert getattr(config, name) == getattr(bare, name)
+    assert config.offered == bare.offered
+
+
 def test_a_router_may_look_at_lengths_alone(tmp_path: Path) -> None:
     more = {"features": "{}", "keep": "{features: true}", "run_length": "1e5"}
     config = read_config(written(tmp_path, config_text("http://127.0.0.1:1", **more)))

@@ -54,8 +54,8 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         money = run.gateway.money
         first = run.ask("x")
         assert (first.status_code, first.json()["model"]) == (200, "large")  # its answer is there
-        assert float(first.headers["x-exeunt-cost"]) == pytest.approx(money.whole.spent)
-        assert money.whole.spent < 0.01
+        assert float(first.headers["x-exeunt-cost"]) == pytest.approx(money.total.spent)
+        assert money.total.spent < 0.01
         assert run.ask("x").json()["model"] == "small"  # others are asked as before
         assert money.left > 19.9
         with run.http(run.admin) as http:
@@ -92,12 +92,12 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         capsys.readouterr()
         exeunt(["gateway", "money", file, "--resume", "large"])
         assert capsys.readouterr().out == "large is asked again\n"
-        assert run.gateway.money.whole.stopped == ()
+        assert run.gateway.money.total.stopped == ()
         with pytest.raises(InputError, match="'large' is not stopped: it is asked as before"):
             exeunt(["gateway", "money", file, "--resume", "large"])
 
         exeunt(["gateway", "money", file, "--book", "large", "--reason", "its price was wrong"])
-        assert money.whole.spent > 1_000  # somebody has said so
+        assert money.total.spent > 1_000  # somebody has said so
         assert capsys.readouterr().out.endswith("count. It is asked as before.\n")
         assert_overdrawn(run)
         decided = [
@@ -115,10 +115,10 @@ def test_a_bill_that_comes_after_the_log_was_written_stays_disputed(
     money = Money(tmp_path / "money.db", Spend(total="20 usd"), None)
 
     def bill(claimed: float) -> None:
-        held = money.whole.reserve(0.1, model="large")
+        held = money.total.reserve(0.1, model="large")
         assert held.dispatch()
         held.settle(claimed)
-        money.resume("large")
+        money.total.resume("large")
 
     def log_and_bill(file: Path, line: Mapping[str, Any]) -> None:
         append(file, line)
@@ -129,8 +129,8 @@ def test_a_bill_that_comes_after_the_log_was_written_stays_disputed(
     bill(5.0)
     decide_disputes(tmp_path, "large", book=True, reason="it was right", now=0.0)
     (line,) = map(json.loads, (tmp_path / "disputes.jsonl").read_text().splitlines())
-    assert (line["bills"], line["claimed"], money.whole.spent) == (1, 5.0, 5.1)
-    assert [one.claimed for one in money.whole.disputed] == [7.0]
+    assert (line["bills"], line["claimed"], money.total.spent) == (1, 5.0, 5.1)
+    assert [one.claimed for one in money.total.disputed] == [7.0]
     money.close()
 
 
@@ -152,13 +152,13 @@ def test_a_model_that_is_stopped_while_money_is_held_for_it_is_passed_over(
     with running(tmp_path, MockProvider(answer, PRICES), shadow="", fallback="[small]") as run:
         monkeypatch.setattr(Ledger, "reserve", and_stop)
         assert run.ask("x").json()["model"] == "small"
-        assert run.gateway.money.whole.reserved == 0
+        assert run.gateway.money.total.reserved == 0
         assert stopped
 
 
 def assert_overdrawn(run: Running) -> None:
     """Nothing is left, which no number below 0 says, and a far time is a date."""
-    above = run.gateway.money.whole.spent - 20
+    above = run.gateway.money.total.spent - 20
     with run.http(run.admin) as http:
         told, counts = http.get("/admin/state").json()["money"]["day"], http.get("/metrics").text
     assert (told["left"], told["overdrawn"]) == (0, pytest.approx(above))

@@ -339,7 +339,7 @@ def test_without_units_or_records_there_is_no_trace():
     for made, rows in (([], 0), ([(Unit(1, "shop", 0.0, 0.0, rows=2, drawn=True, probability=1.0), [])], 2)):
         evidence = evidence_of(made, WITHOUT_FEATURES, CAP, 5)
         lost, cost = evidence.outcomes(TWO_STEPS)
-        assert (evidence.trace, evidence.whole(), evidence.n_units) == (None, None, len(made))
+        assert (evidence.trace, evidence.for_learning(), evidence.n_units) == (None, None, len(made))
         assert lost.tolist() == [1.0] * rows
         assert cost.tolist() == [CAP] * rows
         assert evidence.weight.shape == (len(made),)
@@ -368,7 +368,7 @@ def test_a_trace_has_what_was_recorded(tmp_path):
         assert np.array_equal(trace[name].cost.of_inputs(20)[:, 0], [each.cost for each in said])
         assert trace[name].cost.highest == MODELS.highest[name]
     assert np.array_equal(trace["features"].features[0], [record.features for record in made])
-    assert evidence.whole().n == 20
+    assert evidence.for_learning().n == 20
 
 
 def test_the_requests_of_a_unit_are_a_group():
@@ -409,7 +409,7 @@ def test_policies_learn_from_rows_that_are_complete_and_that_all_models_take():
     made[2] = replace(made[2], compared="no money")
     made[3] = replace(made[3], refused=(OVER_CAP,))
     made[4] = replace(made[4], features=None)
-    whole = evidence_of(units_of(made), MODELS, CAP, 20).whole()
+    whole = evidence_of(units_of(made), MODELS, CAP, 20).for_learning()
     assert whole.n == 5
     assert whole["small"].cost.of_inputs(5)[:, 0].tolist() == [
         record.said["small"].cost for record in made[5:]
@@ -421,11 +421,11 @@ def test_policies_learn_nothing_from_answers_that_were_not_graded_or_where_no_ro
     made[0] = replace(made[0], compared=NOT_GRADED)
     evidence = evidence_of(units_of(made), WITHOUT_FEATURES, CAP, 20)
     assert evidence.trace.n == 6
-    assert evidence.whole().n == 5
+    assert evidence.for_learning().n == 5
     for changed in ({"refused": ("medium",)}, {"compared": NOT_GRADED}):
         evidence = evidence_of(units_of(replace(one, **changed) for one in made), WITHOUT_FEATURES, CAP, 20)
         assert evidence.trace.n == 6
-        assert evidence.whole() is None
+        assert evidence.for_learning() is None
 
 
 def test_what_costs_nothing_at_the_reference_is_known_all_the_same():

@@ -134,7 +134,7 @@ def test_a_slow_answer_of_one_model_keeps_no_other_waiting_for_their_provider(
         assert "rests" in run.ask("x").json()["error"]["message"]
         provider._until = 0.0  # the pause is over
         first = pool.submit(run.ask, "slow", model="small", stream=streams)
-        eventually(lambda: len(mock.seen) == 1)
+        eventually(lambda: len(mock.received) == 1)
         eventually(lambda: not provider.rests)
         if not streams:
             assert run.ask("y").status_code == 200
@@ -181,7 +181,7 @@ def test_a_provider_that_cannot_be_reached_rests_and_is_paid_nothing(tmp_path: P
             for i in range(2):
                 assert "connection failed (ConnectTimeout)" in run.ask(f"x {i}").text
             assert "mock failed 2 times in a row and rests" in run.ask("y").text
-            assert run.gateway.money.whole.spent == 0.0
+            assert run.gateway.money.total.spent == 0.0
 
 
 def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: Path) -> None:

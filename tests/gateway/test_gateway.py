@@ -68,7 +68,7 @@ def test_an_answer_that_is_final_streams_as_it_comes(tmp_path: Path) -> None:
         assert {chunk["model"] for chunk in chunks} == {"large"}
         assert all(chunk["choices"] for chunk in chunks)  # the client did not ask for the usage
         eventually(lambda: run.n_compared == 1)
-        assert run.gateway.money.whole.spent == pytest.approx(run.provider.spent, abs=1e-8)
+        assert run.gateway.money.total.spent == pytest.approx(run.provider.spent, abs=1e-8)
 
 
 def test_an_answer_that_was_held_back_keeps_the_log_probabilities_that_its_client_asked_for(
@@ -103,12 +103,12 @@ def test_shadow_records_hold_costs_and_grades_and_no_texts(run: Running) -> None
     assert run.client.encode() not in held
     assert {file.stat().st_mode & 0o77 for file in run.gateway.folder.glob("*.key")} == {0}
     spent = run.gateway.money
-    assert spent.whole.spent == pytest.approx(run.provider.spent, abs=1e-8)
+    assert spent.total.spent == pytest.approx(run.provider.spent, abs=1e-8)
 
 
 def test_the_key_of_a_client_goes_to_no_provider(run: Running) -> None:
     run.ask("easy 1")
-    assert all(run.client not in json.dumps(seen) for seen in run.provider.seen)
+    assert all(run.client not in json.dumps(sent) for sent in run.provider.received)
 
 
 def test_keys(run: Running) -> None:
@@ -234,7 +234,7 @@ def test_a_provider_that_fails_is_left_alone_and_another_answers(tmp_path: Path)
     with running(tmp_path, bad, shadow="") as run:
         for i in range(5):
             assert run.ask(f"easy {i}").status_code == 502
-        assert len(bad.seen) == 3  # then its breaker opened
+        assert len(bad.received) == 3  # then its breaker opened
         assert "rests" in run.ask("easy 9").json()["error"]["message"]
 
 
@@ -270,7 +270,7 @@ def test_what_is_no_request_is_refused(run: Running, body: bytes) -> None:
         refused = http.post("/v1/chat/completions", content=body)
     assert refused.status_code == 400, refused.text
     assert refused.json()["error"]["message"]
-    assert run.provider.seen == []
+    assert run.provider.received == []
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_model_that_bills_too_much_is_stopped_until_it_is_resumed(tmp_path: Pa
             assert http.post("/admin/models/other/resume").status_code == 404
             assert http.post("/admin/models/large/resume").json() == {"resumed": "large"}
         assert run.ask("easy 2").status_code == 200
-        assert run.gateway.money.whole.stopped == ()
+        assert run.gateway.money.total.stopped == ()
 
 
 def test_a_model_whose_name_has_a_slash_is_resumed(tmp_path: Path) -> None:
@@ -434,8 +434,8 @@ def test_costs_are_those_of_the_provider_where_calls_fail(tmp_path: Path) -> Non
         eventually(lambda: run.gateway.records.count("1") == 20)
         recorded = run.gateway.records.read()
         metrics = run.gateway.metrics.exposition().decode()
-        charged = run.gateway.money.whole.spent
-    assert len(provider.seen) > sum(provider.calls.values())
+        charged = run.gateway.money.total.spent
+    assert len(provider.received) > sum(provider.calls.values())
     assert sum(map(float, told)) == pytest.approx(provider.spent, abs=1e-8)
     assert sum(record.cost for record in recorded) == pytest.approx(provider.spent)
     assert sum(one.cost for record in recorded for one in record.said.values()) == pytest.approx(

@@ -42,7 +42,7 @@ class Raw(MockProvider):
         self.body = body
 
     async def _completions(self, request: Request) -> Response:
-        self.seen.append({"body": json.loads(await request.body())})
+        self.received.append({"body": json.loads(await request.body())})
         if not isinstance(self.body, bytes):
             return Response(json.dumps(self.body), media_type="application/json")
 
@@ -104,7 +104,7 @@ def test_what_clients_send_besides_is_taken(run: Running) -> None:
         "max_completion_tokens": 50, "stream_options": None, "response_format": {"type": "text"},
     }  # fmt: skip
     assert run.ask("easy 1", **more).status_code == 200
-    sent = run.provider.seen[0]["body"]
+    sent = run.provider.received[0]["body"]
     assert sent["verbosity"] == "low"
     assert sent["max_tokens"] == 50
     assert not {"prompt_cache_key", "safety_identifier", "modalities", "store"} & sent.keys()
@@ -136,7 +136,7 @@ def test_an_empty_answer_is_an_answer(tmp_path: Path) -> None:
 def test_a_stream_that_is_not_understood_is_settled(tmp_path: Path, chunk: Any) -> None:
     with running(tmp_path, Raw(stream(chunk)), shadow="") as run:
         assert run.ask("x", stream=True).status_code == 502
-        (held,) = run.gateway.money.whole.unsettled()
+        (held,) = run.gateway.money.total.unsettled()
         assert held.state == "charged"  # at once, and not when its lease ends
 
 
@@ -220,7 +220,7 @@ def test_others_ask_once_the_request_that_tries_was_sent() -> None:
 
 def test_another_model_answers_for_one_that_billed_too_much(tmp_path: Path) -> None:
     with running(tmp_path, shadow="", fallback="[small]") as run:
-        held = run.gateway.money.whole.reserve(0.001, model="large")
+        held = run.gateway.money.total.reserve(0.001, model="large")
         held.dispatch()
         held.settle(0.1)
         assert run.ask("x").json()["model"] == "small"

@@ -100,11 +100,11 @@ def strictly(data: str | bytes) -> Any:
 def settle(run: Running) -> None:
     """Let models be asked again that billed too much: their bills are dropped."""
     money = run.gateway.money
-    for ledger in filter(None, (money.whole, money.shadow)):
+    for ledger in filter(None, (money.total, money.shadow)):
         for one in ledger.disputed:
             one.settle()
         for name in ledger.stopped:
-            money.resume(name)
+            money.total.resume(name)
 
 
 def campaign(folder: Path, n: int, seed: int, damages: str) -> dict[str, int]:
@@ -125,7 +125,7 @@ def campaign(folder: Path, n: int, seed: int, damages: str) -> dict[str, int]:
             settle(run)
             gc.collect()
             peaks.append(tracemalloc.get_traced_memory()[0])
-        money = run.gateway.money.whole
+        money = run.gateway.money.total
         assert provider.spent <= money.spent + 1e-9
         assert money.spent < 10
         json.dumps([*run.gateway.live.alarms], allow_nan=False)

@@ -101,7 +101,7 @@ def campaign(folder: Path, n: int, seed: int) -> Counter[int]:
 
         with ThreadPoolExecutor(4) as pool:
             found.update(pool.map(send, range(n)))
-        assert run.gateway.money.whole.spent < 10
+        assert run.gateway.money.total.spent < 10
     return found
 
 

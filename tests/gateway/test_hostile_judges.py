@@ -131,7 +131,7 @@ def campaign(folder: Path, n: int, seed: int) -> Counter[str]:
                 assert told.json()["choices"][0]["message"]["content"] == answer("large", text)
             eventually(lambda: not run.gateway._tasks, tries=3_000)
             settle(run)
-            provider.seen.clear()
+            provider.received.clear()
             gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])
         for record in run.gateway.records.read():

@@ -68,7 +68,7 @@ def test_the_grade_is_the_mean_over_both_positions(verdict, grade):
 def test_the_same_answers_are_not_judged():
     grade, provider = graded(lambda *_: "A", "Four.", "four")
     assert grade == 1.0
-    assert not provider.seen
+    assert not provider.received
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_same_answers_are_not_judged():
 )
 def test_an_answer_stays_inside_its_field(answer):
     _, provider = graded(lambda *_: "B", answer, "4")
-    for sent in provider.seen:
+    for sent in provider.received:
         task, told = sent["body"]["messages"]
         shown = json.loads(told["content"])
         assert set(shown) == {"request", "A", "B"}
@@ -103,7 +103,7 @@ def test_what_is_no_verdict_is_no_grade(said):
 def test_a_judge_is_paid_by_the_ledger():
     ledger = ledger_of("1 usd")
     _, provider = graded(lambda *_: "A", "four", "5", ledger)
-    assert len(provider.seen) == 2
+    assert len(provider.received) == 2
     assert ledger.spent == pytest.approx(provider.spent)
     with pytest.raises(InputError, match="gave no verdict: not asked"):
         graded(lambda *_: "A", "four", "5", ledger_of("0.000001 usd"))
@@ -147,6 +147,6 @@ def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path, capsys):
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         labels = {(line["request"], line["model"]): 0.0 for line in lines}
         assert len(labels) == 2
-        told = agreement(labels, records, "large", run.gateway.about.measure)
+        told = agreement(labels, records, "large", run.gateway.models.measure)
         assert told.startswith("Of 2 labels the grade by the judge expert agrees with 0.0%")
     assert [record.said["small"].grade for record in records] == [1.0] * 3

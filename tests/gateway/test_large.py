@@ -52,7 +52,7 @@ class Endless(MockProvider):
         self.start, self.again, self.status, self.encoding, self.sent = start, again, status, encoding, 0
 
     async def _completions(self, request: Request) -> Response:
-        self.seen.append({"headers": dict(request.headers)})
+        self.received.append({"headers": dict(request.headers)})
         return StreamingResponse(self._pieces(), self.status, {"content-encoding": self.encoding})
 
     async def _pieces(self) -> AsyncIterator[bytes]:
@@ -83,13 +83,13 @@ def test_an_answer_without_an_end_is_cut_off(
         assert "xxx" not in text
         assert "yyy" not in text.partition("error")[2]
         assert len(text) < 3 * MOST
-        (held,) = run.gateway.money.whole.unsettled()
+        (held,) = run.gateway.money.total.unsettled()
         assert held.state == "charged"
         run.ask("x")
         run.ask("x")
         assert run.gateway.config.models["large"].breaker.rests
     assert provider.sent < 3 * (MOST + (10 << 20))  # what lies in sockets
-    assert provider.seen[0]["headers"]["accept-encoding"] == "identity"
+    assert provider.received[0]["headers"]["accept-encoding"] == "identity"
 
 
 def test_an_answer_may_be_as_long_as_is_stated(run: Running) -> None:
@@ -141,7 +141,7 @@ def test_a_large_answer_is_read_beside_the_event_loop(
 
 def test_a_request_is_written_once_and_its_image_neither_counted_nor_tokenised() -> None:
     one, small = ChatRequest.read(asked()), ChatRequest.read(asked("data:,"))
-    assert one.with_sink(Sink()).written is one.written
+    assert one.changed(sink=Sink()).written is one.written
     assert one.n_bytes == small.n_bytes < 500
     assert one.content != small.content
     assert one.opening != small.opening

@@ -48,15 +48,15 @@ def alike() -> Certified:
 def test_it_is_written_where_more_than_the_time_has_changed(tmp_path: Path) -> None:
     file, found = tmp_path / "r.html", Standing({"p2": certified()}, [FORECAST])
 
-    def written(now: float, told: str = TOLD, standing: Standing = found) -> bool:
+    def written(now: float, bill: str = TOLD, standing: Standing = found) -> bool:
         before = file.stat().st_ino if file.exists() else 0
-        write_report(standing, file, reference="large", told=told, now=now)
+        write_report(standing, file, reference="large", bill=bill, now=now)
         return file.stat().st_ino != before
 
     assert written(1.8e9)
     assert not written(1.8e9 + 3600)
     assert "2027-01-15 08:00 UTC" in file.read_text()
-    assert written(1.8e9 + 7200, told="Since 18 Nov 2026, the first start, 32.00 usd were saved.")
+    assert written(1.8e9 + 7200, bill="Since 18 Nov 2026, the first start, 32.00 usd were saved.")
     assert "2027-01-15 10:00 UTC" in file.read_text()
     assert written(1.8e9 + 7200, standing=Standing({}, []))
     for damaged in (b"", b"\xff"):
@@ -69,7 +69,7 @@ def test_it_says_what_is_certified_and_what_was_saved(tmp_path: Path) -> None:
         Standing({"p2": certified()}, [FORECAST]),
         tmp_path / "r.html",
         reference="large",
-        told=TOLD,
+        bill=TOLD,
         now=1.8e9,
     )
     page = (tmp_path / "r.html").read_text()
@@ -81,15 +81,15 @@ def test_it_says_what_is_certified_and_what_was_saved(tmp_path: Path) -> None:
 
 
 def test_nothing_is_certified_yet_and_two_policies_are() -> None:
-    page = render(Standing({}, [FORECAST]), reference="large", told=TOLD, now=1.8e9)
+    page = render(Standing({}, [FORECAST]), reference="large", bill=TOLD, now=1.8e9)
     assert "<h1>Nothing is certified now</h1>" in page
     assert TOLD in page
     found = {name: certified(name) for name in ("p2", "p5")}
-    page = render(Standing(found, []), reference="large", told=TOLD, now=1.8e9)
+    page = render(Standing(found, []), reference="large", bill=TOLD, now=1.8e9)
     assert "<h1>p2 and p5 are certified</h1>" in page
     assert page.count("<section>") == 2
     of_none = Certified("p1", GUARANTEES, None, {})
-    assert "<circle" not in render(Standing({"p1": of_none}, []), reference="large", told=TOLD, now=1.8e9)
+    assert "<circle" not in render(Standing({"p1": of_none}, []), reference="large", bill=TOLD, now=1.8e9)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
@@ -98,7 +98,7 @@ def test_it_fits_on_a_phone_and_names_are_text(browser: Any, tmp_path: Path, wid
     set_screen(browser, width=width, scheme=scheme)
     long = "a-provider/a-model-whose-name-is-far-longer-than-a-phone-is-wide"
     found = {"p2": certified(), MARKUP: certified(MARKUP, long), "p7": alike()}
-    write_report(Standing(found, [MARKUP]), tmp_path / "r.html", reference="large", told=MARKUP, now=1.8e9)
+    write_report(Standing(found, [MARKUP]), tmp_path / "r.html", reference="large", bill=MARKUP, now=1.8e9)
     browser.get((tmp_path / "r.html").as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return document.querySelectorAll('img').length") == 0

@@ -74,7 +74,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert saved[0] + compared > 0 > saved[0]  # all are audited, which costs more than is saved
         assert lost[0] < 0.3  # of 100 audits; at most .1 is certified
         # What is not estimated is what the provider's books say.
-        assert gateway.money.whole.spent == pytest.approx(provider.spent, abs=1e-8)
+        assert gateway.money.total.spent == pytest.approx(provider.spent, abs=1e-8)
         watched = {"audits"} if gateway.live.active.policy.watched is None else {"audits", "exits"}
         assert {kind: points[-1][0] for kind, points in state["evidence"].items()} == dict.fromkeys(
             watched, 100

@@ -68,7 +68,7 @@ WORLD = World(
 
 def test_the_ledger_agrees_with_the_providers_books():
     def books(drive):
-        return {"books": drive.provider.spent, "ledger": drive.side.gateway.money.whole.spent}
+        return {"books": drive.provider.spent, "ledger": drive.side.gateway.money.total.spent}
 
     found = driven(replace(WORLD, fails=0.0), After, books)
     assert found["ledger"] == pytest.approx(found["books"], abs=1e-6)

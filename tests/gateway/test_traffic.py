@@ -29,7 +29,7 @@ class Gateway:
         self.records = Records(folder)
         self.traffic = Traffic(config, models, self.records, b"secret", now)
         if not self.traffic.bill.spans:
-            self.traffic.begin_span("reference", now, 0.0)
+            self.traffic.bill.begin("reference", now, 0.0)
 
     def ask(self, now, *transcripts, answer=b"", failed=False, most=1.0):
         """Ask, be answered, be compared, and be kept."""

@@ -76,11 +76,11 @@ def test_no_answer_is_lost_or_anothers_and_no_limit_is_passed(tmp_path: Path) ->
             running.process.wait(60)
         gateway = Gateway(read_config(file))
         for _ in range(70):  # what was held when it was killed comes back when its lease ends
-            if gateway.money.whole.reserved == 0:
+            if gateway.money.total.reserved == 0:
                 break
             time.sleep(1)
-        assert gateway.money.whole.reserved == 0
-        spent = gateway.money.whole.spent
+        assert gateway.money.total.reserved == 0
+        spent = gateway.money.total.spent
         asyncio.run(gateway.close())
     assert len(answered) == CLIENTS * EACH
     for text, said in answered.items():
@@ -135,7 +135,7 @@ def test_two_hundred_kills(tmp_path: Path) -> None:
             for one in clients:
                 one.result()
         gateway = Gateway(read_config(file))
-        spent, records = gateway.money.whole.spent, gateway.records.count("1")
+        spent, records = gateway.money.total.spent, gateway.records.count("1")
         asyncio.run(gateway.close())
     print(answered, records, spent, provider.spent)
     assert "Traceback" not in running.log.read_text()

@@ -241,7 +241,7 @@ def test_of_one_address_there_is_a_part_of_the_connections(monkeypatch: pytest.M
 
 def test_connections_of_all_workers_are_as_many_as_there_may_be() -> None:
     config = uvicorn_config(made_app, "127.0.0.1", 0, 3, max_connections=100)
-    assert config.http.keywords["room"].most == 34  # type: ignore[union-attr]
+    assert config.http.keywords["room"].limit == 34  # type: ignore[union-attr]
 
 
 def test_room_is_given_back_and_addresses_of_one_network_share_it() -> None:

@@ -64,8 +64,8 @@ class AccessMiddleware(SecurityMiddleware):
         return error_response(status, why, headers)
 
     def _path(self, scope: Scope) -> str:
-        known = _PATH.fullmatch(scope["path"])
-        return known[1] if known else "other"
+        match = _PATH.fullmatch(scope["path"])
+        return match[1] if match else "other"
 
 
 def nothing_at(path: str) -> str:

@@ -46,8 +46,8 @@ class Answered:
     """What became of a request. `reply`: None if no model answered. `replies`: of the models that were asked.
 
     `model`: whose answer it is. `policy`: that chose it; "" where the client named the model. `cost`: US dollars of all
-    that was asked, as billed. `decided`: whether the policy alone decided; False where failures or money did. `seen`:
-    for a watch. `instead`: why the reference was asked in place of the active policy; "" if it was not.
+    that was asked, as billed. `decided`: whether the policy alone decided; False where failures or money did.
+    `observed`: for a watch. `instead`: why the reference was asked in place of the active policy; "" if it was not.
     """
 
     reply: ChatReply | None
@@ -56,7 +56,7 @@ class Answered:
     cost: float
     replies: Mapping[str, Reply] = field(default_factory=dict)
     decided: bool = False
-    seen: Seen | None = None
+    observed: Seen | None = None
     instead: str = ""
 
     @property
@@ -115,12 +115,14 @@ def active_policy(
             "certified again: give the file a promise, and the gateway does"
         )
     about = policy.notes["gateway"]
-    known: dict[str, LiveModel] = {**models}
-    asked = [one for one in policy.models if one not in known]
-    if asked and features is None:
-        raise InputError(f"policy {name!r} asks {asked[0]!r}, and the gateway has {', '.join(known)}")
-    known |= dict.fromkeys(asked, features)  # type: ignore[arg-type]
-    return Active(name, policy, LiveCascade(known, policy), int(about["rows"]), about["max_loss"])
+    by_name: dict[str, LiveModel] = {**models}
+    feature_names = [model for model in policy.models if model not in by_name]
+    if feature_names and features is None:
+        raise InputError(
+            f"policy {name!r} asks {feature_names[0]!r}, and the gateway has {', '.join(by_name)}"
+        )
+    by_name |= dict.fromkeys(feature_names, features)  # type: ignore[arg-type]
+    return Active(name, policy, LiveCascade(by_name, policy), int(about["rows"]), about["max_loss"])
 
 
 class Answering:
@@ -144,40 +146,46 @@ class Answering:
             request.sink.policy = active.name
         if active.cascade is None:
             return await self._first_that_answers(active, {}, request, ledger)
-        (said,) = await active.cascade.ask([request], ids=[key], ledger=ledger)
-        failed = {name: Reply(None, failed=why, attempts=0) for name, why in said.failed.items()}
-        replies = {**failed, **said.replies}
+        (answer,) = await active.cascade.ask([request], ids=[key], ledger=ledger)
+        failed = {name: Reply(None, failed=why, attempts=0) for name, why in answer.failed.items()}
+        replies = {**failed, **answer.replies}
         # An earlier answer cannot go on from where a later one was cut off.
         cut_off = request.sink is not None and request.sink.cut_off
-        if said.given_by and not cut_off:
-            seen = None if said.tie is None else Seen(said.exit, said.score, said.first_score, said.tie)
-            answered = _answered(replies, said.given_by, policy=active.name, decided=not said.failed)
-            return replace(answered, seen=seen)
-        if any(map(short_of_money, said.failed.values())):
+        if answer.given_by and not cut_off:
+            observed = (
+                None
+                if answer.tie is None
+                else Seen(answer.exit, answer.score, answer.first_score, answer.tie)
+            )
+            answered = _answered(replies, answer.given_by, policy=active.name, decided=not answer.failed)
+            return replace(answered, observed=observed)
+        if any(map(short_of_money, answer.failed.values())):
             return _answered(replies, "", policy=active.name, decided=False)
         return await self._first_that_answers(active, replies, request, ledger)
 
     async def _first_that_answers(
         self, active: Active, replies: Mapping[str, Reply], request: ChatRequest, ledger: Ledger
     ) -> Answered:
-        found = dict(replies)
+        asked_so_far = dict(replies)
         decided = active.cascade is None
         refusals = {name: self.models[name].refusal(request) for name in self.order}
         if all(refusals.values()):
             name = self.order[0]
             raise InputError(f"{name} {refusals[name]}, and no other model answers in its place")
         for name in self.order:
-            if name in found or refusals[name]:
+            if name in asked_so_far or refusals[name]:
                 continue
             if (
                 request.sink is not None and request.sink.cut_off
             ):  # its client has the beginning of another answer
                 break
-            found[name] = reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
+            asked_so_far[name] = reply = await self.models[name].ask(
+                request, name=name, ledger=ledger, final=True
+            )
             if reply.is_given or short_of_money(reply.failed):
-                return _answered(found, name, policy=active.name, decided=decided)
+                return _answered(asked_so_far, name, policy=active.name, decided=decided)
             decided = False
-        return _answered(found, "", policy=active.name, decided=False)
+        return _answered(asked_so_far, "", policy=active.name, decided=False)
 
 
 def short_of_money(why: str) -> bool:
@@ -201,6 +209,6 @@ def _told(why: str) -> str:
 
 def _answered(replies: Mapping[str, Reply], name: str, *, policy: str, decided: bool) -> Answered:
     reply = replies.get(name)
-    given = reply if isinstance(reply, ChatReply) and reply.is_given else None
-    cost = sum(one.billed for one in replies.values())
-    return Answered(given, name if given else "", policy, cost, replies, decided and given is not None)
+    usable = reply if isinstance(reply, ChatReply) and reply.is_given else None
+    cost = sum(asked.billed for asked in replies.values())
+    return Answered(usable, name if usable else "", policy, cost, replies, decided and usable is not None)

@@ -39,7 +39,6 @@ from exeunt.web.missing_money import missing_money
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"
 _EVENTS_S = 1.0
-_CHOICES = {"policy", "budget"}
 _RETRY = "x-stainless-retry-count"
 """How often a request was sent before, as the clients of OpenAI say."""
 
@@ -75,10 +74,14 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],
         exception_handlers={
-            HTTPException: _http, ClientDisconnect: _left, OverBudget: _no_money, InputError: _bad_input,
-            ExeuntError: _failure, Exception: _failure,
+            HTTPException: _http,
+            ClientDisconnect: _left,
+            OverBudget: _no_money,
+            InputError: _bad_input,
+            ExeuntError: _failure,
+            Exception: _failure,
         },
-    )  # fmt: skip
+    )
     app.state.gateway, app.state.page = gateway, PageState(gateway)
     app.add_middleware(AccessMiddleware, gateway=gateway)
     return app
@@ -98,11 +101,10 @@ async def _completions(request: Request) -> Response:
     What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
     """
     gateway, client = _gateway(request), request.state.key
-    asked = await read_beside(ChatRequest.read, await request.body())
-    if request.headers.get(_RETRY, "0") != "0":
-        asked = asked.as_retry()
-    sink = Sink() if asked.stream else None
-    answering = gateway.later(_answered(gateway, asked.with_sink(sink), client), awaited=True)
+    chat = await read_beside(ChatRequest.read, await request.body())
+    sink = Sink() if chat.stream else None
+    chat = chat.changed(sink=sink, is_retry=request.headers.get(_RETRY, "0") != "0")
+    answering = gateway.later(_answered(gateway, chat, client), awaited=True)
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
@@ -110,9 +112,10 @@ async def _completions(request: Request) -> Response:
             return _stream(_chunks(first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
-        return await _unanswered(gateway, asked, client, answered)
+        return await _unanswered(gateway, chat, client, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
-    if not asked.options.get("logprobs"):  # the gateway may have asked for them
+    logprobs = bool(chat.options.get("logprobs"))
+    if not logprobs:  # the gateway may have asked for them
         body = without_logprobs(body)
     headers = {
         "x-exeunt-model": answered.model,
@@ -121,22 +124,22 @@ async def _completions(request: Request) -> Response:
     }
     if (left := await gateway.left(client)) is not None:
         headers["x-exeunt-left"] = f"{left:.6f}"
-    if asked.stream:
-        parts = chunks_of(body, logprobs=bool(asked.options.get("logprobs")))
-        known = [chunk for chunk in parts if chunk["choices"] or asked.usage]
-        return _stream((one for one in [*map(event, known), DONE]), headers)
+    if chat.stream:
+        parts = chunks_of(body, logprobs=logprobs)
+        events = [event(chunk) for chunk in parts if chunk["choices"] or chat.usage]
+        return _stream(iter([*events, DONE]), headers)
     # As JSON in ASCII: a provider may cut a character in two.
     return Response(json.dumps(body), media_type="application/json", headers=headers)
 
 
-async def _answered(gateway: Gateway, asked: ChatRequest, client: Client) -> Answered:
+async def _answered(gateway: Gateway, chat: ChatRequest, client: Client) -> Answered:
     """Answer, count the answer, and end its stream."""
     begun = time.monotonic()
     try:
-        answered = await gateway.answer(asked, client)
+        answered = await gateway.answer(chat, client)
     finally:
-        if asked.sink is not None:
-            asked.sink.end()
+        if chat.sink is not None:
+            chat.sink.end()
     now = time.monotonic()
     gateway.metrics.answered(answered, now - begun)
     gateway.failures.answered(answered, now)
@@ -148,11 +151,11 @@ def _stream(events: Any, headers: Mapping[str, str]) -> Response:
 
 
 async def _chunks(
-    first: Mapping[str, Any], others: AsyncIterator[Mapping[str, Any]], answering: asyncio.Task[Answered]
+    first: Mapping[str, Any], rest: AsyncIterator[Mapping[str, Any]], answering: asyncio.Task[Answered]
 ) -> AsyncIterator[str]:
     """Yield the events of an answer that comes in, the last of which says so if it was cut off."""
     yield event(first)
-    async for chunk in others:
+    async for chunk in rest:
         yield event(chunk)
     answered: Answered | None = None
     with suppress(Exception):  # the gateway has logged a fault
@@ -162,10 +165,10 @@ async def _chunks(
     yield DONE
 
 
-async def _unanswered(gateway: Gateway, asked: ChatRequest, client: Client, answered: Answered) -> Response:
+async def _unanswered(gateway: Gateway, chat: ChatRequest, client: Client, answered: Answered) -> Response:
     """Say why no model answered. Raises OverBudget where money is why."""
     if answered.short_of_money:
-        await gateway.raise_over_budget(asked, client, answered)
+        await gateway.raise_over_budget(chat, client, answered)
     if answered.clients_fault:
         return error_response(400, f"the provider refuses this request: {answered.why}")
     return error_response(502, f"no model answered: {answered.why}", {"retry-after": "1"})
@@ -190,19 +193,14 @@ async def _set_policy(request: Request) -> Response:
     """Let another policy answer: {"policy": "p2"}, or {"budget": "40%"} for the dearest certified one within that."""
     gateway = _gateway(request)
     try:
-        wanted = outside_json(await request.body())
-    except ValueError:
-        wanted = None
-    if (
-        not isinstance(wanted, dict)
-        or [type(one) for one in wanted.values()] != [str]
-        or not wanted.keys() <= _CHOICES
-    ):
+        ((choice, text),) = outside_json(await request.body()).items()
+    except (AttributeError, ValueError):
+        choice, text = "", None
+    if choice not in ("policy", "budget") or not isinstance(text, str):
         raise InputError('send {"policy": "NAME"}, "reference" for the reference alone, or {"budget": "40%"}')
     try:
-        named, live = wanted.get("policy"), gateway.live
-        name = live.within(wanted["budget"], gateway.certified) if named is None else named
-        changed = live.activate(name)
+        name = text if choice == "policy" else gateway.live.within(text, gateway.certified)
+        changed = gateway.live.activate(name)
     except ArtefactError as error:  # made for other models
         raise InputError(str(error)) from None
     note = {} if changed else {"note": f"{name} answers already: nothing has changed"}
@@ -222,7 +220,7 @@ async def _resume(request: Request) -> Response:
     gateway, name = _gateway(request), request.path_params["name"]
     if name not in gateway.config.models:
         raise NoSuchModel(f"there is no model {name!r:.80}; there are {', '.join(gateway.config.models)}")
-    await PAYING.run(gateway.money.resume, name)
+    await PAYING.run(gateway.money.total.resume, name)
     return JSONResponse({"resumed": name})
 
 

@@ -39,7 +39,7 @@ class Breaker:
         return self.rests_s > 0 or self._trying
 
     @property
-    def told(self) -> str:
+    def reason(self) -> str:
         """Why nobody may ask, in words."""
         return f"{self.name} failed {self._in_a_row} times in a row and rests: {self.why}"
 

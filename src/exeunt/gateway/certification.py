@@ -63,17 +63,17 @@ class Measured:
 
 def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     """Return what a plan is worth that answers the first `rows` requests of a unit; None if nothing is known."""
-    trace, known = evidence.trace, evidence.place >= 0
+    trace, in_trace = evidence.trace, evidence.place >= 0
     if trace is None:
         return None
     lost, cost = evidence.outcomes(policy)
     outside = evidence.outside(policy)
-    seen = (known & evidence.graded) | (outside & evidence.has_reference)
-    reference = np.where(seen, evidence.reference_cost, 0.0)
-    answers = (evidence.row < rows) & ~outside & seen
+    complete = (in_trace & evidence.graded) | (outside & evidence.has_reference)
+    reference = np.where(complete, evidence.reference_cost, 0.0)
+    answers = (evidence.row < rows) & ~outside & complete
     lost, cost = np.where(answers, lost, 0.0), np.where(answers, cost, reference)
-    weight, (later, later_cost) = evidence.weight[evidence.unit] * seen, evidence.later
-    ones = seen.astype(float)
+    weight, (later, later_cost) = evidence.weight[evidence.unit] * complete, evidence.later
+    ones = complete.astype(float)
     sizes = np.bincount(evidence.unit, weights=ones, minlength=evidence.n_units)
     per_unit = np.bincount(evidence.unit, weights=lost, minlength=evidence.n_units) / np.maximum(sizes, 1)
     saved = _ratio(evidence, reference - cost, reference, later_cost)
@@ -82,21 +82,26 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     requests = float(weight.sum() + evidence.weight @ later)
     paid_later = float(evidence.weight @ later_cost)
     shares = _shares(policy, evidence, answers, weight)
-    ways = _ways(trace, evidence, weight[known], shares)
+    ways = _ways(trace, evidence, weight[in_trace], shares)
     of_reference = next(way.grade for way in ways if way.name == f"{evidence.reference} alone")
     mean_cost, mean_lost = float(weight @ cost + paid_later) / requests, float(weight @ lost) / requests
     own = Way(f"this policy ({policy.name})", of_reference - mean_lost, mean_cost)
     best_pair = _best_pair([way for way in ways if way.name.endswith(" alone")], mean_cost)
     return Measured(
-        units=evidence.n_units, requests=int(seen.sum() + later.sum()), missing=int((~seen).sum()), saved=saved,
+        units=evidence.n_units,
+        requests=int(complete.sum() + later.sum()),
+        missing=int((~complete).sum()),
+        saved=saved,
         lost=_ratio(evidence, lost, ones, later, extremes=LOSSES),
         lost_answered=_ratio(evidence, lost, answers.astype(float), extremes=LOSSES),
-        lost_per_unit=float(np.average(per_unit, weights=evidence.weight)), cost=mean_cost,
+        lost_per_unit=float(np.average(per_unit, weights=evidence.weight)),
+        cost=mean_cost,
         reference_cost=float(weight @ reference + paid_later) / requests,
         may_answer=float(weight @ answers) / requests,
         money=float(weight @ (answers * reference)) / float(weight @ reference + paid_later),
-        shares=shares, ways=(own, *ways, best_pair),
-    )  # fmt: skip
+        shares=shares,
+        ways=(own, *ways, best_pair),
+    )
 
 
 def _ratio(

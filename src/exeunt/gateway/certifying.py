@@ -11,8 +11,9 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.dependence import dependence
 from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
 from exeunt.gateway.folder import PROPOSALS, GatewayModels
-from exeunt.gateway.proposing import FEWEST, limits_of, propose, values_of, watched_by
+from exeunt.gateway.proposing import FEWEST, Proposal, limits_of, propose, values_of, watched_by
 from exeunt.gateway.saved_policies import GatewayPolicies, clients_of, strange_models
 from exeunt.policy import Policy
 from exeunt.stream import bets
@@ -50,12 +51,12 @@ Apart = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be certified. `number`: from 1; `asked`: when. `tests_from`: the first unit that may test;
+    """What is to be certified. `number`: from 1; `asked_at`: when. `tests_from`: the first unit that may test;
     `fits_from`: the first that may fit. `why`: it was asked. `body`: what makes it this question.
     """
 
     number: int
-    asked: float
+    asked_at: float
     tests_from: int
     fits_from: int
     why: str
@@ -97,13 +98,13 @@ class Tested:
 
     number: int
     question: int
-    made: float
+    proposed_at: float
     fitted: int
     tests_from: int
     rows: int
     kind: str
     correlation: float
-    plans: list[Plan]
+    plans: list[Plan] = field(default_factory=list)
     ended: bool = False
     bet_on: dict[int, int] = field(default_factory=dict)
 
@@ -139,16 +140,16 @@ class Certifier:
     ) -> None:
         self._config, self.models, self._records, self._policies = config, models, records, policies
         self._folder = make_folder(config.folder / PROPOSALS)
-        self._settings = own_settings(records.settings(), models)
         self.question = self._latest_question()
+        self._drawn_now = f"setting IN ({_listed(own_settings(records.settings(), models))})"
         body = self._body()
-        self._is_kept = True
-        if body is not None and (self.question is None or self.question.body != body):
+        self._is_written = True
+        if body is None:
+            self.question = None
+        elif self.question is None or self.question.body != body:
             why = _why(None if self.question is None else self.question.body, body)
             self.ask(now, why, after=records.latest_number())
-        elif body is None:
-            self.question = None
-        self.proposals = [] if self.question is None else self._restored()
+        self.proposals = [] if self.question is None else self._restored(self.question)
         self.forget()
         self._is_proposing = False
         self._grace = min(HOUR_S, config.period)
@@ -162,46 +163,46 @@ class Certifier:
             return
         number = 1 if self.question is None else self.question.number + 1
         self.question, self.proposals = Question(number, now, after + 1, fits_from, why, body), []
-        self._keep_question()
+        self._write_question(self.question)
 
     def alarmed(self, now: float, latest: int) -> None:
         """Ask anew: nothing from before an alarm is evidence. `latest`: the number of the latest request."""
         try:
             self.ask(now, ALARM, after=latest, fits_from=latest + 1)
         except FileError as error:  # such as a full disk: it is tried again before anything else is written
-            self._is_kept = False
+            self._is_written = False
             _log.error("a question cannot be kept yet", exc_info=error)
 
-    def _keep_question(self) -> None:
-        question = self.question
-        assert question is not None  # noqa: S101 - for types
+    def _write_question(self, question: Question) -> None:
         row = {**vars(question), "body": json.dumps(question.body, sort_keys=True)}
         with self._records.writing() as connection:
             connection.execute("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?)", list(row.values()))
-        self._is_kept = True
+        self._is_written = True
 
     def _body(self) -> dict[str, Any] | None:
         """Return what makes a question this one, JSON-able; None without a promise."""
         config, models = self._config, self.models
         if config.promise is None or config.shadow is None:
             return None
-        rules = config.unit_rules
         return {
             "promise": {**limits_of(config.promise), "delta": config.promise.delta},
-            "reference": models.reference, "models": dict(models.identity), "grader": models.grader,
+            "reference": models.reference,
+            "models": dict(models.identity),
+            "grader": models.grader,
             "prices": {name: dict(config.models[name].price) for name in sorted(models.highest)},
-            "features": None if config.features is None else asdict(config.features), "cap": config.cap,
+            "features": None if config.features is None else asdict(config.features),
+            "cap": config.cap,
             "period": config.period,
-            "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s],
-        }  # fmt: skip
+            "units": list(astuple(config.unit_rules)),
+        }
 
     def _latest_question(self) -> Question | None:
         with self._records.reading() as connection:
             row = connection.execute("SELECT * FROM question ORDER BY number DESC").fetchone()
         if row is None:
             return None
-        number, asked, tests_from, fits_from, why, body = row
-        return Question(number, asked, tests_from, fits_from, why, json.loads(body))
+        number, asked_at, tests_from, fits_from, why, body = row
+        return Question(number, asked_at, tests_from, fits_from, why, json.loads(body))
 
     # -- as time goes on ------------------------------------------------------------------------------------
 
@@ -214,12 +215,12 @@ class Certifier:
         if self.question is None or self._config.promise is None or now < self._next_look:
             return None
         self._next_look = now + self._grace / 4
-        if not self._is_kept:
-            await asyncio.to_thread(self._keep_question)
+        if not self._is_written:
+            await asyncio.to_thread(self._write_question, self.question)
         await asyncio.to_thread(self._settle, now, busy)
-        passed = await asyncio.to_thread(self._tested, now)  # whether or not a proposal can be made
+        passed = await asyncio.to_thread(self._test, now)  # whether or not a proposal can be made
         if await self._propose(now, apart):
-            return [*(passed or ()), *(await asyncio.to_thread(self._tested, now) or ())]
+            return [*(passed or ()), *(await asyncio.to_thread(self._test, now) or ())]
         return passed
 
     def _settle(self, now: float, busy: Sequence[Unit]) -> None:
@@ -240,7 +241,7 @@ class Certifier:
 
     def _periods(self, where: str) -> list[Period]:
         """Return the periods of the question's time for which a condition holds, in their order."""
-        since, length = 0.0 if self.question is None else self.question.asked, self._config.period
+        since, length = 0.0 if self.question is None else self.question.asked_at, self._config.period
         return self._records.periods(f"length = ? AND number >= ? AND {where}", (length, since // length))
 
     async def _propose(self, now: float, apart: Apart) -> bool:
@@ -254,19 +255,16 @@ class Certifier:
         self._is_proposing = True
         try:
             forgotten = self._records.kept(FORGOTTEN)
-            evidence = await asyncio.to_thread(self._evidence, *self._fitting)
-            number = self.last + 1
-            made = await apart(
-                propose, evidence, promise, bets.weight(number), most_rows=self._config.unit_rules.most_rows,
-                seed=number,
-            )  # fmt: skip
+            evidence = await asyncio.to_thread(self._evidence, self._fitting)
+            number, rows = self.last + 1, self._config.unit_rules.most_rows
+            weight = bets.weight(number)
+            proposed = await apart(propose, evidence, promise, weight, most_rows=rows, seed=number)
             correlation = await apart(dependence, evidence, number)
-            if (
-                self._records.kept(FORGOTTEN) != forgotten
-            ):  # it may hold requests of who was forgotten meanwhile
+            # A proposal may hold requests of a client that was forgotten meanwhile.
+            if self._records.kept(FORGOTTEN) != forgotten:
                 return False
             proposal = await asyncio.to_thread(
-                self._keep_proposal, question, number, now, evidence, made, correlation
+                self._save_proposal, question, number, now, evidence, proposed, correlation
             )
             if self.question is question:  # nobody asked another one meanwhile
                 self.proposals.append(proposal)
@@ -275,26 +273,24 @@ class Certifier:
         return True
 
     @property
-    def _fitting(self) -> tuple[str, Sequence[Any]]:
+    def _fitting(self) -> str:
         """An SQL condition for the units that fit policies."""
-        where = (
-            f"NOT held_out AND closed IS NOT NULL AND number >= ? AND setting IN ({_places(self._settings)})"
-        )
-        return where, (0 if self.question is None else self.question.fits_from, *self._settings)
+        first = 0 if self.question is None else self.question.fits_from
+        return f"NOT held_out AND closed IS NOT NULL AND number >= {first} AND {self._drawn_now}"
 
     @property
     def n_fitting(self) -> int:
         """How many units fit policies."""
-        return self._records.count_units(*self._fitting)
+        return self._records.count_units(self._fitting)
 
     def held_out(self, proposal: Tested) -> Evidence:
         """Return the evidence of the units that have tested a proposal."""
-        bet_on = [period for period, units in proposal.bet_on.items() if units]
-        return self._evidence(
-            f"held_out AND number >= ? AND setting IN ({_places(self._settings)}) "
-            f"AND period IN ({_places(bet_on)})",
-            (proposal.tests_from, *self._settings, *bet_on),
-        )
+        periods = _listed(period for period, units in proposal.bet_on.items() if units)
+        return self._evidence(f"{self._tests(proposal)} AND period IN ({periods})")
+
+    def _tests(self, proposal: Tested) -> str:
+        """Return an SQL condition for the units that may test a proposal."""
+        return f"held_out AND number >= {proposal.tests_from} AND {self._drawn_now}"
 
     @property
     def probability(self) -> float:
@@ -322,18 +318,12 @@ class Certifier:
         The estimate of Chao (1984), corrected for its bias, as if there were no other users than those who come now.
         Where they differ in how often they come it is too low.
         """
-        once, twice = self._records.units_by_requests(
-            2, f"setting IN ({_places(self._settings)})", self._settings
-        )
+        once, twice = self._records.units_by_requests(2, self._drawn_now)
         return once * (once - 1) / (2 * (twice + 1))
-
-    def missing_periods(self, proposal: Tested) -> int:
-        """How many more periods a proposal must be tested in."""
-        return max(0, self._config.min_periods - proposal.periods)
 
     def clients(self) -> list[str]:
         """Return the client of each compared unit."""
-        return self._records.unit_clients(f"setting IN ({_places(self._settings)})", self._settings)
+        return self._records.unit_clients(self._drawn_now)
 
     @property
     def last(self) -> int:
@@ -341,45 +331,44 @@ class Certifier:
         with self._records.reading() as connection:
             return int(connection.execute("SELECT COALESCE(MAX(number), 0) FROM proposal").fetchone()[0])
 
-    def _keep_proposal(
-        self, question: Question, number: int, now: float, evidence: Evidence, made: Any, correlation: float
+    def _save_proposal(
+        self,
+        question: Question,
+        number: int,
+        now: float,
+        evidence: Evidence,
+        proposed: Proposal | None,
+        correlation: float,
     ) -> Tested:
-        """Keep a proposal, and return it. One without plans counts, too: its time has passed."""
+        """Write a proposal, and return it. One without plans counts, too: its time has passed."""
         tests_from = max(question.tests_from, (self._records.kept(FORGOTTEN) or 0) + 1)
-        rows, kind = (0, "") if made is None else (made.rows, made.kind)
-        proposal = Tested(
-            number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation, []
-        )
-        if made is not None:
-            held_out = self._evidence("held_out AND closed IS NOT NULL AND number >= ?", (tests_from,))
-            for place, policy in enumerate(made.plans):
-                watched = watched_by(policy, held_out)
-                self._save(number, place, watched)
-                share = 1 - made.saved[place]
-                proposal.plans.append(Plan(watched, made.needed[place], share, share * made.reference_cost))
+        rows, kind = (0, "") if proposed is None else (proposed.rows, proposed.kind)
+        columns = (number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation)
+        proposal = Tested(*columns)
+        if proposed is not None:
+            held_out = self._evidence(f"held_out AND closed IS NOT NULL AND number >= {tests_from}")
+            for place, policy in enumerate(proposed.plans):
+                watched, file = watched_by(policy, held_out), self._plan_file(number, place)
+                watched.save(file)
+                file.chmod(0o600)
+                share = 1 - proposed.saved[place]
+                cost = share * proposed.reference_cost
+                proposal.plans.append(Plan(watched, proposed.needed[place], share, cost))
         clients = sorted({unit.client for unit in evidence.units})
         write_json(self._folder / f"{number}.clients", clients)
+        plans = [(number, k, plan.needed, plan.share, plan.cost) for k, plan in enumerate(proposal.plans)]
         with self._records.writing() as connection:
-            connection.execute(
-                "INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, question.number, now, proposal.fitted, tests_from, rows, kind, correlation),
-            )
-            connection.executemany(
-                "INSERT INTO plan VALUES (?, ?, ?, ?, ?, '', NULL)",
-                [
-                    (number, place, plan.needed, plan.share, plan.cost)
-                    for place, plan in enumerate(proposal.plans)
-                ],
-            )
+            connection.execute("INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", columns)
+            connection.executemany("INSERT INTO plan VALUES (?, ?, ?, ?, ?, '', NULL)", plans)
         return proposal
 
     # -- bets -----------------------------------------------------------------------------------------------
 
-    def _tested(self, now: float) -> list[str] | None:
+    def _test(self, now: float) -> list[str] | None:
         """Bet for all proposals. Returns the names under which plans are kept that passed now, or None without bets."""
         settled = [period.number for period in self._periods("settled IS NOT NULL")]
-        bets_made = [self._bet(proposal, settled) for proposal in self.proposals]
-        return self._passes(now) if any(bets_made) else None
+        has_bet = [self._bet(proposal, settled) for proposal in self.proposals]
+        return self._passes(now) if any(has_bet) else None
 
     def _bet(self, proposal: Tested, settled: Sequence[int]) -> bool:
         """Bet on the periods on which it has not been bet, in their order. Returns whether there were any.
@@ -391,34 +380,30 @@ class Certifier:
         for period in settled:
             if period in proposal.bet_on or proposal.ended:
                 continue
-            evidence = self._evidence(
-                f"held_out AND period = ? AND number >= ? AND setting IN ({_places(self._settings)})",
-                (period, proposal.tests_from, *self._settings),
-                refused=True,
-            )
+            evidence = self._evidence(f"{self._tests(proposal)} AND period = {period}", refused=True)
             if evidence.n_units:
                 self._bet_period(proposal, period, evidence)
             proposal.bet_on[period] = evidence.n_units
         return proposal.units > before
 
     def _bet_period(self, proposal: Tested, period: int, evidence: Evidence) -> None:
-        promise, rows, found = self._config.promise, [], []
+        rows, pending = [], []
         for place, plan in enumerate(proposal.plans):
-            if plan.policy is None or promise is None:
+            if plan.policy is None:
                 continue
             outcomes = evidence.outcomes(plan.policy)
-            for name, limit in limits_of(promise).items():
+            for name, limit in self._limits.items():
                 for share in _SHARES:
                     values, highest = values_of(name, limit, share, evidence, outcomes, proposal.rows)
                     logs = bets.log_factors(values, highest)
-                    found.append((plan.logs.setdefault((name, share), []), logs))
-                    rows.append((
-                        proposal.number, place, name, share, period, evidence.n_units, *logs.tolist()
-                    ))  # fmt: skip
+                    pending.append((plan.logs.setdefault((name, share), []), logs))
+                    rows.append(
+                        (proposal.number, place, name, share, period, evidence.n_units, *logs.tolist())
+                    )
         with self._records.writing() as connection:
             connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        for kept, logs in found:  # only what the file holds counts: it is bet on once
-            kept.append(logs)
+        for history, logs in pending:  # only what the file holds counts: it is bet on once
+            history.append(logs)
 
     def _passes(self, now: float) -> list[str]:
         """Walk the plans of each proposal; return the names of those that have passed now."""
@@ -445,9 +430,12 @@ class Certifier:
 
     def wealths(self, plan: Plan) -> dict[str, float]:
         """Return the highest wealth of each promise of a plan, after as many periods as it takes."""
+        return {name: plan.wealth(name, _FIRST_LOOK, self._config.min_periods) for name in self._limits}
+
+    @property
+    def _limits(self) -> dict[str, float | str]:
         promise = self._config.promise
-        limits = {} if promise is None else limits_of(promise)
-        return {name: plan.wealth(name, _FIRST_LOOK, self._config.min_periods) for name in limits}
+        return {} if promise is None else limits_of(promise)
 
     def tightest(self, proposal: Tested, plan: Plan, promise: str) -> float:
         """Return the lowest share of a promised limit that a plan has reached, 1 if none below it."""
@@ -486,17 +474,20 @@ class Certifier:
         """Keep the policy of a plan, which may answer from now on, and return its name."""
         promise, policy = self._config.promise, plan.policy
         assert policy is not None  # noqa: S101 - for types
-        about = {
-            "rows": proposal.rows, "proposal": proposal.number, "plan": place, "question": proposal.question,
-            "max_loss": None if promise is None else promise.max_loss, "share": plan.share, "cost": plan.cost,
-        }  # fmt: skip
+        note = {
+            "rows": proposal.rows,
+            "proposal": proposal.number,
+            "plan": place,
+            "question": proposal.question,
+            "max_loss": None if promise is None else promise.max_loss,
+            "share": plan.share,
+            "cost": plan.cost,
+        }
         clients = clients_of(self._folder / f"{proposal.number}.clients")
-        return self._policies.add(replace(policy, notes={**policy.notes, "gateway": about}), clients)
+        return self._policies.add(replace(policy, notes={**policy.notes, "gateway": note}), clients)
 
-    def _save(self, proposal: int, place: int, policy: Policy) -> None:
-        file = self._folder / f"{proposal}-{place}.json"
-        policy.save(file)
-        file.chmod(0o600)
+    def _plan_file(self, proposal: int, place: int) -> Path:
+        return self._folder / f"{proposal}-{place}.json"
 
     def forget(self) -> bool:
         """Test nothing any more that holds requests of a client that was forgotten; return whether there was any."""
@@ -511,40 +502,36 @@ class Certifier:
                 plan.policy = None
         return bool(ended)
 
-    def _restored(self) -> list[Tested]:
+    def _restored(self, question: Question) -> list[Tested]:
         """Return the proposals of the question as they were kept."""
-        assert self.question is not None  # noqa: S101 - for types
         with self._records.reading() as connection:
             rows = connection.execute(
                 "SELECT number, question, made, fitted, tests_from, rows, kind, correlation FROM proposal "
                 "WHERE question = ? ORDER BY number",
-                (self.question.number,),
-            ).fetchall()
-            proposals = []
-            for number, question, made, fitted, tests_from, n_rows, kind, correlation in rows:
-                proposal = Tested(number, question, made, fitted, tests_from, n_rows, kind, correlation, [])
-                proposal.plans = self._restored_plans(connection, proposal)
-                proposals.append(proposal)
+                (question.number,),
+            )
+            proposals = [Tested(*row) for row in rows]
+            for proposal in proposals:
+                self._restore_plans(connection, proposal)
         return proposals
 
-    def _restored_plans(self, connection: Any, proposal: Tested) -> list[Plan]:
-        plans = []
-        for place, *about in connection.execute(
+    def _restore_plans(self, connection: sqlite3.Connection, proposal: Tested) -> None:
+        plans, number = proposal.plans, (proposal.number,)
+        for place, *columns in connection.execute(
             "SELECT place, needed, share, cost, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
-            (proposal.number,),
+            number,
         ):
-            plans.append(Plan(self._read_policy(proposal.number, place), *about))
+            plans.append(Plan(self._read_policy(proposal.number, place), *columns))
         for place, promise, share, period, units, *logs in connection.execute(
             "SELECT plan, promise, share, period, units, f0, f1, f2, f3 FROM factor WHERE proposal = ? ORDER BY period",
-            (proposal.number,),
+            number,
         ):
             plans[place].logs.setdefault((promise, share), []).append(np.array(logs))
             proposal.bet_on[period] = units
-        return plans
 
     def _read_policy(self, proposal: int, place: int) -> Policy | None:
         """Return the policy of a plan; None if a client was forgotten whose requests it held."""
-        file = self._folder / f"{proposal}-{place}.json"
+        file = self._plan_file(proposal, place)
         if not os.path.lexists(file):
             return None
         remedy = (
@@ -557,8 +544,8 @@ class Certifier:
             )
         return policy
 
-    def _evidence(self, where: str, given: Sequence[Any], *, refused: bool = False) -> Evidence:
-        units = self._records.of_units(where, given, refused=refused)
+    def _evidence(self, where: str, *, refused: bool = False) -> Evidence:
+        units = self._records.of_units(where, refused=refused)
         return evidence_of(units, self.models, self._config.cap, self._config.unit_rules.most_rows)
 
 
@@ -572,8 +559,9 @@ def forget_proposals(folder: Path, client: str) -> None:
             clients.unlink()
 
 
-def _places(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
+def _listed(numbers: Iterable[int]) -> str:
+    """Return whole numbers as SQL lists them."""
+    return ", ".join(map(str, map(int, numbers)))
 
 
 def _why(before: Mapping[str, Any] | None, body: Mapping[str, Any]) -> str:

@@ -38,8 +38,8 @@ class ChatReply(Reply):
     @property
     def message(self) -> Mapping[str, Any]:
         """The message of the answer."""
-        found: Mapping[str, Any] = at_path(self.body, "choices.0.message")
-        return found
+        message: Mapping[str, Any] = at_path(self.body, "choices.0.message")
+        return message
 
 
 class ChatModel(OpenAICompatible):
@@ -79,13 +79,13 @@ class ChatModel(OpenAICompatible):
 
     def _check_limit(self) -> None:
         """Raise InputError if each request that does not ask for fewer tokens may cost more than one may."""
-        if (most := self._cost(self.template_tokens, self.n_output)) <= self.at_most:
+        if (highest := self._cost(self.template_tokens, self.n_output)) <= self.at_most:
             return
         a_token = self._cost(0, 1) - self._cost(0, 0)
         room = int((self.at_most - self._cost(self.template_tokens, 0)) / a_token) if a_token else 0
         fewer = f"set max_tokens to {room:,} or fewer, or " if room > 0 else ""
         raise InputError(
-            f"an answer of {self.n_output:,} tokens (max_tokens) may cost {amount_text(most, 'usd')}, and a request "
+            f"an answer of {self.n_output:,} tokens (max_tokens) may cost {amount_text(highest, 'usd')}, and a request "
             f"{amount_text(self.at_most, 'usd')} (request of spend): {fewer}let a request cost more"
         )
 
@@ -99,18 +99,18 @@ class ChatModel(OpenAICompatible):
             return "takes no reasoning_effort"
         if request.limit is not None and request.limit > self.n_output:
             return f"answers with at most {self.n_output:,} tokens"
-        if (most := self.most(request)) > self.at_most:
-            return f"may cost {amount_text(most, 'usd')} for this, and a request {amount_text(self.at_most, 'usd')}"
+        if (highest := self.most(request)) > self.at_most:
+            return f"may cost {amount_text(highest, 'usd')} for this, and a request {amount_text(self.at_most, 'usd')}"
         return ""
 
-    def most(self, content: Any) -> float:
+    def most(self, request: Any) -> float:
         """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
         if self.tokenizer is not None:
-            n_input = self.tokenizer(b"".join(content.texts).decode()) + len(json.dumps(content.options))
+            n_input = self.tokenizer(b"".join(request.texts).decode()) + len(json.dumps(request.options))
         else:
-            n_input = content.n_bytes
-        n_input += (self.image_tokens or 0) * content.n_images + self.template_tokens
-        return self._cost(n_input, content.limit or self.n_output)
+            n_input = request.n_bytes
+        n_input += (self.image_tokens or 0) * request.n_images + self.template_tokens
+        return self._cost(n_input, request.limit or self.n_output)
 
     def input_cost(self, tokens: int | None) -> float | None:
         """Return what an input of so many tokens costs; None if their number is not known."""
@@ -127,11 +127,11 @@ class ChatModel(OpenAICompatible):
         """Return the most that an attempt at a request of so many bytes can cost."""
         return min(self.at_most, self._cost(max_bytes, self.n_output))
 
-    def _body(self, content: ChatRequest) -> dict[str, Any]:
-        messages = msgspec.Raw(b"[" + b",".join(content.written) + b"]")
-        body = {"model": self.model, "messages": messages, **content.options, **self.options}
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        messages = msgspec.Raw(b"[" + b",".join(request.written) + b"]")
+        body = {"model": self.model, "messages": messages, **request.options, **self.options}
         for name in self.options:
-            body[name] = content.limit or self.n_output
+            body[name] = request.limit or self.n_output
         if self.logprobs is not None:
             body["logprobs"] = True
         return body
@@ -153,9 +153,9 @@ class ChatModel(OpenAICompatible):
         """
         for breaker in (self.provider, self.breaker):
             if breaker.rests:
-                return Reply(None, failed=breaker.told, attempts=0)
+                return Reply(None, failed=breaker.reason, attempts=0)
         if not final and content.sink is not None:
-            content = content.with_sink(None)
+            content = content.changed(sink=None)
         call, failed = self.breaker.begin(), cast("str | None", None)
         try:
             reply = await super().ask(content, **options)
@@ -167,15 +167,15 @@ class ChatModel(OpenAICompatible):
         finally:
             call.end(failed)
 
-    async def _call(self, content: Any, client: Any) -> Reply:
+    async def _call(self, request: Any, client: Any) -> Reply:
         httpx = require("httpx", extra="gateway")
-        if content.sink is not None and content.sink.begun:  # the client has the beginning of another answer
+        if request.sink is not None and request.sink.begun:  # the client has the beginning of another answer
             raise FailedAttempt("its answer was cut off", cost=0.0)
         if self.provider.rests:
-            raise FailedAttempt(self.provider.told, cost=0.0)
+            raise FailedAttempt(self.provider.reason, cost=0.0)
         call, failed = self.provider.begin(), cast("str | None", None)
         try:
-            data = await (self._whole if content.sink is None else self._streamed)(content, client, call)
+            data = await (self._completion if request.sink is None else self._streamed)(request, client, call)
         except httpx.HTTPError as error:
             failure = transport_failure(error)
             failed = failure.why if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
@@ -191,36 +191,36 @@ class ChatModel(OpenAICompatible):
             call.end(failed)
         cost, lied = self._reported(data)
         try:
-            reply = self._read(data, content, cost, lied)
+            reply = self._read(data, request, cost, lied)
         except (AttributeError, FailedAttempt, KeyError, TypeError, ValueError):
             raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
-        if content.sink is not None:
-            content.sink.whole = True
-        return replace(reply, lied=reply.lied or cost > self.most(content) * (1 + 1e-9))
+        if request.sink is not None:
+            request.sink.complete = True
+        return replace(reply, lied=reply.lied or cost > self.most(request) * (1 + 1e-9))
 
-    async def _whole(self, content: ChatRequest, client: Any, call: Call) -> Any:
+    async def _completion(self, request: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion."""
-        async with self._sent(self._body(content), client, call) as answer:
+        async with self._sent(self._body(request), client, call) as answer:
             return await read_beside(outside_json, b"".join([piece async for piece in answer]))
 
-    async def _streamed(self, content: ChatRequest, client: Any, call: Call) -> Any:
+    async def _streamed(self, request: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
-        sink: Any = content.sink
-        body = {**self._body(content), "stream": True, "stream_options": {"include_usage": True}}
-        whole = Assembled()
+        sink: Any = request.sink
+        body = {**self._body(request), "stream": True, "stream_options": {"include_usage": True}}
+        assembled = Assembled()
         async with self._sent(body, client, call) as answer:
             async for line in lines_of(answer):
                 if (chunk := await data_of(line)) is not None:
                     if chunk.get("error"):  # its words stay here
                         raise FailedAttempt("its answer was cut off", again=True)
                     chunk = understood(chunk, "delta")
-                    whole.add(chunk)
-                    if chunk.get("choices") or content.usage:
-                        own = chunk if content.options.get("logprobs") else without_logprobs(chunk)
+                    assembled.add(chunk)
+                    if chunk.get("choices") or request.usage:
+                        own = chunk if request.options.get("logprobs") else without_logprobs(chunk)
                         sink.put({**own, "model": self.name})
-        if not whole.ended:
+        if not assembled.ended:
             raise FailedAttempt("its answer was cut off", again=True)
-        return whole.body
+        return assembled.body
 
     @asynccontextmanager
     async def _sent(
@@ -240,31 +240,31 @@ class ChatModel(OpenAICompatible):
             call.end(f"status {_KEY_REFUSED}" if sent.status_code == _KEY_REFUSED else "")
             answer = sent.aiter_raw()
             if not sent.is_success:
-                said = b"".join([piece async for piece in answer])
-                raise status_failure(sent.status_code, sent.headers, await read_beside(_code, said))
+                error = b"".join([piece async for piece in answer])
+                raise status_failure(sent.status_code, sent.headers, await read_beside(_code, error))
             yield answer
 
     @property
     def _url(self) -> str:
         return f"{self.base_url.rstrip('/')}/chat/completions"
 
-    def _read(self, data: Any, content: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
+    def _read(self, data: Any, request: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
         body = understood(data, "message")
         choice, calls = at_path(body, "choices.0"), ""
         message = choice["message"]
-        said = message.get("content") or message.get("refusal")
-        if not said and (message.get("tool_calls") or not choice.get("finish_reason")):
+        text = message.get("content") or message.get("refusal")
+        if not text and (message.get("tool_calls") or not choice.get("finish_reason")):
             calls = json.dumps(message["tool_calls"])
         logs = [float(token["logprob"]) for token in (choice.get("logprobs") or {}).get("content") or ()]
         scored = self.logprobs is not None
         score = sum(logs) / len(logs) if logs else _LEAST * scored
         # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
-        return ChatReply(str(said or calls), max(score, _LEAST), cost, lied=lied, body=body, scored=scored)
+        return ChatReply(str(text or calls), max(score, _LEAST), cost, lied=lied, body=body, scored=scored)
 
 
-def _code(said: bytes) -> object:
+def _code(body: bytes) -> object:
     """Return the word that an endpoint gives for an error."""
     try:
-        return outside_json(said)["error"]["code"]
+        return outside_json(body)["error"]["code"]
     except (KeyError, TypeError, ValueError):
         return ""

@@ -17,9 +17,22 @@ from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
 
 _PASSED_ON = (
-    "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "response_format",
-    "reasoning_effort", "verbosity", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
-)  # fmt: skip
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "response_format",
+    "reasoning_effort",
+    "verbosity",
+    "logprobs",
+    "top_logprobs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+)
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _ONLY = {
     "n": (1, None),
@@ -93,20 +106,11 @@ class ChatRequest:
         _ = request.n_bytes, request.content  # they are kept
         return request
 
-    def with_sink(self, sink: Sink | None) -> ChatRequest:
-        """Return the same request with another sink."""
-        return self._with(sink=sink)
-
-    def as_retry(self) -> ChatRequest:
-        """Return the same request, of which its client says that it repeats another one."""
-        return self._with(is_retry=True)
-
-    def _with(self, **fields: Any) -> ChatRequest:
-        """Return the same request with other fields. What is known of this one is known of it."""
-        other = copy.copy(self)
-        for name, value in fields.items():
-            object.__setattr__(other, name, value)
-        return other
+    def changed(self, **fields: Any) -> ChatRequest:
+        """Return the same request with another `sink` or `is_retry`. What was computed for this one is not again."""
+        request = copy.copy(self)
+        request.__dict__.update(fields)
+        return request
 
     @cached_property
     def written(self) -> tuple[bytes, ...]:
@@ -133,12 +137,14 @@ class ChatRequest:
         """Bytes of the messages and options without images: a tokenizer counts at most a token for each."""
         options = _SORTED.encode(self.options)
         blanks = options.count(b",") + options.count(b":")  # a provider may write some there
-        return blanks + sum(max(len(one), len(nfkc(one.decode()).encode())) for one in (*self.texts, options))
+        return blanks + sum(
+            max(len(text), len(nfkc(text.decode()).encode())) for text in (*self.texts, options)
+        )
 
     @property
     def has_tools(self) -> bool:
         """Whether the answer may call tools, or an earlier one has."""
-        called = any(one["role"] == "tool" or one.get("tool_calls") for one in self.messages)
+        called = any(message["role"] == "tool" or message.get("tool_calls") for message in self.messages)
         return called or bool(self.options.get("tools"))
 
     @property
@@ -149,13 +155,13 @@ class ChatRequest:
     @cached_property
     def text(self) -> str:
         """The text of the last message of the user, for features."""
-        said = [message for message in self.messages if message["role"] == "user"] or self.messages
-        return text_of(said[-1])
+        candidates = [message for message in self.messages if message["role"] == "user"] or self.messages
+        return text_of(candidates[-1])
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
         """What tells messages apart."""
-        return tuple(hashlib.sha256(one).hexdigest() for one in self.written)
+        return tuple(hashlib.sha256(message).hexdigest() for message in self.written)
 
     @cached_property
     def content(self) -> bytes:
@@ -168,12 +174,12 @@ class ChatRequest:
 
         An assistant's message is what it says and the tools that it calls: clients repeat no more of an answer.
         """
-        found, before = [], b""
+        digests, before = [], b""
         for message, digest in zip(self.messages, self.digests, strict=True):
             own = said_digest(message) if message["role"] == "assistant" else digest.encode()
             before = hashlib.sha256(before + own).digest()
-            found.append(before)
-        return tuple(found)
+            digests.append(before)
+        return tuple(digests)
 
     @property
     def answers(self) -> tuple[bytes, ...]:
@@ -196,12 +202,12 @@ class ChatRequest:
 def said_digest(message: Mapping[str, Any]) -> bytes:
     """Return what tells an assistant's message apart: its text and the calls of tools."""
     calls = message.get("tool_calls")
-    known = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    said = [
+    objects = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    parts = [
         text_of(message),
-        [{name: call.get(name) for name in ("id", "function", "custom")} for call in known],
+        [{name: call.get(name) for name in ("id", "function", "custom")} for call in objects],
     ]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
 
 
 def text_of(message: Mapping[str, Any]) -> str:

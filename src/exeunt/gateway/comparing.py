@@ -31,9 +31,17 @@ class Comparing:
     """
 
     def __init__(
-        self, models: Mapping[str, ChatModel], names: tuple[str, ...], cap: float, *, grader: AsyncGrader, ledger:
-        Ledger, features: FeatureModel | None, keep: Keep, on_failure: Callable[[Exception], None],
-    ) -> None:  # fmt: skip
+        self,
+        models: Mapping[str, ChatModel],
+        names: tuple[str, ...],
+        cap: float,
+        *,
+        grader: AsyncGrader,
+        ledger: Ledger,
+        features: FeatureModel | None,
+        keep: Keep,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
         self._models, self._names, self._cap = models, names, cap
         self._grader, self._ledger, self._features, self._keep = grader, ledger, features, keep
         self._on_failure = on_failure
@@ -64,19 +72,19 @@ class Comparing:
     async def _compared(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
         replies = {name: reply for name, reply in answered.replies.items() if reply.is_given}
         missing = [name for name in self._names if name not in replies and name not in record.refused]
-        asked = await asyncio.gather(
+        answers = await asyncio.gather(
             *(self._models[name].ask(request, name=name, ledger=self._ledger) for name in missing)
         )
-        replies |= dict(zip(missing, asked, strict=True))
-        features = await self._told(request, replies)
+        replies |= dict(zip(missing, answers, strict=True))
+        features = await self._features_of(request, replies)
         grades, why = await self._graded(request, replies)
-        said = {
+        outcomes = {
             name: replace(said_of(reply), grade=grades.get(name))
             for name, reply in replies.items()
             if name != FEATURES
         }
         text = told_text(request, replies) if self._keep.texts else None
-        return replace(record, said=said, compared=why or COMPARED, features=features, text=text)
+        return replace(record, said=outcomes, compared=why or COMPARED, features=features, text=text)
 
     async def _graded(
         self, request: ChatRequest, replies: Mapping[str, Reply]
@@ -93,11 +101,13 @@ class Comparing:
             self._on_failure(error)
             return {}, NOT_PAID if isinstance(error, JudgeNotPaid) else NOT_GRADED
 
-    async def _told(self, request: ChatRequest, replies: Mapping[str, Reply]) -> tuple[float, ...] | None:
+    async def _features_of(
+        self, request: ChatRequest, replies: Mapping[str, Reply]
+    ) -> tuple[float, ...] | None:
         if self._features is None or not self._keep.features:
             return None
-        told = replies.get(FEATURES) or await self._features.ask(request, name=FEATURES, ledger=self._ledger)
-        return told.features
+        reply = replies.get(FEATURES) or await self._features.ask(request, name=FEATURES, ledger=self._ledger)
+        return reply.features
 
     async def _grades(
         self, request: ChatRequest, replies: Mapping[str, Reply], reference: ChatReply

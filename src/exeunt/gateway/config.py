@@ -16,7 +16,7 @@ from exeunt.costs.budget_text import exact_quantity, parse_budget
 from exeunt.errors import ExeuntError, InputError, UnitError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
-from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, made, mapping, options_of, read_as
+from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, mapping, options_of, read_as, read_entry
 from exeunt.gateway.folder import JUDGE
 from exeunt.gateway.graders import find_grader_beside
 from exeunt.ledger import ledger_of
@@ -32,28 +32,37 @@ _USUAL_BYTES = 1 << 15
 FEATURES = "features"
 """The name of the model that tells features, in policies and records."""
 _OF_A_MODEL = {
-    "provider": "str", "model": "str", "price": "Mapping", "max_tokens": "int", "tools": "bool",
-    "image_tokens": "int | None", "logprobs": "bool", "reasons": "bool", "template_tokens": "int", "concurrency": "int",
-    "timeout_s": "float", "retries": "int",
-}  # fmt: skip
+    "provider": "str",
+    "model": "str",
+    "price": "Mapping",
+    "max_tokens": "int",
+    "tools": "bool",
+    "image_tokens": "int | None",
+    "logprobs": "bool",
+    "reasons": "bool",
+    "template_tokens": "int",
+    "concurrency": "int",
+    "timeout_s": "float",
+    "retries": "int",
+}
 """The options of a model, each with its kind: see `ChatModel`."""
 
 
-def check_limit(text: str, what: str) -> None:
+def check_limit(text: str, name: str) -> None:
     """Raise InputError for what is no limit of money in US dollars, such as "5 usd" or "2 usd/day"."""
     try:
         unit = ledger_of(text).unit
     except InputError as error:
-        raise InputError(f"{what}: {error}") from None
+        raise InputError(f"{name}: {error}") from None
     if unit != "usd":
-        raise InputError(f"{what}: prices are in usd, and {text!r} is in {unit}: write it in usd")
+        raise InputError(f"{name}: prices are in usd, and {text!r} is in {unit}: write it in usd")
 
 
-def check_amount(text: str, what: str) -> None:
+def check_amount(text: str, name: str) -> None:
     """Raise InputError for what is no amount of money in US dollars, such as "5 usd"."""
     if "/" in text:
-        raise InputError(f"{what} is an amount such as '20 usd', got {text!r}")
-    check_limit(text, what)
+        raise InputError(f"{name} is an amount such as '20 usd', got {text!r}")
+    check_limit(text, name)
 
 
 @dataclass(frozen=True)
@@ -191,9 +200,9 @@ class Spend:
 
     def __post_init__(self) -> None:
         for name in ("total", "day", "key", "request"):
-            if (given := getattr(self, name)) is None:
+            if (limit := getattr(self, name)) is None:
                 continue
-            (check_limit if name == "key" else check_amount)(given, name)
+            (check_limit if name == "key" else check_amount)(limit, name)
 
     @property
     def of_a_request(self) -> float:
@@ -239,9 +248,11 @@ class Listen:
     def limits(self) -> Limits:
         """What requests may take."""
         return Limits(
-            hosts=host_names(self.host, self.allowed_hosts), max_body=self.max_body, max_open=self.max_open,
+            hosts=host_names(self.host, self.allowed_hosts),
+            max_body=self.max_body,
+            max_open=self.max_open,
             proxies=self.proxies,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -281,6 +292,11 @@ class GatewayConfig:
         kind: Any = self.units or "conversation"
         time_s = self.unit_time or (7 * DAY_S if kind == "user" else DAY_S)
         return UnitRules(kind, self.unit_idle, self.unit_rows, time_s)
+
+    @property
+    def audit(self) -> float:
+        """The share of the units that is compared while a policy answers."""
+        return 0.0 if self.shadow is None else self.shadow.audit
 
     @property
     def cap(self) -> float:
@@ -338,9 +354,9 @@ class GatewayConfig:
             "fallback": self.fallback,
             "shadow": () if self.shadow is None else self.shadow.models,
         }
-        for what, names in named.items():
+        for entry, names in named.items():
             if unknown := [name for name in names if name not in self.models]:
-                raise InputError(f"{what} names {unknown[0]!r}, and the models are {', '.join(self.models)}")
+                raise InputError(f"{entry} names {unknown[0]!r}, and the models are {', '.join(self.models)}")
         if self.shadow is not None and self.reference in self.shadow.models:
             raise InputError(
                 "shadow names the models that are compared with the reference, not the reference"
@@ -375,8 +391,8 @@ def read_config(path: str | Path) -> GatewayConfig:
     Raises InputError, which names the entry, for what is missing or wrong.
     """
     if not (file := Path(path)).is_file():
-        what = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
-        raise InputError(f"{what}: name the YAML file of a gateway")
+        reason = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
+        raise InputError(f"{reason}: name the YAML file of a gateway")
     body = read_yaml(file, extra="gateway")
     try:
         return _config(body, file)
@@ -386,29 +402,38 @@ def read_config(path: str | Path) -> GatewayConfig:
 
 def _config(body: Any, file: Path) -> GatewayConfig:
     """Return the configuration that a file holds."""
-    given = dict(mapping(body, "the file"))
+    entries = dict(mapping(body, "the file"))
     for name in ("providers", "models"):
-        if not given.get(name):
+        if not entries.get(name):
             raise InputError(f"{name} is missing: give {name} by name, each with its options")
     providers = {
-        str(name): made(Provider, entry, f"provider {name!r}")
-        for name, entry in mapping(given.pop("providers"), "providers").items()
+        str(name): read_entry(Provider, entry, f"provider {name!r}")
+        for name, entry in mapping(entries.pop("providers"), "providers").items()
     }
-    breakers = {name: Breaker(name, one.failures, one.pause_s) for name, one in providers.items()}
+    breakers = {
+        name: Breaker(name, provider.failures, provider.pause_s) for name, provider in providers.items()
+    }
     parts: dict[str, type] = {
-        "shadow": Shadow, "features": Features, "spend": Spend, "keep": Keep, "listen": Listen, "promise": Promise,
-    }  # fmt: skip
-    found: dict[str, Any] = {
-        name: made(of, given.pop(name), name) for name, of in parts.items() if given.get(name) is not None
+        "shadow": Shadow,
+        "features": Features,
+        "spend": Spend,
+        "keep": Keep,
+        "listen": Listen,
+        "promise": Promise,
     }
-    at_most = found.get("spend", Spend()).of_a_request
+    built: dict[str, Any] = {
+        name: read_entry(kind, entry, name)
+        for name, kind in parts.items()
+        if (entry := entries.pop(name, None)) is not None  # nothing below its name is as if it were not there
+    }
+    at_most = built.get("spend", Spend()).of_a_request
     models = {
         str(name): _model(str(name), entry, providers, breakers, at_most)
-        for name, entry in mapping(given.pop("models"), "models").items()
+        for name, entry in mapping(entries.pop("models"), "models").items()
     }
-    folder = file.resolve().parent / read_as("str", given.pop("folder", "gateway"), "folder")
-    config = made(
-        GatewayConfig, {**given, **found, "folder": folder, "providers": providers, "models": models}, ""
+    folder = file.resolve().parent / read_as("str", entries.pop("folder", "gateway"), "folder")
+    config = read_entry(
+        GatewayConfig, {**entries, **built, "folder": folder, "providers": providers, "models": models}, ""
     )
     if config.shadow is not None:
         find_grader_beside(config.shadow.grader, file.resolve().parent)
@@ -418,11 +443,11 @@ def _config(body: Any, file: Path) -> GatewayConfig:
 def _model(
     name: str, entry: Any, providers: Mapping[str, Provider], breakers: Mapping[str, Breaker], at_most: float
 ) -> ChatModel:
-    what = f"model {name!r}"
-    options = options_of(entry, _OF_A_MODEL, ("provider", "price"), what)
+    where = f"model {name!r}"
+    options = options_of(entry, _OF_A_MODEL, ("provider", "price"), where)
     if (of := options.pop("provider")) not in providers:
-        raise InputError(f"{what}: provider is one of {', '.join(providers)}, got {of!r}")
-    known: dict[str, Any] = {
+        raise InputError(f"{where}: provider is one of {', '.join(providers)}, got {of!r}")
+    connection: dict[str, Any] = {
         "base_url": providers[of].base_url,
         "key": providers[of].key,
         "provider": breakers[of],
@@ -430,6 +455,6 @@ def _model(
         "max_answer": providers[of].max_answer,
     }
     try:
-        return ChatModel(options.pop("model", name), name=name, at_most=at_most, **options, **known)
+        return ChatModel(options.pop("model", name), name=name, at_most=at_most, **options, **connection)
     except ExeuntError as error:
-        raise InputError(f"{what}: {error}") from None
+        raise InputError(f"{where}: {error}") from None

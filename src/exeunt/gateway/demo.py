@@ -101,7 +101,7 @@ class _Road:
         self._wait_until(lambda: self._gateway.traffic.bill.now.requests >= n)
         money = self._gateway.money
         echo(
-            f"shadow: large answered {n:,} requests for {money.whole.spent - money.compared:.3f} usd; small and medium "
+            f"shadow: large answered {n:,} requests for {money.total.spent - money.compared:.3f} usd; small and medium "
             f"were asked, too, for {money.compared:.3f} usd\n"
         )
 
@@ -143,25 +143,23 @@ class _Road:
         answered = self._span.answered
         worse = max(("small", "medium"), key=lambda name: answered[name])
         provider.answer = lambda model, text: "Who knows." if model == worse else invented_answer(model, text)
-        asked = 0
-        while not self._gateway.live.alarms and asked < 10_000:
-            self._ask("worse", range(start + asked, start + asked + 100))
-            asked += 100
+        n = 0
+        while not self._gateway.live.alarms and n < 10_000:
+            self._ask("worse", range(start + n, start + n + 100))
+            n += 100
         if not self._gateway.live.alarms:
-            echo(f"worse: {worse} answers nonsense, and {asked:,} requests were too few for an alarm")
+            echo(f"worse: {worse} answers nonsense, and {n:,} requests were too few for an alarm")
             return
-        told = self._gateway.live.alarms[-1]["alarm"]
-        echo(
-            f"worse: {worse} answers nonsense; within {asked:,} requests the reference answers again:\n{told}"
-        )
+        alarm = self._gateway.live.alarms[-1]["alarm"]
+        echo(f"worse: {worse} answers nonsense; within {n:,} requests the reference answers again:\n{alarm}")
 
     @staticmethod
-    def _wait_until(what: Callable[[], bool]) -> None:
+    def _wait_until(condition: Callable[[], bool]) -> None:
         end = time.monotonic() + _WAIT_S
-        while not what() and time.monotonic() < end:
+        while not condition() and time.monotonic() < end:
             time.sleep(0.1)
 
-    def _ask(self, what: str, numbers: range) -> None:
+    def _ask(self, step: str, numbers: range) -> None:
         httpx = require("httpx", extra="gateway")
 
         async def ask_all() -> None:
@@ -176,7 +174,7 @@ class _Road:
 
                 await work_through(numbers, ask, 16)
 
-        with Progress(f"{what} requests", total=len(numbers)) as progress:
+        with Progress(f"{step} requests", total=len(numbers)) as progress:
             asyncio.run(ask_all())
 
     def _administer(self, method: str, path: str, body: Any) -> None:

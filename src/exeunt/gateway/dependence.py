@@ -32,7 +32,7 @@ def permutation_p_value(values: Floats, clients: Integers, rng: np.random.Genera
     same = clients[1:] == clients[:-1]
     if not same.any():
         return 1.0
-    found = float(values[1:][same] @ values[:-1][same])
+    observed = float(values[1:][same] @ values[:-1][same])
     as_high = tried = 0
     while tried < _PERMUTATIONS and as_high < _ENOUGH:
         n = min(_AT_ONCE, _PERMUTATIONS - tried, max(1, _NUMBERS // len(values)))
@@ -40,7 +40,7 @@ def permutation_p_value(values: Floats, clients: Integers, rng: np.random.Genera
         places = np.argsort(rng.random((n, len(values))) + clients, axis=1)
         shuffled = values[places]
         products = (shuffled[:, 1:] * shuffled[:, :-1])[:, same].sum(axis=1)
-        as_high += int((products >= found - 1e-12).sum())
+        as_high += int((products >= observed - 1e-12).sum())
         tried += n
     return (as_high + 1) / (tried + 1)
 
@@ -53,12 +53,12 @@ def _losses(evidence: Evidence) -> tuple[Floats, Integers]:
     trace = evidence.trace
     if trace is None:
         return np.empty(0), np.empty(0, np.int64)
-    others = [name for name in trace.answering.names if name != evidence.reference]
-    cheapest = min(others, key=lambda name: trace[name].cost.full)
-    known = (evidence.place >= 0) & evidence.graded
+    cheaper = [name for name in trace.answering.names if name != evidence.reference]
+    cheapest = min(cheaper, key=lambda name: trace[name].cost.full)
+    rows = (evidence.place >= 0) & evidence.graded
     lost = trace[evidence.reference].quality[:, 0] - trace[cheapest].quality[:, 0]
-    unit = evidence.unit[known]
-    sums = np.bincount(unit, weights=lost[evidence.place[known]], minlength=evidence.n_units)
+    unit = evidence.unit[rows]
+    sums = np.bincount(unit, weights=lost[evidence.place[rows]], minlength=evidence.n_units)
     sizes = np.bincount(unit, minlength=evidence.n_units)
     some = np.flatnonzero(sizes)
     names = np.array([evidence.units[k].client for k in some.tolist()])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -84,9 +85,8 @@ class Evidence:
 
     def outside(self, policy: Policy) -> Booleans:
         """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
-        models = {OVER_CAP, *policy.models}
         return np.array(
-            [record is not None and not models.isdisjoint(record.refused) for record in self.records], bool
+            [record is not None and is_outside(policy, record.refused) for record in self.records], bool
         )
 
     def outcomes(self, policy: Policy) -> tuple[Floats, Floats]:
@@ -96,11 +96,11 @@ class Evidence:
         cap, unless it is sure that the reference answers it.
         """
         lost, cost = np.ones(len(self.unit)), np.full(len(self.unit), self.cap)
-        known = self.place >= 0
+        in_trace = self.place >= 0
         if self.trace is not None:
-            rows = self.place[known]
-            lost[known] = lost_by(policy, self.trace, self.reference)[rows]
-            cost[known] = paid_for(policy, self.trace)[rows]
+            rows = self.place[in_trace]
+            lost[in_trace] = lost_by(policy, self.trace, self.reference)[rows]
+            cost[in_trace] = paid_for(policy, self.trace)[rows]
         outside = self.outside(policy)
         lost[outside], cost[outside] = 0.0, self.reference_cost[outside]
         return lost, cost
@@ -110,16 +110,20 @@ class Evidence:
         new = np.full(self.n_units, -1)
         new[units] = np.arange(len(units))
         rows = np.flatnonzero(new[self.unit] >= 0)
-        known = rows[self.place[rows] >= 0]
+        recorded = rows[self.place[rows] >= 0]
         place = np.full(len(rows), -1)
-        place[self.place[rows] >= 0] = np.arange(len(known))
+        place[self.place[rows] >= 0] = np.arange(len(recorded))
         return replace(
-            self, units=tuple(self.units[k] for k in units.tolist()),
-            records=tuple(self.records[k] for k in rows.tolist()), unit=new[self.unit[rows]], row=self.row[rows],
-            trace=None if self.trace is None or not len(known) else self.trace.take(self.place[known]), place=place,
-        )  # fmt: skip
+            self,
+            units=tuple(self.units[k] for k in units.tolist()),
+            records=tuple(self.records[k] for k in rows.tolist()),
+            unit=new[self.unit[rows]],
+            row=self.row[rows],
+            trace=None if self.trace is None or not len(recorded) else self.trace.take(self.place[recorded]),
+            place=place,
+        )
 
-    def whole(self) -> CascadeTrace | None:
+    def for_learning(self) -> CascadeTrace | None:
         """Return the trace of the graded rows that all models take, from which policies learn; None without any."""
         usable = (self.place >= 0) & self.graded
         rows = [k for k, record in enumerate(self.records) if usable[k] and record and not record.refused]
@@ -140,23 +144,34 @@ def evidence_of(
     Requests to which no policy has an answer, such as those that no model takes, are no rows.
     """
     unit, row, records = [], [], list[Record | None]()
-    for k, (one, compared) in enumerate(units):
+    for k, (drawn, compared) in enumerate(units):
         by_row = one_each(compared)
-        for of_unit in range(min(one.rows, most_rows)):
+        for of_unit in range(min(drawn.rows, most_rows)):
             record = by_row.get(of_unit)
             if record is None or record.answered or OVER_CAP not in record.refused:
                 unit.append(k)
                 row.append(of_unit)
                 records.append(record)
-    known = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
+    complete = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
     place = np.full(len(records), -1)
-    place[known] = np.arange(len(known))
-    chosen = [record for record in (records[k] for k in known) if record is not None]
-    groups = [units[unit[k]][0].number for k in known]
+    place[complete] = np.arange(len(complete))
+    chosen = [record for record in (records[k] for k in complete) if record is not None]
+    groups = [units[unit[k]][0].number for k in complete]
     return Evidence(
-        tuple(one for one, _ in units), tuple(records), np.array(unit, np.int64), np.array(row, np.int64),
-        _trace(chosen, models, groups) if chosen else None, place, models.reference, cap,
-    )  # fmt: skip
+        tuple(drawn for drawn, _ in units),
+        tuple(records),
+        np.array(unit, np.int64),
+        np.array(row, np.int64),
+        _trace(chosen, models, groups) if chosen else None,
+        place,
+        models.reference,
+        cap,
+    )
+
+
+def is_outside(policy: Policy, refused: Collection[str]) -> bool:
+    """Return whether the reference answers a request in place of a policy. `refused`: models that do not take it."""
+    return OVER_CAP in refused or any(name in refused for name in policy.models)
 
 
 def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
@@ -166,19 +181,19 @@ def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
 
 
 def _cost(record: Record | None, model: str, unknown: float) -> float:
-    said = None if record is None else record.said.get(model)
-    return unknown if said is None else said.cost
+    answer = None if record is None else record.said.get(model)
+    return unknown if answer is None else answer.cost
 
 
 def _is_known(record: Record, models: GatewayModels) -> bool:
     """Return whether all models that take the request were asked, so that it is known which would answer."""
     if record.compared not in ASKED or OVER_CAP in record.refused:
         return False
-    said = [record.said.get(name) for name in models.highest if name not in record.refused]
-    asked = all(one is not None and not short_of_money(one.failed) for one in said)
+    answers = [record.said.get(name) for name in models.highest if name not in record.refused]
+    all_asked = all(answer is not None and not short_of_money(answer.failed) for answer in answers)
     reference = record.said.get(models.reference)
     has_features = not models.features or record.features is not None
-    return asked and reference is not None and not reference.failed and has_features
+    return all_asked and reference is not None and not reference.failed and has_features
 
 
 def _trace(records: Sequence[Record], models: GatewayModels, units: Sequence[int]) -> CascadeTrace:
@@ -191,19 +206,24 @@ def _trace(records: Sequence[Record], models: GatewayModels, units: Sequence[int
     keys, traces = [record.request for record in records], {}
     groups = Groups(np.array(units)) if len(set(units)) < len(units) else None
     for name, highest in models.highest.items():
-        said = [record.said.get(name) or _REFUSED for record in records]
-        cost = np.array([answer.cost for answer in said])
-        most = float(cost.max())
+        answers = [record.said.get(name) or _REFUSED for record in records]
+        cost = np.array([answer.cost for answer in answers])
+        dearest = float(cost.max())
         # Free answers get a cost that does not count: beside what others cost, not beside what one can cost at most.
-        paid = np.maximum(cost, 1e-6 * max(most, 1e-9))
+        paid = np.maximum(cost, 1e-6 * max(dearest, 1e-9))
         usual = 1.0 if name == models.reference else 0.0
         traces[name] = ExitTrace.from_losses(
-            np.array([[answer.score or 0.0] for answer in said]),
-            np.array([[usual if answer.grade is None else answer.grade] for answer in said]),
-            cost=CostModel(paid[:, None], unit="usd", source="paid", highest=max(most, highest, paid.max())),
-            no_answer=np.array([[bool(answer.failed)] for answer in said]),
-            better="higher", measure=models.measure, id=keys, groups=groups,
-        )  # fmt: skip
+            np.array([[answer.score or 0.0] for answer in answers]),
+            np.array([[usual if answer.grade is None else answer.grade] for answer in answers]),
+            cost=CostModel(
+                paid[:, None], unit="usd", source="paid", highest=max(dearest, highest, paid.max())
+            ),
+            no_answer=np.array([[bool(answer.failed)] for answer in answers]),
+            better="higher",
+            measure=models.measure,
+            id=keys,
+            groups=groups,
+        )
     trace = CascadeTrace(traces)
     if models.features:
         features = np.array([record.features for record in records])
@@ -214,9 +234,7 @@ def _trace(records: Sequence[Record], models: GatewayModels, units: Sequence[int
 _REFUSED = Said(0.0, failed="does not take it")
 
 
-def own_settings(
-    settings: Mapping[int, tuple[float, Mapping[str, object]]], models: GatewayModels
-) -> list[int]:
+def own_settings(settings: Mapping[int, tuple[float, Mapping[str, Any]]], models: GatewayModels) -> list[int]:
     """Return the settings whose records were made with these models, as they are now, and the same grader.
 
     A setting that lacks one of them, or the features, is of before: what that would have said is not known of any of
@@ -225,8 +243,10 @@ def own_settings(
     return [number for number, (_, body) in settings.items() if _is_own(body, models)]
 
 
-def _is_own(body: Mapping[str, object], models: GatewayModels) -> bool:
-    identity, grader = body.get("identity") or {}, body.get("grader", "")
-    changed = bool(identity) and any(identity.get(name) != known for name, known in models.identity.items())  # type: ignore[attr-defined]
-    unknown = models.features and body.get("features", models.features) != models.features
-    return not changed and not unknown and grader in ("", models.grader)
+def _is_own(body: Mapping[str, Any], models: GatewayModels) -> bool:
+    identity = body.get("identity")
+    if identity and not models.identity.items() <= identity.items():
+        return False
+    if models.features and body.get("features", models.features) != models.features:
+        return False
+    return body.get("grader", "") in ("", models.grader)

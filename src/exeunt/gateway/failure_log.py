@@ -45,17 +45,17 @@ class FailureLog:
 
         Of an error that is not Exeunt's own its type and where it was raised: its text may hold a request.
         """
-        kind, told = type(error).__name__, isinstance(error, NoGrade)
-        place = "" if told else _places(error)
+        kind, is_own = type(error).__name__, isinstance(error, NoGrade)
+        place = "" if is_own else _places(error)
         if times := self._to_be_said("", kind + place, now):
-            why = {"why": one_line(error)} if told else {"at": place}
-            what = "money for the judge is short" if isinstance(error, JudgeNotPaid) else "the grader failed"
-            _log.error(what, extra={"fields": {"error": kind, **why, "times": times}})
+            why = {"why": one_line(error)} if is_own else {"at": place}
+            event = "money for the judge is short" if isinstance(error, JudgeNotPaid) else "the grader failed"
+            _log.error(event, extra={"fields": {"error": kind, **why, "times": times}})
 
-    def refused(self, what: str, now: float) -> None:
+    def refused(self, kind: str, now: float) -> None:
         """Log that there were too many requests, or connections. `now`: in seconds."""
-        if times := self._to_be_said("", what, now):
-            _log.warning(f"{what} are refused: there are too many", extra={"fields": {"times": times}})
+        if times := self._to_be_said("", kind, now):
+            _log.warning(f"{kind} are refused: there are too many", extra={"fields": {"times": times}})
 
     def _to_be_said(self, name: str, why: str, now: float) -> int:
         """Count a reason, and return how often it came; 0 if it was logged less than a minute ago."""
@@ -86,9 +86,9 @@ def _places(error: BaseException) -> str:
 _logged: dict[tuple[str, str], float] = {}
 
 
-def log_failure(error: BaseException, what: str = "") -> None:
+def log_failure(error: BaseException, activity: str = "") -> None:
     """Log what failed, at most once in a minute: in a line if Exeunt knows it, such as a disk that is full, and with
-    its traceback if it is a fault. `what`: was being done.
+    its traceback if it is a fault. `activity`: what was being done.
     """
     key, now = (type(error).__name__, str(error)), time.monotonic()
     if now - _logged.get(key, -_AGAIN_S) < _AGAIN_S:
@@ -96,8 +96,8 @@ def log_failure(error: BaseException, what: str = "") -> None:
     if len(_logged) > _MOST:
         _logged.clear()
     _logged[key] = now
-    said = f"failed: {what}" if what else "failed"
+    event = f"failed: {activity}" if activity else "failed"
     if isinstance(error, ExeuntError):
-        _log.error(said, extra={"fields": {"why": one_line(error)}})
+        _log.error(event, extra={"fields": {"why": one_line(error)}})
     else:
-        _log.error("%s: unexpected %s", said, type(error).__name__, exc_info=error)
+        _log.error("%s: unexpected %s", event, type(error).__name__, exc_info=error)

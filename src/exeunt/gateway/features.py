@@ -14,18 +14,16 @@ class RequestFeatures:
     """Tells features of a request: the embedding of the user's last message, and three numbers of its length."""
 
     def __init__(self, features: Features) -> None:
-        self._encoder = None if features.encoder is None else TextEncoder(features.encoder)
-        if self._encoder is not None:
+        self._encoder, self.identity = None, "features of requests"
+        if features.encoder is not None:
+            self._encoder = TextEncoder(features.encoder)
             self._encoder.open()
-        self.identity = "features of requests" if self._encoder is None else self._encoder.identity
+            self.identity = self._encoder.identity
 
     def __call__(self, request: ChatRequest) -> list[float]:
         """Return the features."""
-        lengths = [
-            math.log1p(len(request.text)),
-            math.log1p(request.n_bytes),
-            math.log1p(len(request.messages)),
-        ]
+        sizes = (len(request.text), request.n_bytes, len(request.messages))
+        lengths = [math.log1p(size) for size in sizes]
         return lengths if self._encoder is None else [*self._encoder(request.text).tolist(), *lengths]
 
 

@@ -57,9 +57,9 @@ class GatewayModels:
     @property
     def digest(self) -> str:
         """What policies for these models are bound to."""
-        told = {"reference": self.reference, "features": self.features, "grader": self.grader}
+        settings = {"reference": self.reference, "features": self.features, "grader": self.grader}
         models = {name: self.identity.get(name, "") for name in sorted(self.highest)}
-        text = json.dumps({**told, "models": models}, sort_keys=True)
+        text = json.dumps({**settings, "models": models}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
@@ -88,13 +88,17 @@ class GatewayModels:
     @classmethod
     def _of(cls, body: Any) -> GatewayModels:
         models, features = body["models"], body["features"] or {"name": "", "cost": 0.0}
-        highest = {str(name): float(one["highest"]) for name, one in models.items()}
+        highest = {str(name): float(model["highest"]) for name, model in models.items()}
         if body["reference"] not in highest:
             raise ValueError(f"there is no model {body['reference']!r}, the reference")
         return cls(
-            str(body["reference"]), highest, str(features["name"]), float(features["cost"]),
-            {str(name): str(one.get("identity", "")) for name, one in models.items()}, str(body.get("grader", "")),
-        )  # fmt: skip
+            str(body["reference"]),
+            highest,
+            str(features["name"]),
+            float(features["cost"]),
+            {str(name): str(model.get("identity", "")) for name, model in models.items()},
+            str(body.get("grader", "")),
+        )
 
 
 def judge_called(name: str) -> str:
@@ -111,10 +115,12 @@ def gateway_folder(path: Path) -> Path:
 
     Raises InputError for a folder that holds other files, FileError where none can be made.
     """
-    there = {one.name for one in path.iterdir() if not one.name.startswith(".")} if path.is_dir() else set()
-    if there and not there & {GATEWAY, KEYS, FORMER_KEYS}:
+    present = (
+        {file.name for file in path.iterdir() if not file.name.startswith(".")} if path.is_dir() else set()
+    )
+    if present and not present & {GATEWAY, KEYS, FORMER_KEYS}:
         raise InputError(
-            f"{path} holds other files, such as {min(there)}: give the gateway a folder of its own (folder)"
+            f"{path} holds other files, such as {min(present)}: give the gateway a folder of its own (folder)"
         )
     make_folder(path).chmod(0o700)
     return path

@@ -24,7 +24,7 @@ from exeunt.gateway.chat_model import ChatReply
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
-from exeunt.gateway.evidence import OVER_CAP
+from exeunt.gateway.evidence import OVER_CAP, is_outside
 from exeunt.gateway.failure_log import FailureLog, log_failure
 from exeunt.gateway.features import feature_model
 from exeunt.gateway.folder import REPORT, GatewayModels, gateway_folder, secret
@@ -55,11 +55,13 @@ class NoSuchModel(InputError):  # noqa: N818 - says what happened
     """A client asks a model that the gateway does not have."""
 
 
-async def in_another_process(function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+async def in_another_process(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Run a function that computes for long in a process of its own."""
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *given, **options))
+        return await asyncio.get_running_loop().run_in_executor(
+            pool, partial(function, *arguments, **options)
+        )
     finally:
         for process in (pool._processes or {}).values():
             process.terminate()
@@ -86,28 +88,32 @@ class Gateway:
         self.keys, self._asking_keys = Keys(self.folder), asyncio.Lock()
         self.money = Money(self.folder / MONEY, config.spend, config.shadow)
         self.features = None if config.features is None else feature_model(config.features)
-        self.about = _about(config)
-        self.about.write(self.folder)
-        self.policies = GatewayPolicies(self.folder, self.about)
+        self.models = _bound_models(config)
+        self.models.write(self.folder)
+        self.policies = GatewayPolicies(self.folder, self.models)
         self.records = Records(self.folder)
         self._secret = secret(self.folder, self.records)
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.failures = FailureLog()
-        self.comparing = self._comparing()
-        self.metrics = GatewayMetrics(lambda what: self.failures.refused(what, time.monotonic()))
+        self.comparing = _comparing(self)
+        self.metrics = GatewayMetrics(lambda kind: self.failures.refused(kind, time.monotonic()))
         self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._certifying: asyncio.Task[None] | None = None
         self.standing: Standing | None = None
-        self.traffic = Traffic(config, self.about, self.records, self._secret, clock())
-        self.certifier = Certifier(config, self.about, self.records, self.policies, clock())
+        self.traffic = Traffic(config, self.models, self.records, self._secret, clock())
+        self.certifier = Certifier(config, self.models, self.records, self.policies, clock())
         self.live = LivePolicy(
-            config, self.policies, features=self.features, metrics=self.metrics, clock=clock,
+            config,
+            self.policies,
+            features=self.features,
+            metrics=self.metrics,
+            clock=clock,
             on_change=self._changed,
-        )  # fmt: skip
+        )
         if not self.traffic.bill.spans or self.traffic.bill.now.policy != self.live.active.name:
             self._changed(False)
-        self._measure()
+        _measure(self)
 
     # -- requests -------------------------------------------------------------------------------------------
 
@@ -123,27 +129,27 @@ class Gateway:
         place = self.traffic.arrive(arrival, now) if client.shadow else Place(None)
         drawing = self._drawing(place, now)
         active, refused = self.live.active, self._refused(request)
-        why = self._why_not_asked(active, client, place, refused)
-        waiting = None if why else self.live.begin(place)
-        chosen = self.live.reference if why else active
-        answered = Answered(None, "", REFERENCE, 0.0, instead=why)
+        instead = self._why_reference(active, client, place, refused)
+        waiting = None if instead else self.live.begin(place)
+        answered = Answered(None, "", REFERENCE, 0.0, instead=instead)
         try:
             if drawing is not None and place.starts:  # it must not see what this request reserves
                 await asyncio.shield(drawing)
             key, ledger = arrival.content.hex(), self.money.of(client)
-            found = await self.answering.by_policy(chosen, request, key, ledger)
-            answered = replace(found, instead=why)
+            chosen = self.live.reference if instead else active
+            answered = await self.answering.by_policy(chosen, request, key, ledger)
+            answered = replace(answered, instead=instead)
             return answered
         except InputError:
             refused = (*refused, OVER_CAP)  # no model takes it, whoever chooses
             raise
         finally:
-            given = answered.reply
-            transcript = b"" if given is None else self._hmac(client, request.followed_by(given.message))
-            self.traffic.answered(arrival, place, transcript, self.clock(), failed=given is None)
-            self.live.answered(waiting, answered.seen if answered.decided else None)
-            known_by = arrival.name or transcript
-            record = self._record(number, now, request, client, place, answered, known_by, refused)
+            reply = answered.reply
+            transcript = b"" if reply is None else self._hmac(client, request.followed_by(reply.message))
+            self.traffic.answered(arrival, place, transcript, self.clock(), failed=reply is None)
+            self.live.answered(waiting, answered.observed if answered.decided else None)
+            record = self._record(number, now, request, client, answered, place)
+            record = replace(record, transcript=arrival.name or transcript, refused=refused)
             self.later(self._recorded(record, request, client, place, answered, drawing))
 
     async def _answer_by_name(self, request: ChatRequest, client: Client) -> Answered:
@@ -152,14 +158,15 @@ class Gateway:
         number, now, ledger = self.traffic.number(), self.clock(), self.money.of(client)
         if name == AUTO:
             key = self._hmac(client, request.content).hex()
-            answered = await self.answering.by_policy(self._asked_for(policy, request), request, key, ledger)
+            active = self._named(policy, request)
+            answered = await self.answering.by_policy(active, request, key, ledger)
         elif request.model not in self.config.offered:
             raise self._no_such_model(request)
         else:
             if why := self.config.models[request.model].refusal(request):
                 raise InputError(f"{request.model} {why}: ask another model")
             answered = await self.answering.by_name(request.model, request, ledger)
-        record = self._record(number, now, request, client, Place(None), answered, b"", ())
+        record = self._record(number, now, request, client, answered, Place(None))
         self.later(self._recorded(record, request, client, None, answered, None))
         return answered
 
@@ -170,16 +177,18 @@ class Gateway:
         return [AUTO, *policies, *self.config.offered]
 
     def _arrival(self, number: int, request: ChatRequest, client: Client) -> Arrival:
-        kind = self.config.unit_rules.kind
-        named = kind == "conversation" and request.conversation
-        return Arrival(
-            number, client.name, self._hmac(client, request.content),
-            tuple(self._hmac(client, answer) for answer in request.answers) if kind == "conversation" else (),
-            self._hmac(client, request.opening) if kind == "conversation" else b"",
-            self._hmac(client, b"name " + request.conversation.encode()) if named else b"",
-            self._hmac(client, b"user " + request.user.encode()) if request.user and kind == "user" else b"",
-            request.is_retry,
-        )  # fmt: skip
+        kind, hashed = self.config.unit_rules.kind, partial(self._hmac, client)
+        arrival = Arrival(number, client.name, hashed(request.content), is_retry=request.is_retry)
+        if kind == "user" and request.user:
+            return replace(arrival, user=hashed(b"user " + request.user.encode()))
+        if kind != "conversation":
+            return arrival
+        return replace(
+            arrival,
+            transcripts=tuple(map(hashed, request.answers)),
+            beginning=hashed(request.opening),
+            name=hashed(b"name " + request.conversation.encode()) if request.conversation else b"",
+        )
 
     def _refused(self, request: ChatRequest) -> tuple[str, ...]:
         """Return the compared models that do not take a request, and `OVER_CAP` if it could cost more than the cap, or
@@ -187,56 +196,79 @@ class Gateway:
         """
         models = {name: self.config.models[name] for name in self.config.compared}
         refused = tuple(name for name, model in models.items() if model.refusal(request))
-        most = sum(model.most(request) for name, model in models.items() if name not in refused)
-        return (*refused, OVER_CAP) if most > self.config.cap or self.config.reference in refused else refused
+        highest = sum(model.most(request) for name, model in models.items() if name not in refused)
+        return (
+            (*refused, OVER_CAP) if highest > self.config.cap or self.config.reference in refused else refused
+        )
 
-    def _why_not_asked(self, active: Active, client: Client, place: Place, refused: tuple[str, ...]) -> str:
+    def _why_reference(self, active: Active, client: Client, place: Place, refused: tuple[str, ...]) -> str:
         """Return why the reference answers a request in place of the policy; "" if the policy does."""
         shadow = self.config.shadow
         if active.policy is None:
             return ""
-        if OVER_CAP in refused or not set(refused).isdisjoint(active.policy.models):
+        if is_outside(active.policy, refused):
             return REQUEST
         if not client.shadow:
             return "" if shadow is not None and shadow.opted_out == "policy" else CLIENT
         return "" if place.is_open and place.row < active.rows else UNIT
 
     def _record(
-        self, number: int, now: float, request: ChatRequest, client: Client, place: Place, answered: Answered,
-        transcript: bytes, refused: tuple[str, ...],
-    ) -> Record:  # fmt: skip
-        chosen = "" if answered.policy == REFERENCE else answered.policy
+        self,
+        number: int,
+        now: float,
+        request: ChatRequest,
+        client: Client,
+        answered: Answered,
+        place: Place,
+    ) -> Record:
+        replies = {name: reply for name, reply in answered.replies.items() if name != FEATURES}
         return Record(
-            number, now, client.name, self._hmac(client, request.content).hex(),
-            {name: said_of(reply) for name, reply in answered.replies.items() if name != FEATURES},
-            setting=self.traffic.setting, unit=0 if place.unit is None else place.unit.number, row=place.row,
-            is_open=place.is_open, retry=place.retry, guessed=place.guessed, transcript=transcript, policy=chosen,
-            answered=answered.model, asked=tuple(name for name in answered.replies if name != FEATURES),
-            decided=answered.escalated, cost=answered.cost,
-            input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)), refused=refused,
-            text=told_text(request, answered.replies) if self.config.keep.texts else None,
-        )  # fmt: skip
+            number,
+            now,
+            client.name,
+            self._hmac(client, request.content).hex(),
+            {name: said_of(reply) for name, reply in replies.items()},
+            setting=self.traffic.setting,
+            unit=0 if place.unit is None else place.unit.number,
+            row=place.row,
+            is_open=place.is_open,
+            retry=place.retry,
+            guessed=place.guessed,
+            policy="" if answered.policy == REFERENCE else answered.policy,
+            answered=answered.model,
+            asked=tuple(replies),
+            decided=answered.escalated,
+            cost=answered.cost,
+            input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)),
+            text=told_text(request, replies) if self.config.keep.texts else None,
+        )
 
     async def _recorded(
-        self, record: Record, request: ChatRequest, client: Client, place: Place | None, answered: Answered,
+        self,
+        record: Record,
+        request: ChatRequest,
+        client: Client,
+        place: Place | None,
+        answered: Answered,
         drawing: asyncio.Task[None] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Keep what is known of an answer; of drawn units, after asking the other models, too.
 
         `place`: None where the client named a model or a policy.
         """
+        unit = None if place is None else place.unit
         try:
             if drawing is not None:
                 await drawing
-            unit = None if place is None else place.unit
-            is_drawn = place is not None and place.is_open and unit is not None and unit.drawn
-            if self.comparing is not None and is_drawn:
+            if record.is_open and unit is not None and unit.drawn:
                 record = await self._compared(record, request, answered)
             if await self._is_known(client.name):  # else it was forgotten meanwhile
-                await self._kept(record, counts=place is not None, opted_out=not client.shadow)
+                if place is not None:
+                    self.traffic.count(record, opted_out=not client.shadow)
+                await asyncio.to_thread(self.traffic.keeping(record))
         finally:
-            if place is not None and place.unit is not None:
-                self.traffic.ended(place.unit)
+            if unit is not None:
+                self.traffic.ended(unit)
 
     async def _is_known(self, name: str) -> bool:
         """Whether a client has a key. While another process writes the keys, one record at a time waits for it."""
@@ -252,9 +284,10 @@ class Gateway:
 
     async def _compared(self, record: Record, request: ChatRequest, answered: Answered) -> Record:
         """Return the record of a request of a drawn unit, after the other models were asked."""
-        assert self.comparing is not None  # noqa: S101 - for types
-        others = set(self.config.compared) - {self.config.reference}
-        if OVER_CAP in record.refused or others <= set(record.refused):
+        if self.comparing is None:
+            return record
+        alternatives = set(self.config.compared) - {self.config.reference}
+        if OVER_CAP in record.refused or alternatives <= set(record.refused):
             return replace(record, compared="no model takes it")
         if answered.reply is None:
             return replace(record, compared="no answer")
@@ -263,26 +296,22 @@ class Gateway:
             self.live.compared(record)
         return record
 
-    async def _kept(self, record: Record, *, counts: bool, opted_out: bool) -> None:
-        """Add a record to the file, and to the bill if it `counts`."""
-        if counts:
-            self.traffic.count(record, opted_out=opted_out)
-        await asyncio.to_thread(self.traffic.keeping(record))
-
     def _drawing(self, place: Place, now: float) -> asyncio.Task[None] | None:
-        """Begin to find out whether a unit that begins is drawn; None for any other request."""
-        if not place.starts or place.unit is None:
-            return self.traffic.drawings.get(place.unit.number) if place.unit is not None else None
-        shadow = self.config.shadow
-        is_live = self.live.active.policy is not None
-        most = 0.0 if shadow is None else shadow.audit if is_live else shadow.share
-        if not self.traffic.is_chosen(place.unit, now, most):
+        """Return what finds out whether the unit of a request is drawn, and begins with the unit; None if that is
+        known, or the request has no unit.
+        """
+        unit, shadow = place.unit, self.config.shadow
+        if unit is None:
             return None
-        task = self.later(self._drawn(place.unit))
-        self.traffic.drawings[place.unit.number] = task
-        return task
+        if place.starts:
+            share = self.config.audit
+            if shadow is not None and self.live.active.policy is None:
+                share = shadow.share
+            if self.traffic.is_chosen(unit, now, share):
+                self.traffic.drawings[unit.number] = self.later(self._draw(unit))
+        return self.traffic.drawings.get(unit.number)
 
-    async def _drawn(self, unit: Unit) -> None:
+    async def _draw(self, unit: Unit) -> None:
         """Draw a unit that was chosen, if money for a comparison is free, whatever it asks."""
         free = False
         with _logged("whether money for a comparison is free"):
@@ -291,15 +320,17 @@ class Gateway:
         if unit.drawn:
             self.live.audit(unit)
 
-    def _asked_for(self, name: str, request: ChatRequest) -> Active:
-        """Return a policy that a client names. What is wrong with others is not for clients."""
+    def _named(self, name: str, request: ChatRequest) -> Active:
+        """Return the policy that a client names, or the reference for a request that the policy does not take. What is
+        wrong with other policies is not for clients.
+        """
         try:
             active = self.live.named(name)
         except ExeuntError:
             raise self._no_such_model(request) from None
-        refused = self._refused(request)
-        asked = () if active.policy is None else active.policy.models
-        return self.live.reference if OVER_CAP in refused or not set(refused).isdisjoint(asked) else active
+        if active.policy is not None and is_outside(active.policy, self._refused(request)):
+            return self.live.reference
+        return active
 
     def _no_such_model(self, request: ChatRequest) -> NoSuchModel:
         return NoSuchModel(f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}")
@@ -336,9 +367,8 @@ class Gateway:
         while True:
             with _logged("units"):
                 await self._close_units()
-            if (
-                self._certifying is None or self._certifying.done()
-            ):  # a proposal takes long, and units close meanwhile
+            # A proposal takes long, and units close meanwhile.
+            if self._certifying is None or self._certifying.done():
                 self._certifying = self.later(self._certify())
             if time.monotonic() - tidied >= _TIDY_S:
                 tidied = time.monotonic()
@@ -353,8 +383,7 @@ class Gateway:
                     # Until the first proposal what changes is how many more units it takes.
                     await asyncio.to_thread(self.find_standing if waits else self._write_report)
                 with _logged("policies"):  # of a client that the command has forgotten
-                    self.live.leave_forgotten()
-                    await self._proposals_forgotten()
+                    await self._leave_forgotten()
             await asyncio.sleep(min(_STEP_S, self.config.period / 4))
 
     async def forget(self, client: str) -> int:
@@ -363,24 +392,24 @@ class Gateway:
         """
         self.traffic.forget(client)
         forgotten = await asyncio.to_thread(forget_client, client, self.keys, self.records)
-        self.live.leave_forgotten()
-        await self._proposals_forgotten()
+        await self._leave_forgotten()
         return forgotten.records
 
-    async def _proposals_forgotten(self) -> None:
-        """Test and show nothing any more that holds requests of a client that was forgotten."""
+    async def _leave_forgotten(self) -> None:
+        """Use, test and show nothing any more that holds requests of a client that was forgotten."""
+        self.live.leave_forgotten()
         if self.certifier.forget():
             await asyncio.to_thread(self.find_standing)
 
     def find_standing(self) -> None:
         """Find out what is certified now, keep it for the command, and write the report."""
         question = self.certifier.question
-        found = standing(self.certifier, self.config)
+        current = standing(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
-        former, self.standing = self.standing, found
-        if former is None or former.to_dict() != found.to_dict():
-            self.records.keep(STANDING, found.to_dict())
+        former, self.standing = self.standing, current
+        if former is None or former.to_dict() != current.to_dict():
+            self.records.keep(STANDING, current.to_dict())
         self._write_report()
 
     @property
@@ -390,15 +419,15 @@ class Gateway:
 
     def _write_report(self) -> None:
         """Write what is certified, and what was saved by now."""
-        if (found := self.standing) is not None:
+        if (current := self.standing) is not None:
             now = self.clock()
-            told = self.traffic.bill.told(self.money.compared, now)
-            write_report(found, self.folder / REPORT, reference=self.config.reference, told=told, now=now)
+            bill = self.traffic.bill.told(self.money.compared, now)
+            write_report(current, self.folder / REPORT, reference=self.config.reference, bill=bill, now=now)
 
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill: another policy is active. After an alarm there is a new question."""
         now = self.clock()
-        self.traffic.begin_span(self.live.active.name, now, self.money.compared)
+        self.traffic.bill.begin(self.live.active.name, now, self.money.compared)
         if by_alarm:
             self.standing = None
             self.certifier.alarmed(now, self.traffic.latest_number)
@@ -419,11 +448,13 @@ class Gateway:
 
     async def raise_over_budget(self, request: ChatRequest, client: Client, answered: Answered) -> None:
         """Raise the OverBudget that says when there is money again; return if there is money after all."""
-        names = [name for name, reply in answered.replies.items() if short_of_money(reply.failed)]
-        models = [self.config.models[name] for name in names if name in self.config.models]
-        if models:
-            least = min(model.most(request) for model in models)
-            held = await PAYING.run(self.money.of(client).reserve, least)
+        amounts = [
+            self.config.models[name].most(request)
+            for name, reply in answered.replies.items()
+            if short_of_money(reply.failed) and name != FEATURES
+        ]
+        if amounts:
+            held = await PAYING.run(self.money.of(client).reserve, min(amounts))
             await PAYING.run(held.release)
 
     async def close(self) -> None:
@@ -461,83 +492,93 @@ class Gateway:
         """Return what stands for something of a client: the same for the same, and nobody can tell what it was."""
         return hmac.digest(self._secret, client.name.encode() + b"\0" + content, "sha256")[:16]
 
-    def _measure(self) -> None:
-        """Let the metrics read what the gateway knows."""
-        gauge = self.metrics.gauge
-        gauge("left_usd", "US dollars left of the limits for all.", lambda: self.money.left)
-        gauge("overdrawn_usd", "US dollars spent above the limits for all.", lambda: self.money.overdrawn)
-        gauge(
-            "drift_evidence",
-            "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
-            lambda: max(self.live.watch.evidence.values(), default=0.0),
-        )  # fmt: skip
-        gauge("comparisons", "Requests compared with the reference.", lambda: self.compared["compared"])
-        gauge("graders_under_way", "Answers that are being graded or wait for it.", lambda: GRADING.under_way)
-        gauge("money_under_way", "Calls of ledgers that are under way or wait.", lambda: PAYING.under_way)
-        gauge("open_units", "Units of requests that are open.", lambda: len(self.traffic.units.open))
-        gauge(
-            "disputed_usd", "US dollars billed above what requests can cost, of which nobody has decided.",
-            lambda: sum(one.claimed - one.maximum for one in self.money.disputed.values()),
-        )  # fmt: skip
-        gauge("compared_usd", "US dollars spent on comparing.", lambda: self.money.compared)
-        self.metrics.family(
-            "rests_until_seconds",
-            "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest.",
-            ["name", "why"],
-            lambda: [([one.name, one.why], self.clock() + one.rests_s) for one, _ in self.config.resting],
-        )
-        self.metrics.family(
-            "stopped",
-            "1 for each model that is not asked since it billed more than it may cost; only those that are stopped.",
-            ["name"], lambda: [([name], 1.0) for name in self.money.whole.stopped],
-        )  # fmt: skip
-        gauge("saved_usd", "US dollars saved since the first start, net of comparing.", self._saved)
 
-    def _saved(self) -> float:
-        saved = self.traffic.bill.saved_in_all(self.money.compared)
-        return float("nan") if saved is None else saved.mean
+def _measure(gateway: Gateway) -> None:
+    """Let the metrics read what the gateway knows."""
+    gauge, money, traffic = gateway.metrics.gauge, gateway.money, gateway.traffic
 
-    def _comparing(self) -> Comparing | None:
-        config = self.config
-        if config.shadow is None or self.money.shadow is None:
-            return None
-        ledger = self.money.shadow
-        return Comparing(
-            config.models, config.compared, config.cap, ledger=ledger,
-            grader=grader_of(config.shadow.grader, config.models, config.compared, ledger), features=self.features,
-            keep=config.keep, on_failure=lambda error: self.failures.not_graded(error, self.clock()),
-        )  # fmt: skip
+    def saved() -> float:
+        usd = traffic.bill.saved_in_all(money.compared)
+        return float("nan") if usd is None else usd.mean
+
+    gauge("left_usd", "US dollars left of the limits for all.", lambda: money.left)
+    gauge("overdrawn_usd", "US dollars spent above the limits for all.", lambda: money.overdrawn)
+    gauge(
+        "drift_evidence",
+        "Evidence that the certificate has ended, on a logarithmic scale: an alarm comes at 1.",
+        lambda: max(gateway.live.watch.evidence.values(), default=0.0),
+    )
+    gauge("comparisons", "Requests compared with the reference.", lambda: gateway.compared["compared"])
+    gauge("graders_under_way", "Answers that are being graded or wait for it.", lambda: GRADING.under_way)
+    gauge("money_under_way", "Calls of ledgers that are under way or wait.", lambda: PAYING.under_way)
+    gauge("open_units", "Units of requests that are open.", lambda: len(traffic.units.open))
+    gauge(
+        "disputed_usd",
+        "US dollars billed above what requests can cost, of which nobody has decided.",
+        lambda: sum(dispute.claimed - dispute.maximum for dispute in money.disputed.values()),
+    )
+    gauge("compared_usd", "US dollars spent on comparing.", lambda: money.compared)
+    gauge("saved_usd", "US dollars saved since the first start, net of comparing.", saved)
+    gateway.metrics.family(
+        "rests_until_seconds",
+        "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest.",
+        ["name", "why"],
+        lambda: [
+            ([breaker.name, breaker.why], gateway.clock() + breaker.rests_s)
+            for breaker, _ in gateway.config.resting
+        ],
+    )
+    gateway.metrics.family(
+        "stopped",
+        "1 for each model that is not asked since it billed more than it may cost; only those that are stopped.",
+        ["name"],
+        lambda: [([name], 1.0) for name in money.total.stopped],
+    )
+
+
+def _comparing(gateway: Gateway) -> Comparing | None:
+    config, ledger = gateway.config, gateway.money.shadow
+    if config.shadow is None or ledger is None:
+        return None
+    return Comparing(
+        config.models,
+        config.compared,
+        config.cap,
+        ledger=ledger,
+        grader=grader_of(config.shadow.grader, config.models, config.compared, ledger),
+        features=gateway.features,
+        keep=config.keep,
+        on_failure=lambda error: gateway.failures.not_graded(error, gateway.clock()),
+    )
 
 
 @contextmanager
-def _logged(what: str) -> Iterator[None]:
+def _logged(activity: str) -> Iterator[None]:
     """Log what fails, such as a file that another process reads: answering goes on, and it may succeed later."""
     try:
         yield
     except Exception as error:
-        log_failure(error, what)
+        log_failure(error, activity)
 
 
 def _usage(answered: Answered) -> int | None:
     """Return how many tokens the input of a request has, by the model that answered; None if it does not say."""
-    replies = [reply for reply in answered.replies.values() if isinstance(reply, ChatReply) and reply.body]
-    for reply in replies:
-        usage = (reply.body or {}).get("usage")
+    for reply in answered.replies.values():
+        usage = (reply.body or {}).get("usage") if isinstance(reply, ChatReply) else None
         if isinstance(usage, dict) and reply.bound == reply.unbilled:  # else nothing credible was reported
             return cast(int, usage["prompt_tokens"])
     return None
 
 
-def _about(config: GatewayConfig) -> GatewayModels:
+def _bound_models(config: GatewayConfig) -> GatewayModels:
     """Return what policies are bound to: the models that are compared, and what a request may cost at most."""
     names = (config.reference, *config.compared[:-1])
     models = {name: config.models[name] for name in names}
-    features = config.features if config.keep.features else None
     return GatewayModels(
         config.reference,
         {name: model.dearest(config.listen.max_body) * (1 + model.retries) for name, model in models.items()},
-        "" if features is None else FEATURES,
-        0.0 if features is None else features.price,
+        "" if config.features is None else FEATURES,
+        0.0 if config.features is None else config.features.price,
         {name: digest_of(model) for name, model in models.items()},
         "" if config.shadow is None else config.shadow.grader,
     )

@@ -73,9 +73,9 @@ def similarity(encoder: Callable[[str], Any], threshold: float | None = None) ->
         texts = text_of(answer), text_of(reference)
         if _calls(answer) or _calls(reference) or not all(text.strip() for text in texts):
             return normalised_match(request, answer, reference)
-        one, other = (np.asarray(encoder(text), dtype=np.float64) for text in texts)
-        lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-        cosine = float(np.clip(one @ other / lengths, 0.0, 1.0)) if lengths else 0.0
+        embedding, of_reference = (np.asarray(encoder(text), dtype=np.float64) for text in texts)
+        lengths = float(np.linalg.norm(embedding) * np.linalg.norm(of_reference))
+        cosine = float(np.clip(embedding @ of_reference / lengths, 0.0, 1.0)) if lengths else 0.0
         return cosine if threshold is None else float(cosine >= threshold)
 
     return grade
@@ -148,18 +148,18 @@ def _canonical_json(text: str) -> str | None:
     """Return JSON in a form that equal values share; None for a text that is no JSON."""
     fenced = _FENCE.match(text)
     try:
-        return json.dumps(_whole(parse_json(fenced[1] if fenced else text)), sort_keys=True)
+        return json.dumps(_with_whole_numbers(parse_json(fenced[1] if fenced else text)), sort_keys=True)
     except (ValueError, RecursionError, OverflowError):
         return None
 
 
-def _whole(value: Any) -> Any:
+def _with_whole_numbers(body: Any) -> Any:
     """Return a JSON value whose whole numbers are written without a point."""
-    if isinstance(value, dict):
-        return {name: _whole(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_whole(one) for one in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(body, dict):
+        return {name: _with_whole_numbers(each) for name, each in body.items()}
+    if isinstance(body, list):
+        return [_with_whole_numbers(each) for each in body]
+    return int(body) if isinstance(body, float) and body.is_integer() else body
 
 
 def _calls(message: Message) -> list[tuple[str, str]]:
@@ -167,7 +167,9 @@ def _calls(message: Message) -> list[tuple[str, str]]:
     calls = message.get("tool_calls") or ()
     try:
         called = [call.get("function") or {} for call in calls]
-        given = [(str(one.get("name")), str(one.get("arguments") or "{}")) for one in called]
+        calls_made = [
+            (str(function.get("name")), str(function.get("arguments") or "{}")) for function in called
+        ]
     except (AttributeError, TypeError):  # of a provider that does not keep to the protocol
         return [("", json.dumps(calls, sort_keys=True))]
-    return sorted((name, _canonical_json(text) or text.strip()) for name, text in given)
+    return sorted((name, _canonical_json(text) or text.strip()) for name, text in calls_made)

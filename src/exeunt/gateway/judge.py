@@ -48,23 +48,23 @@ class Judge:
         """Return the grade. Raises NoGrade if the judge gives no verdict, JudgeNotPaid if money for it is short."""
         if await GRADING.run(normalised_match, request, answer, reference):
             return 1.0
-        asked = (self._verdict(request, answer, reference), self._verdict(request, reference, answer))
-        first, second = await asyncio.gather(*asked)
+        verdicts = (self._verdict(request, answer, reference), self._verdict(request, reference, answer))
+        first, second = await asyncio.gather(*verdicts)
         return ((first != "B") + (second != "A")) / 2
 
     async def _verdict(self, request: Mapping[str, Any], a: Message, b: Message) -> str:
-        told = json.dumps({"request": request.get("messages", ()), "A": _said(a), "B": _said(b)})
-        messages = ({"role": "system", "content": _TASK}, {"role": "user", "content": told})
-        given = ChatRequest(self.model.name, messages, {"temperature": 0}, None, False, "")
-        if why := self.model.refusal(given):
+        task = json.dumps({"request": request.get("messages", ()), "A": _said(a), "B": _said(b)})
+        messages = ({"role": "system", "content": _TASK}, {"role": "user", "content": task})
+        question = ChatRequest(self.model.name, messages, {"temperature": 0}, None, False, "")
+        if why := self.model.refusal(question):
             raise NoGrade(f"{judge_called(self.model.name)} {why}")
-        reply = await self.model.ask(given, name=self.model.name, ledger=self.ledger)
-        found = _VERDICT.fullmatch(reply.answer or "")
-        if found is None:
+        reply = await self.model.ask(question, name=self.model.name, ledger=self.ledger)
+        verdict = _VERDICT.fullmatch(reply.answer or "")
+        if verdict is None:
             kind = JudgeNotPaid if short_of_money(reply.failed) else NoGrade
             why = reply.failed or "it said something else"
             raise kind(f"{judge_called(self.model.name)} gave no verdict: {why}")
-        return found[1].upper()
+        return verdict[1].upper()
 
 
 def grader_of(
@@ -77,14 +77,14 @@ def grader_of(
     kind, _, name = text.partition(" ")
     if kind != JUDGE:
         return _in_thread(grader_named(text))
-    others = [one for one in models if one not in compared]
+    judges = [model for model in models if model not in compared]
     if (named := name.strip()) and named not in models:
         raise InputError(
             f"the grader is {text!r}, and there is no model {named!r}; there are {', '.join(models)}: a judge is a "
             "model of the file that is not compared itself"
         )
-    if named not in others:
-        there = f"such as {others[0]}" if others else "and all models are: add one"
+    if named not in judges:
+        there = f"such as {judges[0]}" if judges else "and all models are: add one"
         raise InputError(
             f"the grader is 'judge MODEL', got {text!r}: MODEL is a model that is not compared itself, {there}"
         )

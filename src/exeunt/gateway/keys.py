@@ -62,8 +62,8 @@ class _Known(NamedTuple):
 
 
 def _known(clients: Iterable[Client]) -> _Known:
-    by_digest = {one.digest: one for one in clients}
-    return _Known(by_digest, {one.name: one for one in by_digest.values()})
+    by_digest = {client.digest: client for client in clients}
+    return _Known(by_digest, {client.name: client for client in by_digest.values()})
 
 
 _NOBODY = _known(())
@@ -110,9 +110,9 @@ class Keys:
         try:
             return self._read_soon().by_digest.get(digest)
         except KeysLocked:
-            if (found := self._last.by_digest.get(digest)) is None:
+            if (client := self._last.by_digest.get(digest)) is None:
                 raise
-            return found
+            return client
 
     def named(self, name: str, *, wait_s: float = WAIT_S) -> Client | None:
         """Return who has this name; None if nobody has. Raises KeysLocked if another process writes all the time."""
@@ -132,21 +132,21 @@ class Keys:
                     "spend must be above 0: whom nothing is allowed gets no key, or loses it by `exeunt gateway forget`"
                 )
         key = f"ex-{secrets.token_urlsafe(32)}"
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "digest": hashlib.sha256(key.encode()).hexdigest(),
             "shadow": shadow,
             "spend": spend,
         }
         with self._writing() as connection:
-            known = next(iter(_clients(connection, "name = ?", name)), Client(name, "", admin))
-            if known.admin != admin:
+            client = next(iter(_clients(connection, "name = ?", name)), Client(name, "", admin))
+            if client.admin != admin:
                 raise InputError(
                     f"{name} has a key of the other kind: choose another name, or remove that one with `exeunt "
                     "gateway forget`"
                 )
             connection.execute("DELETE FROM client WHERE name = ?", (name,))
-            chosen = {option: value for option, value in given.items() if value is not None}
-            _put(connection, [client := replace(known, **chosen)])
+            chosen = {option: setting for option, setting in options.items() if setting is not None}
+            _put(connection, [client := replace(client, **chosen)])
         self._changed(name, client)
         return key
 
@@ -170,8 +170,11 @@ class Keys:
         """Take note of who has a name now, also where the file cannot be read at once."""
         with self._turn:
             if self._last is not _NOBODY:
-                others = [one for one in self._last.by_digest.values() if one.name != name]
-                self._version, self._last = -1, _known(sorted([*others, *now], key=lambda one: one.name))
+                others = [client for client in self._last.by_digest.values() if client.name != name]
+                self._version, self._last = (
+                    -1,
+                    _known(sorted([*others, *now], key=lambda client: client.name)),
+                )
 
     def _read_soon(self) -> _Known:
         """Return who has keys. Raises KeysLocked, after a moment at most, if another process writes."""
@@ -237,10 +240,10 @@ class Keys:
 
     def _there(self) -> tuple[int, int] | None:
         try:
-            found = self._file.stat()
+            status = self._file.stat()
         except FileNotFoundError:
             return None
-        return found.st_dev, found.st_ino
+        return status.st_dev, status.st_ino
 
     def _made(self) -> tuple[int, int] | None:
         """Make the file if there is none. Return which one is there now."""
@@ -295,10 +298,10 @@ def _check_name(name: str) -> None:
         raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
 
 
-def _clients(connection: sqlite3.Connection, where: str = "1", *given: str) -> list[Client]:
+def _clients(connection: sqlite3.Connection, where: str = "1", *arguments: str) -> list[Client]:
     rows = connection.execute(
         f"SELECT name, digest, admin, shadow, spend FROM client WHERE {where} ORDER BY name",  # noqa: S608
-        given,
+        arguments,
     ).fetchall()
     return [
         Client(name, digest, bool(admin), bool(shadow), spend) for name, digest, admin, shadow, spend in rows

@@ -39,16 +39,18 @@ def to_label(records: Sequence[Record], reference: str, n: int, *, seed: int = 0
     A line holds the messages of the request and both answers. Answers that are the same as the reference's are left
     out. Raises InputError if there is no answer to label, such as where no texts are kept.
     """
-    told = {one.request: json.loads(one.text) for one in records if one.text is not None}
+    texts = {record.request: json.loads(record.text) for record in records if record.text is not None}
     lines = []
     for record, model, _ in _answers(records, reference):
-        said = told.get(record.request, {"answers": {}})["answers"]
-        if not said.keys() >= {model, reference}:
+        answers = texts.get(record.request, {"answers": {}})["answers"]
+        if not answers.keys() >= {model, reference}:
             continue
-        if normalised_match({}, said[model], said[reference]) < 1:
+        if normalised_match({}, answers[model], answers[reference]) < 1:
             line = {"request": record.request, "model": model, "grade": None}
-            messages = told[record.request]["messages"]
-            lines.append({**line, "messages": messages, "answer": said[model], "reference": said[reference]})
+            messages = texts[record.request]["messages"]
+            lines.append(
+                {**line, "messages": messages, "answer": answers[model], "reference": answers[reference]}
+            )
     if not lines:
         raise InputError(
             "there is no answer to label: compared requests are labelled by their texts, which the gateway keeps with "
@@ -61,7 +63,7 @@ def to_label(records: Sequence[Record], reference: str, n: int, *, seed: int = 0
 
 def read_labels(file: Path) -> dict[tuple[str, str], float]:
     """Return the grades in a file of labels, by request and model. Raises InputError for a line that is no label."""
-    found: dict[tuple[str, str], float] = {}
+    grades: dict[tuple[str, str], float] = {}
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
@@ -74,10 +76,10 @@ def read_labels(file: Path) -> dict[tuple[str, str], float]:
         request, model, grade = _label(line, f"line {number} of {file}")
         if grade is None:
             continue
-        if (request, model) in found:
+        if (request, model) in grades:
             raise InputError(f"line {number} of {file} labels an answer again: give one label for each")
-        found[request, model] = grade
-    return found
+        grades[request, model] = grade
+    return grades
 
 
 def _label(line: str, where: str) -> tuple[str, str, float | None]:
@@ -99,18 +101,20 @@ def agreement(
 
     Raises InputError unless two answers, or groups of them, are labelled.
     """
-    chosen = [one for one in _answers(records, reference) if (one.record.request, one.model) in labels]
-    units = [one.record.unit for one in chosen]
+    chosen = [
+        answer for answer in _answers(records, reference) if (answer.record.request, answer.model) in labels
+    ]
+    units = [answer.record.unit for answer in chosen]
     groups = Groups(np.array(units)) if len(set(units)) < len(units) else None
     if n_units(len(chosen), groups) < 2:
         raise InputError(
             f"of {counted(len(labels), 'label')} {len(chosen)} are of answers in the records that a policy is made of, "
             "in fewer than two units: label more of what `exeunt gateway labels FILE` prints"
         )
-    grades = np.array([one.grade for one in chosen])
-    wanted = np.array([labels[one.record.request, one.model] for one in chosen])
+    grades = np.array([answer.grade for answer in chosen])
+    wanted = np.array([labels[answer.record.request, answer.model] for answer in chosen])
     share, (low, high) = mean_quality((grades == wanted).astype(float), groups)
-    more = [100 * one for one in _interval(grades - wanted, groups)]
+    more = [100 * difference for difference in _interval(grades - wanted, groups)]
     left = len(labels) - len(chosen)
     out = f" {counted(left, 'label')} left out, of other records." if left else ""
     return (
@@ -124,16 +128,16 @@ def _answers(records: Sequence[Record], reference: str) -> Iterator[_Answer]:
     """Yield the graded answers of models other than the reference, of requests that were recorded once: a request is
     all that a label names.
     """
-    times = Counter(one.request for one in records)
+    times = Counter(record.request for record in records)
     for record in records:
-        for model, said in record.said.items():
+        for model, answer in record.said.items():
             if (
                 model != reference
-                and said.grade is not None
-                and not said.failed
+                and answer.grade is not None
+                and not answer.failed
                 and times[record.request] == 1
             ):
-                yield _Answer(record, model, said.grade)
+                yield _Answer(record, model, answer.grade)
 
 
 def _interval(values: Floats, groups: Groups | None) -> tuple[float, float, float]:

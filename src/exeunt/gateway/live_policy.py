@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -51,9 +51,15 @@ class LivePolicy:
     """
 
     def __init__(
-        self, config: GatewayConfig, policies: GatewayPolicies, *, features: FeatureModel | None,
-        metrics: GatewayMetrics, clock: Callable[[], float], on_change: Callable[[bool], None],
-    ) -> None:  # fmt: skip
+        self,
+        config: GatewayConfig,
+        policies: GatewayPolicies,
+        *,
+        features: FeatureModel | None,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float],
+        on_change: Callable[[bool], None],
+    ) -> None:
         self._config, self._policies, self._features = config, policies, features
         self._metrics, self._clock, self._on_change = metrics, clock, on_change
         self._file = config.folder / _ALARMS
@@ -96,24 +102,20 @@ class LivePolicy:
         none.
         """
         share, amount = Promise.parts_of(budget)
-        costs = {}
+        shares = {}
         for name in certified:
             try:
-                about = self._about(name)
+                policy = self.named(name).policy
             except ExeuntError:  # made for other models, or before there were units
                 continue
-            if about["share"] <= share or about["cost"] <= amount:
-                costs[name] = about["share"]
-        if not costs:
+            note = {} if policy is None else policy.notes["gateway"]
+            if note["share"] <= share or note["cost"] <= amount:
+                shares[name] = note["share"]
+        if not shares:
             raise InputError(
                 f"no certified policy costs at most {budget}: the page says what is certified now, and what is missing"
             )
-        return max(costs, key=lambda name: costs[name])
-
-    def _about(self, name: str) -> Mapping[str, Any]:
-        """Return what is known of a policy. Raises as `named` does."""
-        policy = self.named(name).policy
-        return {} if policy is None else policy.notes["gateway"]
+        return max(shares, key=shares.__getitem__)
 
     # -- the watch ------------------------------------------------------------------------------------------
 
@@ -123,13 +125,13 @@ class LivePolicy:
         """
         return self._firsts.begin() if place.starts and self.active.policy is not None else None
 
-    def answered(self, waiting: Waiting[Seen] | None, seen: Seen | None) -> None:
+    def answered(self, waiting: Waiting[Seen] | None, observed: Seen | None) -> None:
         """Take note of how a request was answered; None where failures or money decided."""
         if waiting is None:
             return
-        self._firsts.end(waiting, seen)
-        for each in self._firsts.take_ready():
-            if (alarm := self.watch.answered(each)) is not None:
+        self._firsts.end(waiting, observed)
+        for first in self._firsts.take_ready():
+            if (alarm := self.watch.answered(first)) is not None:
                 self.fall_back(alarm)
 
     def audit(self, unit: Unit) -> None:
@@ -161,20 +163,17 @@ class LivePolicy:
 
     def compared(self, record: Record) -> None:
         """Take note of whether a comparison was graded; an alarm of its own says that grading fails."""
-        if record.compared in ASKED:
-            text = self._grading.compared(record.compared)
-            if text:
-                fields = {"policy": self.active.name, "alarm": text}
-                _log.error("comparisons are not graded", extra={"fields": fields})
-                self._metrics.alarm(self.active.name)
-                self._keep_alarm(fields)
+        if record.compared in ASKED and (text := self._grading.compared(record.compared)):
+            fields = self._log_alarm("comparisons are not graded", self.active.name, text)
+            self._metrics.alarm(self.active.name)
+            self._keep_alarm(fields)
 
     def fall_back(self, alarm: Alarm) -> None:
         """Let the reference answer: the certificate no longer describes the requests."""
-        fields = {"policy": self.active.name, "alarm": alarm.sentences}
-        _log.error("the policy is no longer certified: the reference answers", extra={"fields": fields})
-        self._metrics.alarm(self.active.name)
-        watch = self.watch
+        name, watch = self.active.name, self.watch
+        event = "the policy is no longer certified: the reference answers"
+        fields = self._log_alarm(event, name, alarm.sentences)
+        self._metrics.alarm(name)
         try:
             self._keep_alarm({**fields, "ends": True})
             watch.save()
@@ -199,22 +198,27 @@ class LivePolicy:
         try:
             return self.named(name)
         except ExeuntError as error:
-            fields = {"policy": name, "alarm": one_line(error)}
-            _log.error("the policy cannot answer: the reference answers", extra={"fields": fields})
-            self._keep_alarm(fields)
+            event = "the policy cannot answer: the reference answers"
+            self._keep_alarm(self._log_alarm(event, name, one_line(error)))
             self._policies.activate(REFERENCE, self._clock())
             return self.reference
 
     def _follow(self, active: Active) -> None:
         self.active, self.fallen = active, None
-        audit = 0.0 if self._config.shadow is None else self._config.shadow.audit
-        file = self._config.folder / _WATCH
-        self.watch = LiveWatch(active, file, run_length=self._config.run_length, audit=audit)
+        config = self._config
+        file = config.folder / _WATCH
+        self.watch = LiveWatch(active, file, run_length=config.run_length, audit=config.audit)
         history = self._policies.history
         self.since = history[-1][0] if history else 0.0
         self._firsts, self._audited = InOrder[Seen](), InOrder[float]()
         self._audits: dict[int, Waiting[float]] = {}
         _log.info("a policy answers", extra={"fields": {"policy": active.name}})
+
+    @staticmethod
+    def _log_alarm(event: str, policy: str, alarm: str) -> dict[str, Any]:
+        fields = {"policy": policy, "alarm": alarm}
+        _log.error(event, extra={"fields": fields})
+        return fields
 
     def _keep_alarm(self, fields: dict[str, Any]) -> None:
         """Let the page tell of an alarm, also after a restart."""
@@ -227,7 +231,7 @@ def _alarms_in(file: Path) -> list[dict[str, Any]]:
     remedy = f"remove {file}, and alarms of before are not shown"
     if not os.path.lexists(file):
         return []
-    kept: list[dict[str, Any]] = read_built(
+    alarms: list[dict[str, Any]] = read_built(
         file, lambda body: check_kind(body, list[_KeptAlarm], "alarms"), kind="list of alarms", remedy=remedy
     )
-    return kept
+    return alarms

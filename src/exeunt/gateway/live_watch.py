@@ -49,30 +49,32 @@ class LiveWatch:
     @property
     def evidence(self) -> dict[str, float]:
         """The evidence for drift, and for a loss above what is certified, on a log scale: an alarm comes at 1."""
-        found = {}
+        levels = {}
         if self._exits is not None:
-            found["exits"] = evidence_level(self._exits.evidence, self._exits.threshold)
+            levels["exits"] = evidence_level(self._exits.evidence, self._exits.threshold)
         if self._losses is not None:
-            found["audits"] = evidence_level(float(self._losses.evidence.mean()), self._audits)
-        return found
+            levels["audits"] = evidence_level(float(self._losses.evidence.mean()), self._audits)
+        return levels
 
     @property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """The same over time: (units or audits so far, evidence), from (0, 0) to now; at most some 400 of each."""
-        found, now = {}, self.evidence
+        points, now = {}, self.evidence
         if self._exits is not None:
-            found["exits"] = _points(self._exits.curve, self._exits.threshold, self._exits.n, now["exits"])
+            points["exits"] = _points(self._exits.curve, self._exits.threshold, self._exits.n, now["exits"])
         if self._losses is not None:
-            found["audits"] = _points(self._loss_curve, self._audits, self._losses.n, now["audits"])
-        return found
+            points["audits"] = _points(self._loss_curve, self._audits, self._losses.n, now["audits"])
+        return points
 
-    def answered(self, seen: Seen) -> Alarm | None:
+    def answered(self, observed: Seen) -> Alarm | None:
         """Update the watch with the first request of a unit, in order of arrival. Returns a new alarm, or None."""
         if self._exits is None:
             return None
-        scores = (seen.score, seen.first_score, seen.tie)
+        scores = (observed.score, observed.first_score, observed.tie)
         try:
-            alarms = self._exits.update([seen.exit], *(None if one is None else [one] for one in scores))
+            alarms = self._exits.update(
+                [observed.exit], *(None if score is None else [score] for score in scores)
+            )
         except InputError:  # no scores came where there were some, or the other way round
             return None
         return self._raised(alarms[0]) if alarms else None
@@ -83,10 +85,12 @@ class LiveWatch:
         """
         if self._losses is None or self._policy is None:
             return None
-        found = self._losses.update(np.array([lost]), self._audits)
+        detection = self._losses.update(np.array([lost]), self._audits)
         self._loss_curve.add(self._losses.n, float(self._losses.evidence.mean()))
         return (
-            None if found is None else self._raised(loss_alarm(self._policy, *found, self._losses.certified))
+            None
+            if detection is None
+            else self._raised(loss_alarm(self._policy, *detection, self._losses.certified))
         )
 
     def _raised(self, alarm: Alarm) -> Alarm | None:
@@ -167,5 +171,9 @@ class GradingWatch:
 
 def _points(curve: EvidenceCurve, threshold: float, n: int, now: float) -> list[tuple[int, float]]:
     """Return what is to be drawn of a curve, after `n` inputs."""
-    before = [(at, round(evidence_level(peak, threshold), 4)) for at, peak in curve.points if at < n]
+    before = [
+        (position, round(evidence_level(peak, threshold), 4))
+        for position, peak in curve.points
+        if position < n
+    ]
     return [(0, 0.0), *before, (n, now)]

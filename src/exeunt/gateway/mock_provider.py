@@ -31,40 +31,49 @@ class MockProvider:
     """
 
     def __init__(
-        self, answer: Callable[[str, str], str], prices: Mapping[str, tuple[float, float]], *, wait_s: float = 0.0,
+        self,
+        answer: Callable[[str, str], str],
+        prices: Mapping[str, tuple[float, float]],
+        *,
+        wait_s: float = 0.0,
         fails: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.answer, self.prices, self.wait_s, self.fails = answer, prices, wait_s, fails
         self.calls: Counter[str] = Counter()
         self.spent, self.logprobs = 0.0, True
-        self.seen: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.app = Starlette(routes=[Route("/v1/chat/completions", self._completions, methods=["POST"])])
 
     async def _completions(self, request: Request) -> Response:
         body = json.loads(await request.body())
-        self.seen.append({"body": body, "headers": dict(request.headers)})
+        self.received.append({"body": body, "headers": dict(request.headers)})
         if self.wait_s:
             await asyncio.sleep(self.wait_s)
-        if chance(len(self.seen), "fails") < self.fails:
+        if chance(len(self.received), "fails") < self.fails:
             return JSONResponse({"error": {"message": "down", "code": "overloaded"}}, 503)
         name, text = body["model"], text_of(body["messages"][-1])
-        said = self.answer(name, text)
-        n_input, n_output = max(1, len(json.dumps(body["messages"])) // 4), max(1, len(said) // 4)
+        content = self.answer(name, text)
+        n_input, n_output = max(1, len(json.dumps(body["messages"])) // 4), max(1, len(content) // 4)
         self.calls[name] += 1
         price = self.prices[name]
         self.spent += (n_input * price[0] + n_output * price[1]) / 1e6
-        message = {"role": "assistant", "content": said}
-        logs = [{"token": said, "logprob": -chance(name, text, "sure"), "top_logprobs": []}]
+        message = {"role": "assistant", "content": content}
+        logs = [{"token": content, "logprob": -chance(name, text, "sure"), "top_logprobs": []}]
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
         if self.logprobs and body.get("logprobs"):
             choice["logprobs"] = {"content": logs}
         completion = {
-            "id": f"chatcmpl-{len(self.seen)}", "object": "chat.completion", "created": int(time.time()), "model": name,
+            "id": f"chatcmpl-{len(self.received)}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": name,
             "choices": [choice],
             "usage": {
-                "prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_input + n_output,
+                "prompt_tokens": n_input,
+                "completion_tokens": n_output,
+                "total_tokens": n_input + n_output,
             },
-        }  # fmt: skip
+        }
         if body.get("stream"):
             return StreamingResponse(self._chunks(completion), media_type="text/event-stream")
         return JSONResponse(completion)

@@ -32,9 +32,9 @@ class Disputed(NamedTuple):
     claimed: float = 0.0
     maximum: float = 0.0
 
-    def with_bill(self, one: Reservation) -> Disputed:
+    def with_bill(self, bill: Reservation) -> Disputed:
         """Return these and one more."""
-        return Disputed(self.bills + 1, self.claimed + (one.claimed or 0.0), self.maximum + one.maximum)
+        return Disputed(self.bills + 1, self.claimed + (bill.claimed or 0.0), self.maximum + bill.maximum)
 
 
 class Money:
@@ -47,29 +47,25 @@ class Money:
         self._store = SQLiteStore(file, "normal")
         self._each: dict[str, Ledger] = {}
         self.spend = spend
-        self.whole = ledger_of(spend.total or f"{MOST} usd", name=_ALL, store=self._store)
-        self.whole.resumed_by = resumed_by
+        self.total = ledger_of(spend.total or f"{MOST} usd", name=_ALL, store=self._store)
+        self.total.resumed_by = resumed_by
         day = _NO_LIMIT if spend.day is None else f"{spend.day}/day"
-        self._day = ledger_of(day, name="day", within=self.whole)
+        self._day = ledger_of(day, name="day", within=self.total)
         self._shadow_limit = None if shadow is None else shadow.spend
         self.shadow = None if shadow is None else ledger_of(shadow.spend, name="shadow", within=self._day)
 
     def of(self, client: Client) -> Ledger:
         """Return what pays for the requests of a client. Another key of the same name goes on with what is spent."""
-        if (known := self._each.get(client.digest)) is None:
+        if (ledger := self._each.get(client.digest)) is None:
             limit = client.spend or self.spend.key or _NO_LIMIT
-            known = ledger_of(limit, name=f"client {client.name}", within=self._day)
-            self._each[client.digest] = known
-        return known
-
-    def resume(self, model: str) -> None:
-        """Let a model be asked again that was stopped because it billed more than its stated maximum."""
-        self.whole.resume(model)
+            ledger = ledger_of(limit, name=f"client {client.name}", within=self._day)
+            self._each[client.digest] = ledger
+        return ledger
 
     @property
     def disputed(self) -> dict[str, Disputed]:
         """Bills above what requests can cost, by model, of which nobody has decided."""
-        return _disputed(self.whole)
+        return _disputed(self.total)
 
     @property
     def compared(self) -> float:
@@ -94,7 +90,7 @@ class Money:
         """Return the limits and what is spent and left of each, JSON-able."""
         spend = self.spend
         return {
-            "all": _state(self.whole, spend.total),
+            "all": _state(self.total, spend.total),
             "day": _state(self._day, spend.day and f"{spend.day}/day"),
             "shadow": None if self.shadow is None else _state(self.shadow, self._shadow_limit),
             "clients": {
@@ -132,30 +128,30 @@ def decide_disputes(
 
     Returns what was decided, and whether the model is stopped still. Raises InputError if none is disputed.
     """
-    found, is_stopped = Disputed(), False
+    dispute, is_stopped = Disputed(), False
     if (file := folder / MONEY).exists():
         with closing(SQLiteStore(file, "normal")) as store:
             ledger = Ledger(name=_ALL, store=store)
             is_stopped = model in ledger.stopped
             bills = [bill for bill in ledger.disputed if bill.model == model]
             for bill in bills:
-                found = found.with_bill(bill)
+                dispute = dispute.with_bill(bill)
             if bills:
                 decision = "booked" if book else "dropped"
                 line = {
                     "time": now,
                     "model": model,
-                    **found._asdict(),
+                    **dispute._asdict(),
                     "decision": decision,
                     "reason": reason,
                 }
                 _append(folder / DISPUTES, line)
                 ledger.decide(bills, book=book)
-    if not found.bills:
+    if not dispute.bills:
         raise InputError(
             f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are"
         )
-    return found, is_stopped
+    return dispute, is_stopped
 
 
 def resume_model(folder: Path, model: str) -> None:
@@ -231,12 +227,15 @@ def _append(file: Path, line: Mapping[str, Any]) -> None:
 
 
 def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:
-    """Return what is spent, since the beginning, and left of a limit, or spent above it. `most`: what may be left, in
+    """Return what is spent, since the beginning, and left of a limit, or spent above it. `full`: what may be left, in
     US dollars.
     """
-    most = None if limit is None else float(exact_quantity(limit)[0])
+    full = None if limit is None else float(exact_quantity(limit)[0])
     left = 0.0 if limit is None else ledger.left
     return {
-        "limit": limit, "most": most, "spent": ledger.spent, "left": None if limit is None else max(left, 0.0),
+        "limit": limit,
+        "most": full,
+        "spent": ledger.spent,
+        "left": None if limit is None else max(left, 0.0),
         "overdrawn": max(-left, 0.0),
-    }  # fmt: skip
+    }

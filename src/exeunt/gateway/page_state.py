@@ -8,7 +8,25 @@ from typing import Any
 from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.proposing import LOSS
+from exeunt.gateway.standing import Certified
 from exeunt.stream.ratios import FEWEST
+
+_OF_SPAN = (
+    "requests",
+    "by_policy",
+    "opted_out",
+    "in_units",
+    "estimated",
+    "refused",
+    "guessed",
+    "retries",
+    "cost",
+    "answered",
+    "decided",
+    "lost",
+    "lost_answered",
+)
+"""What the page shows of a span of the bill as it is (see `Span`)."""
 
 
 class PageState:
@@ -30,14 +48,15 @@ class PageState:
         """
         gateway, config = self._gateway, self._gateway.config
         active = gateway.live.active
+        certified = self._certified(active.name)
         return {
             "policy": active.name,
             "since": gateway.traffic.bill.now.since,
             "unit": config.unit_rules.kind,
             "rows": active.rows,
-            "certificate": self._sentences(active.name),
+            "certificate": certified and certified.guarantees,
             "promise": None if config.promise is None else asdict(config.promise),
-            "limit": self._limit(active.name),
+            "limit": certified and certified.limits.get(LOSS),
             "standing": [] if gateway.standing is None else gateway.standing.notes,
             "policies": {name: self._policy(name) for name in gateway.policies.names},
             "fallen_from": None if gateway.live.fallen is None else gateway.live.fallen.policy,
@@ -51,34 +70,35 @@ class PageState:
             "compared": dict(gateway.compared),
             "money": gateway.money.state(gateway.keys.clients),
             "resting": [
-                {"name": one.name, "why": one.why, "for_s": one.rests_s, "models": models}
-                for one, models in config.resting
+                {"name": breaker.name, "why": breaker.why, "for_s": breaker.rests_s, "models": models}
+                for breaker, models in config.resting
             ],
-            "stopped": list(gateway.money.whole.stopped),
-            "disputed": {name: one._asdict() for name, one in gateway.money.disputed.items()},
+            "stopped": list(gateway.money.total.stopped),
+            "disputed": {name: dispute._asdict() for name, dispute in gateway.money.disputed.items()},
         }
 
     def _bill(self) -> dict[str, Any]:
         """Return what has happened since the active policy became active."""
         span, compared = self._gateway.traffic.bill.now, self._gateway.money.compared
         return {
-            "requests": span.requests, "by_policy": span.by_policy, "opted_out": span.opted_out,
-            "in_units": span.in_units,
-            "estimated": span.estimated, "refused": span.refused, "guessed": span.guessed,
-            "retries": span.retries, "cost": span.cost,
-            "compared": compared - span.compared, "answered": dict(span.answered), "decided": dict(span.decided),
-            "audits": span.loss.n, "fewest": FEWEST, "saved": span.saved(compared), "lost": span.lost,
-            "lost_answered": span.lost_answered,
-        }  # fmt: skip
+            **{name: getattr(span, name) for name in _OF_SPAN},
+            "compared": compared - span.compared,
+            "audits": span.loss.n,
+            "fewest": FEWEST,
+            "saved": span.saved(compared),
+        }
 
     def _in_all(self) -> dict[str, Any]:
         """Return what was saved since the first start, and when comparisons are earned back."""
         bill, compared = self._gateway.traffic.bill, self._gateway.money.compared
         now = self._gateway.clock()
         return {
-            "since": bill.spans[0].since, "saved": bill.saved_in_all(compared), "compared": compared,
-            "break_even": bill.break_even(compared, now), "told": bill.told(compared, now),
-        }  # fmt: skip
+            "since": bill.spans[0].since,
+            "saved": bill.saved_in_all(compared),
+            "compared": compared,
+            "break_even": bill.break_even(compared, now),
+            "told": bill.told(compared, now),
+        }
 
     def _drawing(self) -> dict[str, Any]:
         """Return what the share and the money for comparisons have come to."""
@@ -93,14 +113,9 @@ class PageState:
             "open": len(self._gateway.traffic.units.open),
         }
 
-    def _sentences(self, name: str) -> list[str] | None:
-        certified = None if self._gateway.standing is None else self._gateway.standing.of(name)
-        return None if certified is None else certified.guarantees
-
-    def _limit(self, name: str) -> float | None:
-        """Return the loss that is certified of a policy, in [0, 1]; None if none is."""
-        certified = None if self._gateway.standing is None else self._gateway.standing.of(name)
-        return None if certified is None else certified.limits.get(LOSS)
+    def _certified(self, name: str) -> Certified | None:
+        standing = self._gateway.standing
+        return None if standing is None else standing.of(name)
 
     def _policy(self, name: str) -> dict[str, Any]:
         """Return the certificate of a policy, and why it cannot be chosen; "" if it can."""
@@ -110,4 +125,5 @@ class PageState:
                 self._unfit[name] = ""
             except ExeuntError as error:
                 self._unfit[name] = one_line(error)
-        return {"certificate": self._sentences(name), "unfit": self._unfit[name]}
+        certified = self._certified(name)
+        return {"certificate": certified and certified.guarantees, "unfit": self._unfit[name]}

@@ -123,7 +123,7 @@ def propose(
 
     `weight`: of the proposal among all. `most_rows`: of a unit, that are compared.
     """
-    trace = evidence.whole()
+    trace = evidence.for_learning()
     if trace is None:
         return None
     level = math.log(len(bets.STAKES) / (promise.delta * weight))
@@ -133,27 +133,31 @@ def propose(
     best = min(prospects, key=lambda prospect: _rank(prospect, 2 * evidence.n_units))
     order = [k for k in np.argsort(best.needed, kind="stable").tolist() if np.isfinite(best.needed[k])]
     order = _different(order, candidates)
-    made = dict(_policies(kind, trace, [candidates[k].budget for k in order], evidence.reference, seed))
-    kept = [k for k in order if candidates[k].budget in made]
-    if not kept:
+    policies = dict(_policies(kind, trace, [candidates[k].budget for k in order], evidence.reference, seed))
+    worthwhile = [k for k in order if candidates[k].budget in policies]
+    if not worthwhile:
         return None
-    plans = tuple(made[candidates[k].budget] for k in kept)
+    plans = tuple(policies[candidates[k].budget] for k in worthwhile)
     of_rows = evidence.weight[evidence.unit] * evidence.has_reference
     return Proposal(
-        best.rows, kind, plans, tuple(best.needed[kept].tolist()), tuple(best.saved[kept].tolist()),
+        best.rows,
+        kind,
+        plans,
+        tuple(best.needed[worthwhile].tolist()),
+        tuple(best.saved[worthwhile].tolist()),
         float(of_rows @ evidence.reference_cost / of_rows.sum()),
-    )  # fmt: skip
+    )
 
 
 def _different(order: list[int], candidates: list[_Candidate]) -> list[int]:
     """Return those that do not do the same as one before them."""
-    seen, kept = set(), []
+    outcomes_so_far, different = set(), []
     for place in order:
         outcomes = candidates[place].lost.tobytes() + candidates[place].cost.tobytes()
-        if outcomes not in seen:
-            kept.append(place)
-        seen.add(outcomes)
-    return kept
+        if outcomes not in outcomes_so_far:
+            different.append(place)
+        outcomes_so_far.add(outcomes)
+    return different
 
 
 def watched_by(policy: Policy, held_out: Evidence) -> Policy:
@@ -197,7 +201,10 @@ def _best_kind(evidence: Evidence, trace: CascadeTrace, seed: int) -> str:
     budgets = _budgets(trace, evidence.reference)[2::3]
     lost: dict[str, dict[float, Floats]] = {}
     for kind in kinds if len(kinds) > 1 else ():
-        lost[kind] = {one.budget: one.lost for one in _candidates(kind, evidence, budgets, _FOLDS, seed)}
+        lost[kind] = {
+            candidate.budget: candidate.lost
+            for candidate in _candidates(kind, evidence, budgets, _FOLDS, seed)
+        }
     common = [amount for amount in budgets if all(amount in lost[kind] for kind in lost)]
     best = kinds[0]
     for kind in kinds[1:] if common else ():
@@ -222,8 +229,8 @@ def _candidates(
     lost = {amount: np.full(len(evidence.unit), np.nan) for amount in budgets}
     cost = {amount: np.full(len(evidence.unit), np.nan) for amount in budgets}
     for fold in range(folds):
-        others, own = np.delete(order, np.s_[fold::folds]), np.sort(order[fold::folds])
-        learned, judged = evidence.only(np.sort(others)).whole(), evidence.only(own)
+        training, own = np.delete(order, np.s_[fold::folds]), np.sort(order[fold::folds])
+        learned, judged = evidence.only(np.sort(training)).for_learning(), evidence.only(own)
         if learned is None:
             continue
         rows = np.isin(evidence.unit, own)
@@ -257,12 +264,12 @@ def _as_seen(records: CascadeTrace) -> CascadeTrace:
     What a request can cost at most may be a hundred times what any did cost, which an expected cost need not count
     with: one such request more would let no policy keep a budget.
     """
-    seen = {}
+    exits = {}
     for name in records.names:
         cost = records[name].cost
         highest = float(cost.of_inputs(records.n).max()) * (1 + 1e-9)
-        seen[name] = records[name].with_cost(cost.bounded(highest))
-    return CascadeTrace(seen)
+        exits[name] = records[name].with_cost(cost.bounded(highest))
+    return CascadeTrace(exits)
 
 
 # -- what they are worth ----------------------------------------------------------------------------------------

@@ -31,44 +31,46 @@ section > .caption { margin-top: 22px; }
 """
 
 
-def write_report(found: Standing, path: Path, *, reference: str, told: str, now: float) -> None:
+def write_report(standing: Standing, path: Path, *, reference: str, bill: str, now: float) -> None:
     """Write the page of what a gateway has certified, atomically, unless it says the same already, but for the time.
-    `reference`: the model that it is measured by. `told`: what was saved by the time `now`, see `Bill.told`.
+    `reference`: the model that it is measured by. `bill`: what was saved by the time `now`, see `Bill.told`.
     """
-    page, former = render(found, reference=reference, told=told, now=now), ""
+    page, former = render(standing, reference=reference, bill=bill, now=now), ""
     with suppress(OSError, UnicodeDecodeError), open_regular(path) as file:
         former = file.read().decode()
     if _TIME.sub("", former) != _TIME.sub("", page):
         write_text(path, page)
 
 
-def render(found: Standing, *, reference: str, told: str, now: float) -> str:
+def render(standing: Standing, *, reference: str, bill: str, now: float) -> str:
     """Return the page: what is certified, what was measured, and what one would do otherwise."""
     style = page_part("page.css") + _STYLE
     allowed = f"default-src 'none'; style-src '{allowed_hash(style)}'; base-uri 'none'; form-action 'none'"
     made_by = f"Made by Exeunt {escape(__version__)}. This file is complete: it loads nothing from anywhere."
     time = datetime.fromtimestamp(now, timezone.utc)
-    best_first = sorted(found.certified.values(), key=lambda one: one.cost)
-    parts = [_of_policy(one, reference) for one in best_first]
-    return "\n".join([
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="Content-Security-Policy" content="{allowed}">',
-        '<meta name="color-scheme" content="light dark">',
-        f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
-        f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
-        f"<h1>{escape(_title([one.name for one in best_first]))}</h1>",
-        f'<ul class="summary">{_items([told, *found.also(found.certified), *found.notes])}</ul></header>',
-        *parts,
-        f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
-    ])  # fmt: skip
+    best_first = sorted(standing.certified.values(), key=lambda policy: policy.cost)
+    parts = [_of_policy(policy, reference) for policy in best_first]
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{allowed}">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
+            f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
+            f"<h1>{escape(_title([policy.name for policy in best_first]))}</h1>",
+            f'<ul class="summary">{_items([bill, *standing.also(standing.certified), *standing.notes])}</ul></header>',
+            *parts,
+            f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
+        ]
+    )
 
 
 def _title(names: Sequence[str]) -> str:
     if not names:
         return "Nothing is certified now"
-    *others, last = names
-    return f"{', '.join(others)} and {last} are certified" if others else f"{last} is certified"
+    *first, last = names
+    return f"{', '.join(first)} and {last} are certified" if first else f"{last} is certified"
 
 
 def _of_policy(policy: Certified, reference: str) -> str:
@@ -93,8 +95,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose first column has names, and the others numbers."""
 
     def line(cells: Sequence[str], kind: str) -> str:
-        first, *others = (escape(cell) for cell in cells)
-        numbers = "".join(f'<{kind} class="number">{cell}</{kind}>' for cell in others)
+        first, *rest = (escape(cell) for cell in cells)
+        numbers = "".join(f'<{kind} class="number">{cell}</{kind}>' for cell in rest)
         return f"<tr><th>{first}</th>{numbers}</tr>"
 
     body = "".join(line(row, "td") for row in rows)
@@ -103,11 +105,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _chart(ways: Sequence[Way], whole: float) -> str:
+def _chart(ways: Sequence[Way], reference_cost: float) -> str:
     """Return the ways to answer as points: cost as a share of the reference's, and grade."""
-    shares = [one.cost / whole for one in ways]
+    shares = [way.cost / reference_cost for way in ways]
     right = max(1.0, *shares) * 1.05
-    low, high = min(one.grade for one in ways), max(one.grade for one in ways)
+    low, high = min(way.grade for way in ways), max(way.grade for way in ways)
     room = (high - low) * 0.08 + 1e-3
 
     def x(share: float) -> float:
@@ -117,17 +119,17 @@ def _chart(ways: Sequence[Way], whole: float) -> str:
         return (_HEIGHT - _BOTTOM) * (high + room - grade) / (high - low + 2 * room)
 
     lines = [
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{y(at):.1f}" y2="{y(at):.1f}"/>'
-        f'<text class="tick" x="{_LEFT - 8}" y="{y(at) + 4:.1f}" text-anchor="end">{at:.2f}</text>'
-        for at in (low, (low + high) / 2, high)
+        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
+        f'<text class="tick" x="{_LEFT - 8}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:.2f}</text>'
+        for mark in (low, (low + high) / 2, high)
     ]
     lines += [
-        f'<text class="tick" x="{x(at):.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{at:.0%}</text>'
-        for at in (0.0, 0.25, 0.5, 0.75, 1.0)
+        f'<text class="tick" x="{x(mark):.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{mark:.0%}</text>'
+        for mark in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
-    places = [(x(share), y(one.grade)) for one, share in zip(ways, shares, strict=True)]
+    places = [(x(share), y(way.grade)) for way, share in zip(ways, shares, strict=True)]
     kinds = [
-        "policy" if one is ways[0] else "at-random" if "at random" in one.name else "model" for one in ways
+        "policy" if way is ways[0] else "at-random" if "at random" in way.name else "model" for way in ways
     ]
     lines += [
         f'<g class="{kind}"><circle cx="{across:.1f}" cy="{down:.1f}" r="5"/></g>'
@@ -155,12 +157,12 @@ def _chart(ways: Sequence[Way], whole: float) -> str:
 def _apart(places: Sequence[float]) -> list[float]:
     """Return places near these, a line or more from one another, and above the axis where there is room."""
     order = sorted(range(len(places)), key=lambda k: places[k])
-    found, above, below = list(places), -math.inf, _HEIGHT - _BOTTOM + _LINE
+    apart, above, below = list(places), -math.inf, _HEIGHT - _BOTTOM + _LINE
     for k in order:
-        above = found[k] = max(places[k], above + _LINE)
+        above = apart[k] = max(places[k], above + _LINE)
     for k in reversed(order):
-        below = found[k] = min(found[k], below - _LINE)
-    return found
+        below = apart[k] = min(apart[k], below - _LINE)
+    return apart
 
 
 def _short(name: str) -> str:

@@ -48,15 +48,15 @@ class GatewayPolicies:
 
         Raises ArtefactError if it was made for other models.
         """
-        made = replace(policy, run=self.models.digest)
-        self._check(made, "the policy")
+        bound = replace(policy, run=self.models.digest)
+        self._check(bound, "the policy")
         folder = self.folder / POLICIES
         with locked(folder / ".lock", folder):
             folder.chmod(0o700)
             name = f"p{int(self.names[-1][1:]) + 1 if self.names else 1}"
-            if (told := clients if self.models.features in made.models else ()) is not None:
-                write_json(folder / f"{name}.clients", sorted(told))
-            made.save(folder / f"{name}.json")
+            if (listed := clients if self.models.features in bound.models else ()) is not None:
+                write_json(folder / f"{name}.clients", sorted(listed))
+            bound.save(folder / f"{name}.json")
             (folder / f"{name}.json").chmod(0o600)
         return name
 
@@ -65,8 +65,8 @@ class GatewayPolicies:
         one that held features of requests of a client that was forgotten.
         """
         if name not in self.names:
-            known = ", ".join((REFERENCE, *self.names))
-            raise InputError(f"{self.folder} has no policy {name!r}: there are {known}")
+            names = ", ".join((REFERENCE, *self.names))
+            raise InputError(f"{self.folder} has no policy {name!r}: there are {names}")
         if self.is_forgotten(name):
             raise ArtefactError(
                 f"{name} held features of requests of a client that was forgotten: take another certified policy"
@@ -76,9 +76,12 @@ class GatewayPolicies:
         self._check(policy, str(file))
         if (about := policy.notes.get("gateway")) is not None:  # else it is older than units
             built(
-                file, about, lambda body: check_kind(body, _About, "note"), kind="certified policy",
+                file,
+                about,
+                lambda body: check_kind(body, _About, "note"),
+                kind="certified policy",
                 remedy="take another policy",
-            )  # fmt: skip
+            )
         return policy
 
     def is_forgotten(self, name: str) -> bool:
@@ -89,10 +92,10 @@ class GatewayPolicies:
     def history(self) -> list[list[Any]]:
         """What was activated and when, the latest last, as `active.json` holds it."""
         file = self.folder / ACTIVE
-        found = read_json(file, remedy=_remedy(file)) if os.path.lexists(file) else []
-        if not isinstance(found, list) or not all(map(_is_entry, found)) or _goes_back_too_far(found):
+        entries = read_json(file, remedy=_remedy(file)) if os.path.lexists(file) else []
+        if not isinstance(entries, list) or not all(map(_is_entry, entries)) or _goes_back_too_far(entries):
             raise ArtefactError(f"{file} does not say what was activated: {_remedy(file)}")
-        return found
+        return entries
 
     def active(self) -> str:
         """Return the name of the policy that answers, or "reference"."""
@@ -121,8 +124,8 @@ class GatewayPolicies:
         with locked(self.folder / f".{ACTIVE}.lock", self.folder / ACTIVE):
             write_json(self.folder / ACTIVE, [*self.history, entry])
 
-    def _check(self, policy: Policy, what: str) -> None:
-        """Raise ArtefactError, starting with `what`, unless a policy was made for these models."""
+    def _check(self, policy: Policy, source: str) -> None:
+        """Raise ArtefactError, starting with `source`, unless a policy was made for these models."""
         models = self.models
         strange = strange_models(policy, models)
         if policy.run == models.digest and policy.models and not strange:
@@ -131,7 +134,7 @@ class GatewayPolicies:
         if strange:
             why = f"it asks {', '.join(sorted(strange))}, and there are {', '.join(models.highest)}"
         raise ArtefactError(
-            f"{what} is not for the models of {self.folder}: {why}. Others are certified on records of these models"
+            f"{source} is not for the models of {self.folder}: {why}. Others are certified on records of these models"
         )
 
 
@@ -182,8 +185,8 @@ def forget_policies(folder: Path, client: str) -> list[str]:
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    found = (_NAME.fullmatch(file.name) for file in (folder / POLICIES).glob("p*"))
-    return tuple(f"p{number}" for number in sorted({int(one[1]) for one in found if one}))
+    matches = (_NAME.fullmatch(file.name) for file in (folder / POLICIES).glob("p*"))
+    return tuple(f"p{number}" for number in sorted({int(match[1]) for match in matches if match}))
 
 
 def _stack(history: Sequence[Sequence[Any]]) -> list[str]:
@@ -198,7 +201,7 @@ def _stack(history: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _is_entry(entry: Any) -> bool:
-    kinds = [type(one) for one in entry] if isinstance(entry, list) else []
+    kinds = [type(part) for part in entry] if isinstance(entry, list) else []
     return kinds[:1] in ([int], [float]) and kinds[1:] in ([str], [str, str])
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from exeunt._support.text import counted, text_table
 from exeunt.gateway.certification import Measured, measured
-from exeunt.gateway.certifying import Certifier, Plan, Tested
-from exeunt.gateway.config import GatewayConfig
+from exeunt.gateway.certifying import DEPENDENT, Certifier, Plan, Tested
+from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.evidence import Evidence
 from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
 from exeunt.stream import bets
@@ -44,21 +44,23 @@ class Standing:
         """Return what is certified of a policy; None if nothing is."""
         return self.certified.get(name) or self.others.get(name)
 
-    def also(self, told: Collection[str]) -> list[str]:
-        """Return a sentence on the certified policies of which nothing was `told`; none without any."""
-        others = [one for one in (self.certified | self.others).values() if one.name not in told]
-        costs = [f"{one.name} {1000 * one.cost:.4g}" for one in sorted(others, key=lambda one: one.cost)]
+    def also(self, shown: Collection[str]) -> list[str]:
+        """Return a sentence on the certified policies that are not `shown`; none without any."""
+        rest = [policy for policy in (self.certified | self.others).values() if policy.name not in shown]
+        costs = [
+            f"{policy.name} {1000 * policy.cost:.4g}"
+            for policy in sorted(rest, key=lambda policy: policy.cost)
+        ]
         return [f"Certified, too, with what 1,000 requests cost in usd: {', '.join(costs)}."] if costs else []
 
     def __str__(self) -> str:
-        best = min(self.certified.values(), key=lambda one: one.cost, default=None)
-        parts = [str(best)] if best is not None else ["Nothing is certified now."]
+        best = min(self.certified.values(), key=lambda policy: policy.cost, default=None)
         also = [*self.also(() if best is None else (best.name,)), *self.notes]
-        return "\n\n".join([*parts, "\n".join(also)]).rstrip()
+        return "\n\n".join([str(best or "Nothing is certified now."), "\n".join(also)]).rstrip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        certified = {name: one.to_dict() for name, one in self.certified.items()}
+        certified = {name: policy.to_dict() for name, policy in self.certified.items()}
         return {"certified": certified, "notes": self.notes, "text": str(self)}
 
 
@@ -99,7 +101,7 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
         )
     certified: dict[str, Certified] = {}
     others: dict[str, Certified] = {}
-    notes = [*_about_question(certifier), *_short(certifier)]
+    notes = [*_about_question(certifier), *_short_of_money(certifier)]
     for proposal in certifier.proposals:
         if proposal.ended:
             notes.append(
@@ -114,8 +116,9 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
             continue
         evidence = certifier.held_out(proposal)
         for plan in passed:
-            found = certified if plan is passed[-1] else others
-            found[plan.name] = _Passed(certifier, config, proposal, plan, evidence).certified()
+            group = certified if plan is passed[-1] else others
+            passed_plan = _Passed(certifier, config, config.promise, proposal, plan, evidence)
+            group[plan.name] = passed_plan.certified()
     notes += _forecast(certifier, config)
     return Standing(certified, notes, others)
 
@@ -124,24 +127,26 @@ def _about_question(certifier: Certifier) -> list[str]:
     question, n = certifier.question, certifier.last
     if question is None or question.number == 1:
         return []
-    text = (
-        f"This is question {question.number}, asked because of {question.why}: units of before do not test it. "
-        f"{counted(n, 'proposal')} came before, so its next one has {bets.weight(n + 1):.0%} of delta."
-    )
-    return [text]
+    return [
+        (
+            f"This is question {question.number}, asked because of {question.why}: units of before do not test it. "
+            f"{counted(n, 'proposal')} came before, so its next one has {bets.weight(n + 1):.0%} of delta."
+        )
+    ]
 
 
-def _short(certifier: Certifier) -> list[str]:
+def _short_of_money(certifier: Certifier) -> list[str]:
     """Say where money for comparisons was missing."""
     short, periods = certifier.short_of_money()
     if not short:
         return []
-    text = (
-        f"In {short} of {periods} periods money for comparisons was missing for more than 2% of the units that were "
-        "chosen: each of them counts as lost in the tests. Let comparisons cost more (spend of shadow), or compare "
-        "fewer (share)."
-    )
-    return [text]
+    return [
+        (
+            f"In {short} of {periods} periods money for comparisons was missing for more than 2% of the units that "
+            "were chosen: each of them counts as lost in the tests. Let comparisons cost more (spend of shadow), or "
+            "compare fewer (share)."
+        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -150,23 +155,22 @@ class _Passed:
 
     certifier: Certifier
     config: GatewayConfig
+    promise: Promise
     proposal: Tested
     plan: Plan
     evidence: Evidence
 
     def certified(self) -> Certified:
-        promise, policy = self.config.promise, self.plan.policy
-        assert promise is not None and policy is not None  # noqa: S101, PT018 - for types
+        promise, policy = self.promise, self.plan.policy
+        assert policy is not None  # noqa: S101 - for types
         numbers = measured(policy, self.proposal.rows, self.evidence)
-        limits = {
-            name: self.certifier.tightest(self.proposal, self.plan, name) for name in limits_of(promise)
-        }
-        guarantees = [self._of_loss(limits[LOSS])] if promise.max_loss is not None else []
+        guarantees, promised = [], {}
+        if promise.max_loss is not None:
+            guarantees.append(self._of_loss(promise.max_loss))
+            promised[LOSS] = promise.max_loss
         if promise.budget is not None:
-            guarantees.append(self._of_cost(limits[BUDGET], numbers))
-        guarantees += self._assumptions()
-        promised = {} if promise.max_loss is None else {LOSS: promise.max_loss}
-        return Certified(self.plan.name, guarantees, numbers, promised)
+            guarantees.append(self._of_cost(promise.budget, numbers))
+        return Certified(self.plan.name, [*guarantees, *self._assumptions()], numbers, promised)
 
     @property
     def _chance(self) -> str:
@@ -176,39 +180,29 @@ class _Passed:
     def _unit(self) -> str:
         return self.config.unit_rules.kind
 
-    def _of_loss(self, tightest: float) -> str:
-        limit = (self.config.promise.max_loss if self.config.promise else None) or 0.0
-        measure = self.certifier.models.measure
-        tighter = (
-            f" For this policy alone, with the same probability, the limit is {_points(tightest * limit)}."
-            if tightest < 1
-            else ""
-        )
-        return (
+    def _of_loss(self, limit: float) -> str:
+        tightest = self.certifier.tightest(self.proposal, self.plan, LOSS)
+        text = (
             f"Guarantee: with probability {self._chance} over all looks and questions together, the long-run mean "
-            f"{measure} per request is at most {_points(limit)} below that of {self.config.reference}.{tighter}"
+            f"{self.certifier.models.measure} per request is at most {_points(limit)} below that of "
+            f"{self.config.reference}."
         )
+        return text + _tighter(tightest, _points(tightest * limit))
 
-    def _of_cost(self, tightest: float, numbers: Measured | None) -> str:
-        budget = (self.config.promise.budget if self.config.promise else None) or ""
+    def _of_cost(self, budget: str, numbers: Measured | None) -> str:
         of = "" if "usd" in budget else f" of that of {self.config.reference}"
         covered = over_all = ""
         if numbers is not None:
-            kind = self.config.unit_rules.kind
-            compared = "requests of new users" if kind == "user" else "compared requests"
-            shares = f"{numbers.may_answer:.1%} of the {compared} and {numbers.money:.1%} of their cost"
-            covered = f" These are {shares}."
+            compared = "requests of new users" if self._unit == "user" else "compared requests"
+            covered = f" These are {numbers.may_answer:.1%} of the {compared} and {numbers.money:.1%} of their cost."
             if numbers.saved is not None:
                 low, high = sorted(1 - each for each in numbers.saved[1:])
                 over_all = (
                     f" Over all {compared} the policy costs an estimated {1 - numbers.saved.mean:.1%} of "
                     f"{self.config.reference} (95% interval {low:.1%} to {high:.1%})."
                 )
-        tighter = (
-            f" For this policy alone, with the same probability, the limit is {tightest:.0%} of that."
-            if tightest < 1
-            else ""
-        )
+        tightest = self.certifier.tightest(self.proposal, self.plan, BUDGET)
+        tighter = _tighter(tightest, f"{tightest:.0%} of that")
         return (
             f"Guarantee: with probability {self._chance}, together with the other guarantee if there is one, the "
             f"long-run mean cost of the requests that the policy may answer is at most {budget}{of}, where a request "
@@ -217,36 +211,36 @@ class _Passed:
 
     def _assumptions(self) -> list[str]:
         unit, proposal, rows = self._unit, self.proposal, self.proposal.rows
-        answers = (
-            f"It answers the first {rows} requests of a {unit}"
-            if rows > 1
-            else f"It answers the first request of a {unit}"
-        )
         if unit == "request":
-            answers = "It answers requests one by one"
+            answers = "It answers requests one by one."
+        else:
+            first = f"first {rows} requests" if rows > 1 else "first request"
+            answers = (
+                f"It answers the {first} of a {unit}; {self.config.reference} answers later ones, and what a model "
+                "does not take."
+            )
         question = self.certifier.question
-        old = (
-            " It is about new users: the reference answers those who have come before."
-            if unit == "user"
-            else ""
-        )
-        asked = datetime.fromtimestamp(question.asked if question else 0.0, timezone.utc).date()
+        asked_on = datetime.fromtimestamp(question.asked_at if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
-            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked}), read "
+            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked_on}), read "
             f"between periods. It assumes that "
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
-            f"not depend on who answered.{old}"
+            f"not depend on who answered."
         )
-        later = (
-            ""
-            if unit == "request"
-            else f"; {self.config.reference} answers later ones, and what a model does not take"
-        )
-        own = f" That {unit}s are independent is your own assumption (p = {proposal.correlation:.2g})." if (
-            self.config.units is not None and proposal.correlation < 0.001
-        ) else ""  # fmt: skip
-        return [f"{answers}{later}.", tested + own]
+        if unit == "user":
+            tested += " It is about new users: the reference answers those who have come before."
+        if self.config.units is not None and proposal.correlation < DEPENDENT:
+            tested += (
+                f" That {unit}s are independent is your own assumption (p = {proposal.correlation:.2g})."
+            )
+        return [answers, tested]
+
+
+def _tighter(tightest: float, limit: str) -> str:
+    if tightest >= 1:
+        return ""
+    return f" For this policy alone, with the same probability, the limit is {limit}."
 
 
 def _points(share: float) -> str:
@@ -262,21 +256,23 @@ def _measured_text(numbers: Measured | None) -> list[str]:
         return ["Too few held-out units were compared to say what is saved and lost."]
     answered = ", ".join(f"{name} {share:.1%}" for name, share in numbers.shares.items())
     of_answered = ""
-    if (among := numbers.lost_answered) is not None:
-        of_answered = f" Among those that the policy answers, {100 * among.mean:.2f} points are lost"
-        of_answered += f"; on average over units, {100 * numbers.lost_per_unit:.2f}."
+    if numbers.lost_answered is not None:
+        of_answered = (
+            f" Among those that the policy answers, {100 * numbers.lost_answered.mean:.2f} points are lost; on average "
+            f"over units, {100 * numbers.lost_per_unit:.2f}."
+        )
     missing = ""
     if numbers.missing:
         n = counted(numbers.missing, "request")
         missing = f" {n} of which something is missing are left out here; the tests count them as lost."
-    what = (
+    text = (
         f"Measured on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per request: "
         f"{saved.mean:.1%} of the reference's cost is saved (95% interval {saved.low:.1%} to {saved.high:.1%}), "
         f"{100 * abs(lost.mean):.2f} points of the grade are {'gained' if lost.mean < 0 else 'lost'} (interval of the "
         f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals hold at all looks at "
         f"this policy together. What comparisons cost is not counted here: the bill counts it.{missing}"
     )
-    return [what, f"Answered by: {answered}."]
+    return [text, f"Answered by: {answered}."]
 
 
 # -- how many more ------------------------------------------------------------------------------------------------
@@ -284,54 +280,61 @@ def _measured_text(numbers: Measured | None) -> list[str]:
 
 def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
     """Say about how many more units it takes to certify something, or something cheaper."""
-    notes, drawn = _mostly_one(certifier), certifier.probability
-    if not certifier.proposals:
-        missing = FEWEST - certifier.n_fitting
-        return [
-            *(_until_first(certifier, config, missing, drawn) if missing > 0 else []),
-            *notes,
-        ]
-    proposal = certifier.proposals[-1]
+    if certifier.proposals:
+        forecast = _until_next_plan(certifier, config, certifier.proposals[-1])
+    else:
+        forecast = _until_first_proposal(certifier, config)
+    return [*forecast, *_mostly_one_client(certifier)]
+
+
+def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Tested) -> list[str]:
+    """Say when the next plan of a proposal will be certified."""
     if not proposal.plans:
-        text = (
-            f"Proposal {proposal.number} has no plan: no policy saves {SAVES:.0%} or more and loses little enough on "
-            "the units that fit."
-        )
-        return [text, *notes]
+        return [
+            (
+                f"Proposal {proposal.number} has no plan: no policy saves {SAVES:.0%} or more and loses little enough "
+                "on the units that fit."
+            )
+        ]
+    drawn = certifier.probability
     waiting = next((plan for plan in proposal.plans if plan.passed is None and plan.policy is not None), None)
     if waiting is None or drawn <= 0:
-        return notes
+        return []
     units = _units_to_come(certifier, config, proposal, waiting)
     if units is None:  # too few have tested it
         units = (max(waiting.needed - proposal.units, 0.0),) * 3
     middle, low, high = (2 * each / drawn for each in units)
     if middle > _MANY:
-        text = (
-            f"The next plan of proposal {proposal.number} would hardly ever be certified: it loses about as much as is "
-            "promised. Allow a larger loss, add a model, or wait for the next proposal."
-        )
-        return [text, *notes]
-    n, plan = certifier.missing_periods(proposal), f"the next plan of proposal {proposal.number}"
+        return [
+            (
+                f"The next plan of proposal {proposal.number} would hardly ever be certified: it loses about as much "
+                "as is promised. Allow a larger loss, add a model, or wait for the next proposal."
+            )
+        ]
+    n, plan = config.min_periods - proposal.periods, f"the next plan of proposal {proposal.number}"
+    periods = counted(n, "more period") if n > 0 else ""
     if middle < 1:
-        return [*([f"It takes {counted(n, 'more period')} to certify {plan}."] if n else []), *notes]
-    periods = f" and {counted(n, 'more period')}" if n else ""
-    about = f"{_rounded(low)} to {_rounded(high)}" if low < high else "by the units that it was made of"
+        return [f"It takes {periods} to certify {plan}."] if periods else []
+    source = f"{_rounded(low)} to {_rounded(high)}" if low < high else "by the units that it was made of"
     text = (
         f"For a chance of 80% that {plan} is certified, it takes about {_rounded(middle)} more "
-        f"{config.unit_rules.kind}s ({about}){periods}{_when(certifier, middle)}."
+        f"{config.unit_rules.kind}s ({source}){periods and f' and {periods}'}{_when(certifier, middle)}."
     )
-    return [text, *_scarce(certifier, config, middle), *notes]
+    return [text, *_scarce(certifier, config, middle)]
 
 
-def _until_first(certifier: Certifier, config: GatewayConfig, missing: int, drawn: float) -> list[str]:
+def _until_first_proposal(certifier: Certifier, config: GatewayConfig) -> list[str]:
     """Say when there will be a proposal."""
+    n, drawn = certifier.n_fitting, certifier.probability
+    if n >= FEWEST:
+        return []
     text = (
-        f"The first proposal is made once {FEWEST} drawn units fit policies: {certifier.n_fitting} do, about half of "
-        "those that were drawn and have closed."
+        f"The first proposal is made once {FEWEST} drawn units fit policies: {n} do, about half of those that were "
+        "drawn and have closed."
     )
     if drawn <= 0:
         return [f"{text} Now none is drawn: there was no request yet, or money for comparisons is missing."]
-    more, kind = math.ceil(2 * missing / drawn), config.unit_rules.kind
+    more, kind = math.ceil(2 * (FEWEST - n) / drawn), config.unit_rules.kind
     text += f" With {drawn:.0%} of the units drawn, that is about {_rounded(more)} more {kind}s"
     return [f"{text}{_when(certifier, more)}.", *_scarce(certifier, config, more)]
 
@@ -349,44 +352,45 @@ def _units_to_come(
         np.arange(evidence.n_units),
         *rng.integers(0, evidence.n_units, (_RESAMPLES, evidence.n_units)),
     ]
-    found = np.zeros(len(samples))
+    needed = np.zeros(len(samples))
     for name, limit in limits_of(config.promise).items():
         values, highest = values_of(name, limit, 1.0, evidence, outcomes, proposal.rows)
         logs = np.array(plan.logs.get((name, 1.0), [])).reshape(-1, len(bets.STAKES)).sum(axis=0)
         level = math.log(certifier.needed(proposal) * len(bets.STAKES)) - logs
         more = [min(bets.units_needed(values[rows], highest, level), _NEVER) for rows in samples]
-        found = np.maximum(found, more)
-    low, high = np.quantile(found[1:], _RANGE)
-    return float(found[0]), float(low), float(high)
+        needed = np.maximum(needed, more)
+    low, high = np.quantile(needed[1:], _RANGE)
+    return float(needed[0]), float(low), float(high)
 
 
-def _mostly_one(certifier: Certifier) -> list[str]:
+def _mostly_one_client(certifier: Certifier) -> list[str]:
     """Say where one of several clients brings most of the units."""
     clients = Counter(certifier.clients())
-    total = sum(clients.values())
+    total = clients.total()
     if total < FEWEST or len(clients) == 1:
         return []
     name, units = clients.most_common(1)[0]
-    text = (
+    if units <= _DECIDES * total:
+        return []
+    return [
         f"{name} brings {units / total:.0%} of the compared units, so what is certified is mostly about it."
-    )
-    return [text] if units > _DECIDES * total else []
+    ]
 
 
 def _scarce(certifier: Certifier, config: GatewayConfig, more: float) -> list[str]:
     """Say where fewer and fewer users are new, and not so many are still to come."""
-    if (
-        config.unit_rules.kind != "user"
-        or not certifier.fewer_come
-        or (unseen := certifier.unseen_users) >= more
-    ):
+    if config.unit_rules.kind != "user" or not certifier.fewer_come:
         return []
-    text = (
-        f"That may be more than will come: fewer and fewer users are new, and by how often users return, about "
-        f"{_rounded(unseen)} or more are still to come. Only new users are evidence. With `units: conversation` every "
-        "new conversation counts, of users as they are."
-    )
-    return [text]
+    unseen = certifier.unseen_users
+    if unseen >= more:
+        return []
+    return [
+        (
+            f"That may be more than will come: fewer and fewer users are new, and by how often users return, about "
+            f"{_rounded(unseen)} or more are still to come. Only new users are evidence. With `units: conversation` "
+            "every new conversation counts, of users as they are."
+        )
+    ]
 
 
 def _when(certifier: Certifier, units: float) -> str:

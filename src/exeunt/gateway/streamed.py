@@ -18,13 +18,13 @@ _ABOUT = ("id", "created", "model", "system_fingerprint")
 
 
 class Sink:
-    """Where the chunks of an answer go while it comes in. `begun`: whether there was one; `whole`: it is complete.
+    """Where the chunks of an answer go while it comes in. `begun`: whether there was one; `complete`: it has its end.
 
     `policy`: the name of the one that chose who answers; "" where the client named the model.
     """
 
     def __init__(self) -> None:
-        self.begun, self.whole, self.policy = False, False, ""
+        self.begun, self.complete, self.policy = False, False, ""
         self._chunks: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
 
     def put(self, chunk: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Sink:
     @property
     def cut_off(self) -> bool:
         """Whether the client has the beginning of an answer that has no end."""
-        return self.begun and not self.whole
+        return self.begun and not self.complete
 
     def end(self) -> None:
         """Say that there are no more."""
@@ -102,10 +102,10 @@ def understood(body: Mapping[str, Any], part: str) -> dict[str, Any]:
     `part`: where a choice says something, "message" or "delta". Raises TypeError where texts or calls of tools are of
     another type than who reads them expects.
     """
-    choices, found = [], body.get("choices")
-    for choice in _objects(found[:1] if isinstance(found, list) else found):
-        said = choice.get(part)
-        (message,) = _objects([{} if said is None and part == "delta" else said])
+    choices, listed = [], body.get("choices")
+    for choice in _objects(listed[:1] if isinstance(listed, list) else listed):
+        content_part = choice.get(part)
+        (message,) = _objects([{} if content_part is None and part == "delta" else content_part])
         content = message.get("content")
         texts = (
             choice.get("finish_reason"),
@@ -120,13 +120,13 @@ def understood(body: Mapping[str, Any], part: str) -> dict[str, Any]:
     return {**body, "choices": choices}
 
 
-def _objects(found: Any) -> list[dict[str, Any]]:
+def _objects(items: Any) -> list[dict[str, Any]]:
     """Return a list of objects; none for None. Raises TypeError for anything else."""
-    if found is None:
+    if items is None:
         return []
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise TypeError("it is no list of objects")
-    return found
+    return items
 
 
 def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[dict[str, Any]]:
@@ -142,24 +142,24 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
     def chunk(*choices: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         return {**about, "object": "chat.completion.chunk", "choices": choices, **more}
 
-    def said(finish: Any = None, logs: Any = None, **delta: Any) -> dict[str, Any]:
+    def choice_chunk(finish: Any = None, logs: Any = None, **delta: Any) -> dict[str, Any]:
         more = {"logprobs": logs} if logs else {}
         return chunk({"index": 0, "delta": delta, "finish_reason": finish, **more})
 
-    yield said(role="assistant", content="")
+    yield choice_chunk(role="assistant", content="")
     texts = {name: message[name] for name in ("content", "refusal") if message.get(name)}
     if logprobs and choice.get("logprobs"):
-        yield said(logs=choice["logprobs"], **texts)
+        yield choice_chunk(logs=choice["logprobs"], **texts)
     else:
         if isinstance(text := texts.get("content"), str):
             del texts["content"]
             for start in range(0, len(text), _LENGTH):
-                yield said(content=text[start : start + _LENGTH])
+                yield choice_chunk(content=text[start : start + _LENGTH])
         if texts:
-            yield said(**texts)
+            yield choice_chunk(**texts)
     if calls := message.get("tool_calls"):
-        yield said(tool_calls=[{"index": i, **call} for i, call in enumerate(calls)])
-    yield said(choice.get("finish_reason"))
+        yield choice_chunk(tool_calls=[{"index": i, **call} for i, call in enumerate(calls)])
+    yield choice_chunk(choice.get("finish_reason"))
     if "usage" in body:
         yield chunk(usage=body["usage"])
 
@@ -167,7 +167,7 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
 def without_logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return a completion, or a chunk of one, without log-probabilities."""
     choices = [
-        {name: value for name, value in choice.items() if name != "logprobs"}
+        {name: field for name, field in choice.items() if name != "logprobs"}
         for choice in body.get("choices") or ()
     ]
     return {**body, "choices": choices}
@@ -192,10 +192,10 @@ async def lines_of(data: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Yield the lines in bytes. They end with a line feed alone: JSON may hold other ends of lines, such as U+2028."""
     rest: list[bytes] = []
     async for piece in data:
-        first, *others = piece.split(b"\n")
+        first, *rest_of_piece = piece.split(b"\n")
         rest.append(first)
-        for other in others:
+        for line in rest_of_piece:
             yield b"".join(rest).decode()
-            rest = [other]
+            rest = [line]
     if any(rest):
         yield b"".join(rest).decode()

@@ -7,7 +7,7 @@ import threading
 from asyncio import Task
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
@@ -62,9 +62,9 @@ class Traffic:
                 self._changed[place.unit.number] = place.unit
         return place
 
-    def is_chosen(self, unit: Unit, now: float, most: float) -> bool:
-        """Return whether the lot falls on comparing a unit that begins. `most`: the probability at most."""
-        period = self.drawing.period(max(now, self._now), most)
+    def is_chosen(self, unit: Unit, now: float, share: float) -> bool:
+        """Return whether the lot falls on comparing a unit that begins. `share`: the probability at most."""
+        period = self.drawing.period(max(now, self._now), share)
         period.units += 1
         unit.period, unit.probability = period.number, period.probability
         unit.held_out = self.drawing.is_held_out(unit.number)
@@ -115,10 +115,6 @@ class Traffic:
         for unit in (*self.busy, *self._changed.values(), *self._not_written):
             if unit.client == client:
                 unit.client, unit.user, unit.drawn, unit.refused = "", b"", False, False
-
-    def begin_span(self, policy: str, now: float, compared: float) -> None:
-        """Take note that another policy is active. `compared`: US dollars spent on comparing until now."""
-        self.bill.begin(policy, now, compared)
 
     def count(self, record: Record, *, opted_out: bool) -> None:
         """Count a record in the bill."""
@@ -190,8 +186,10 @@ class Traffic:
 
 def _setting(config: GatewayConfig, models: GatewayModels) -> Mapping[str, Any]:
     """Return what decides which records may be counted together, JSON-able."""
-    rules = config.unit_rules
     return {
-        "identity": dict(models.identity), "grader": models.grader, "features": models.features,
-        "units": [rules.kind, rules.idle_s, rules.rows, rules.time_s], "cap": config.cap,
-    }  # fmt: skip
+        "identity": dict(models.identity),
+        "grader": models.grader,
+        "features": models.features,
+        "units": list(astuple(config.unit_rules)),
+        "cap": config.cap,
+    }

@@ -48,14 +48,14 @@ _LATEST_AT = 52
 
 
 class Room:
-    """Room for `most` connections to a process; `proxies` may have all of them, any other address a part.
+    """Room for `limit` connections to a process; `proxies` may have all of them, any other address a part.
 
     `ahead`: bytes that were sent before the answers of earlier requests, or that are held of requests which may be
     refused.
     """
 
-    def __init__(self, most: int, proxies: tuple[str, ...] = ()) -> None:
-        self.most, self.of_one, self.proxies = most, part_of(most), proxies
+    def __init__(self, limit: int, proxies: tuple[str, ...] = ()) -> None:
+        self.limit, self.of_one, self.proxies = limit, part_of(limit), proxies
         self.ahead = self._all = 0
         self._of: Counter[str] = Counter()
         self._waiting: deque[Connection] = deque()
@@ -65,7 +65,7 @@ class Room:
         client = client_of(address, self.proxies)
         self._all += 1
         self._of[client] += 1
-        return self._all <= self.most and (not client or self._of[client] <= self.of_one)
+        return self._all <= self.limit and (not client or self._of[client] <= self.of_one)
 
     def leave(self, address: str) -> None:
         """Give the place of a connection back."""
@@ -107,8 +107,8 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _refused_at, _in_a_row = -math.inf, 0  # when, and how many since the latest pause, or request passed on
     _refusal: bytes | None = None  # that waits
 
-    def __init__(self, *given: Any, room: Room, **options: Any) -> None:
-        super().__init__(*given, **options)
+    def __init__(self, *arguments: Any, room: Room, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._room = room
 
     def connection_made(self, transport: Any) -> None:
@@ -216,7 +216,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self.on_response_complete()
 
     def _send_unavailable(self, body: bytes, more: bytes = b"") -> None:
-        about = b"".join(b"%b: %b\r\n" % one for one in self.server_state.default_headers)
+        about = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
         self.transport.write(
             b"%bcontent-length: %d\r\n%b%b\r\n%b" % (_UNAVAILABLE, len(body), more, about, body)
         )
@@ -241,13 +241,13 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._read(self._taken() + data if self._ahead else data)
 
     def _read(self, data: bytes) -> None:
-        at = 0
-        while at < len(data) and not (self._is_busy() or self.transport.is_closing()):
-            end = self._end_of_piece(data, at)
-            self._read_piece(data[at:end])
-            at = end
-        if at < len(data) and not self.transport.is_closing():
-            self._keep(data[at:])
+        start = 0
+        while start < len(data) and not (self._is_busy() or self.transport.is_closing()):
+            end = self._end_of_piece(data, start)
+            self._read_piece(data[start:end])
+            start = end
+        if start < len(data) and not self.transport.is_closing():
+            self._keep(data[start:])
 
     def _is_busy(self) -> bool:
         """Whether a whole request waits for its answer, or for that of an earlier one."""
@@ -255,11 +255,11 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             return True
         return not self._reads_body and self.cycle is not None and not self.cycle.response_complete
 
-    def _end_of_piece(self, data: bytes, at: int) -> int:
+    def _end_of_piece(self, data: bytes, start: int) -> int:
         """Return where to stop reading, so that hardly more than one request ends before."""
         if self._reads_body:
-            return at + (_PIECE if self._length is None else max(self._length - self._of_body, 1))
-        end = data.find(_END_OF_HEADERS, at) + len(_END_OF_HEADERS)
+            return start + (_PIECE if self._length is None else max(self._length - self._of_body, 1))
+        end = data.find(_END_OF_HEADERS, start) + len(_END_OF_HEADERS)
         several = end >= len(_END_OF_HEADERS) and data.find(_END_OF_HEADERS, end) >= 0
         return end if several else len(data)
 
@@ -340,7 +340,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 def _age_s(connection: Any) -> float:
     """Return how many seconds ago the machine received the latest data of a TCP connection; 0 if that is unknown."""
     try:
-        told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LATEST_AT + 4)
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LATEST_AT + 4)
     except (AttributeError, OSError):  # not Linux, or not TCP
         return 0.0
-    return int.from_bytes(told[_LATEST_AT:], sys.byteorder) / 1e3
+    return int.from_bytes(info[_LATEST_AT:], sys.byteorder) / 1e3

@@ -49,9 +49,9 @@ class Limits:
         return part_of(self.max_open)
 
 
-def part_of(most: int) -> int:
+def part_of(total: int) -> int:
     """Return how many of so many one client may have."""
-    return max(_FEW, most // PART)
+    return max(_FEW, total // PART)
 
 
 def listens_everywhere(host: str) -> bool:
@@ -75,14 +75,16 @@ def host_names(host: str, allowed: tuple[str, ...], *, option: str = "--allowed-
 
 def check_proxies(proxies: Sequence[str], *, option: str) -> None:
     """Raise InputError, about the `option`, for what is no address and no network."""
-    if wrong := [one for one in proxies if not _is_network(one)]:
+    if wrong := [proxy for proxy in proxies if not _is_network(proxy)]:
         raise InputError(
             f"{option} must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8, got {wrong[0]!r:.80}"
         )
-    for one in proxies:
-        if (network := ip_network(one, strict=False)).network_address != (address := ip_interface(one).ip):
+    for proxy in proxies:
+        if (network := ip_network(proxy, strict=False)).network_address != (
+            address := ip_interface(proxy).ip
+        ):
             raise InputError(
-                f"{option}: {one} is within a network: write {network} for all of it, or {address} alone"
+                f"{option}: {proxy} is within a network: write {network} for all of it, or {address} alone"
             )
 
 
@@ -101,11 +103,11 @@ def client_of(address: str, proxies: tuple[str, ...]) -> str:
     A socket of both versions has addresses of IPv4 as ::ffff:10.0.0.7; they count as 10.0.0.7.
     """
     try:
-        given = ip_address(address)
+        ip = ip_address(address)
     except ValueError:
         return ""
-    found = getattr(given, "ipv4_mapped", None) or given
-    networks = [ip_network(one, strict=False) for one in proxies]
-    if any(one in network for network in networks for one in (given, found)):
+    client = getattr(ip, "ipv4_mapped", None) or ip
+    networks = [ip_network(proxy, strict=False) for proxy in proxies]
+    if any(known_as in network for network in networks for known_as in (ip, client)):
         return ""
-    return str(ip_network((found, _NETWORK_BITS), strict=False)) if found.version == 6 else str(found)
+    return str(ip_network((client, _NETWORK_BITS), strict=False)) if client.version == 6 else str(client)

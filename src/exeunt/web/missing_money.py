@@ -21,8 +21,8 @@ def missing_money(
     `program`: what the client asks, such as "server". `unit`: of the amounts, where the client knows it. `less`: how to
     ask for what costs less. Beyond a day the time is a date: what was booked above a limit is paid off by its rate.
     """
-    asked, left = (f"{amount:g} {unit}".strip() for amount in (error.asked, error.left))
-    why = f"this may cost {asked}, and {left} of what may be spent is left"
+    amount_asked, amount_left = (f"{amount:g} {unit}".strip() for amount in (error.asked, error.left))
+    why = f"this may cost {amount_asked}, and {amount_left} of what may be spent is left"
     wait_s = 1.0 if error.passing else error.wait_s
     more = f"ask who runs this {program} for more"
     if wait_s is None or wait_s > _LONGEST_S:

@@ -127,8 +127,8 @@ class SecurityMiddleware:
             )
             return self._error(403, why, _CLOSE)
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > (most := self._most(scope)):
-            return self._error(_TOO_LARGE, _too_large(most), _CLOSE)
+        if length.isdigit() and int(length) > (limit := self._body_limit(scope)):
+            return self._error(_TOO_LARGE, _too_large(limit), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return self._error(415, "compressed requests are not taken", _CLOSE)
         if scope["method"] not in _WITHOUT_BODY and (why := self._too_many(scope)):
@@ -165,12 +165,12 @@ class SecurityMiddleware:
 
         `keeps`: the body stays in memory until the request is over.
         """
-        limits, state, taken, whole = self._limits, scope["state"], 0, False
-        due, most = time.monotonic() + limits.slow_s, self._most(scope)
+        limits, state, taken, complete = self._limits, scope["state"], 0, False
+        due, limit = time.monotonic() + limits.slow_s, self._body_limit(scope)
 
         async def bounded() -> Message:
-            nonlocal taken, whole
-            if whole:  # the next message is that the client disconnected
+            nonlocal taken, complete
+            if complete:  # the next message is that the client disconnected
                 return await receive()
             try:
                 if "read" in state:  # it has come in, and nobody waits for it
@@ -185,12 +185,12 @@ class SecurityMiddleware:
             if keeps:
                 state["held"] = taken
                 self._held += size
-            whole = not message.get("more_body", False)
-            if whole:
+            complete = not message.get("more_body", False)
+            if complete:
                 self._has_come(state)
                 state.setdefault("read", time.monotonic())
-            if taken > most:
-                raise HTTPException(_TOO_LARGE, _too_large(most), _CLOSE)
+            if taken > limit:
+                raise HTTPException(_TOO_LARGE, _too_large(limit), _CLOSE)
             if keeps and self._held > max(_HELD, limits.max_body):
                 self._metrics.refused()
                 why = f"the bodies of open requests have {_HELD:,} bytes, which is the limit: try again soon"
@@ -199,10 +199,10 @@ class SecurityMiddleware:
 
         return bounded
 
-    def _most(self, scope: Scope) -> int:
+    def _body_limit(self, scope: Scope) -> int:
         """Return the most bytes that a request may have."""
-        most = self._limits.max_body
-        return most if self.inputs.fullmatch(scope["path"]) else min(most, _OTHER)
+        limit = self._limits.max_body
+        return limit if self.inputs.fullmatch(scope["path"]) else min(limit, _OTHER)
 
     def _names_it(self, host: bytes, address: str | None) -> bool:
         """Whether a Host header is a name of the server, or the address that the request came to. The page of another
@@ -213,9 +213,11 @@ class SecurityMiddleware:
 
     def _key(self, headers: Mapping[bytes, bytes]) -> Any:
         """Return the API key of a request, "" where none is needed, None where one is missing or wrong."""
-        given = bearer(headers)
-        fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
-        return given.decode() if any(fits) else None if self._keys else ""
+        key = bearer(headers)
+        fits = [
+            hmac.compare_digest(key, known_key) for known_key in self._keys
+        ]  # all, so that it takes equal time
+        return key.decode() if any(fits) else None if self._keys else ""
 
     def _name(self, key: Any) -> str:
         """Return what tells whose key it is; "" of none."""
@@ -243,8 +245,8 @@ class SecurityMiddleware:
 
 def bearer(headers: Mapping[bytes, bytes]) -> bytes:
     """Return the key that a request carries, b"" for none."""
-    kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-    return given if kind.lower() == b"bearer" else b""
+    kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+    return key if kind.lower() == b"bearer" else b""
 
 
 def _of_own_page(headers: Mapping[bytes, bytes], host: bytes) -> bool:
@@ -281,8 +283,8 @@ async def _drain(receive: Receive) -> None:
             pass
 
 
-def _too_large(most: int) -> str:
-    return f"a request may have at most {most:,} bytes here: if it holds inputs, send fewer at a time"
+def _too_large(limit: int) -> str:
+    return f"a request may have at most {limit:,} bytes here: if it holds inputs, send fewer at a time"
 
 
 def read_api_keys(file: Path) -> tuple[str, ...]:

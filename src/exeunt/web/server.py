@@ -78,11 +78,11 @@ def uvicorn_config(
     )
 
 
-def _allow_files(most: int) -> None:
+def _allow_files(needed: int) -> None:
     """Let this process and its workers have so many files open, as far as the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
@@ -109,11 +109,11 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        what = record.getMessage()
-        line = {"t": round(record.created, 3), "level": record.levelname.lower(), "what": what}
+        message = record.getMessage()
+        line = {"t": round(record.created, 3), "level": record.levelname.lower(), "what": message}
         line |= getattr(record, "fields", {})
-        if what.startswith("Traceback"):  # Starlette's, of a start that failed
-            line |= {"what": what.strip().splitlines()[-1], "traceback": what}
+        if message.startswith("Traceback"):  # Starlette's, of a start that failed
+            line |= {"what": message.strip().splitlines()[-1], "traceback": message}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
