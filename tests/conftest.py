@@ -46,7 +46,7 @@ NEEDS = {
     "data": ("PIL",),
     "gateway": ("msgspec",),
     "language": ("torch", "transformers", "lightning_fabric", "typer"),
-    "live": ("openai", "httpx", "uvicorn"),
+    "live": ("httpx", "uvicorn"),
     "making": ("torch", "torchvision", "sklearn"),
     "one_file": ("onnx", "onnxruntime"),
     "plots": ("matplotlib", "PIL"),

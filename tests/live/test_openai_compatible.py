@@ -222,7 +222,7 @@ def test_the_key_comes_from_the_environment_and_is_nowhere_else(monkeypatch, cap
         other = small(url)
         replies(other, ["text 0"])
     assert service.headers[0][b"authorization"] == b"Bearer sk-secret"
-    assert service.headers[-1][b"authorization"] == b"Bearer none"
+    assert b"authorization" not in service.headers[-1]
     shown = f"{found} {model!r} {vars(model)} {model.identity}"
     assert "sk-secret" not in shown + caplog.text
     monkeypatch.delenv("SMALL_KEY")

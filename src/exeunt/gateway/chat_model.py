@@ -19,7 +19,7 @@ from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker, Call
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.streamed import Assembled, data_of, lines_of, understood, without_logprobs
-from exeunt.live.http_model import http_client, key_named
+from exeunt.live.http_model import error_code
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
 
@@ -136,15 +136,6 @@ class ChatModel(OpenAICompatible):
             body["logprobs"] = True
         return body
 
-    def _connect(self) -> Any:
-        headers = {"content-type": "application/json"}
-        if self.key is not None:
-            headers["authorization"] = f"Bearer {key_named(self.key)}"
-        return http_client(self, headers=headers)
-
-    async def _disconnect(self, client: Any) -> None:
-        await client.aclose()
-
     async def ask(self, content: Any, *, final: bool = False, **options: Any) -> Reply:
         """Ask as any live model. Only the chunks of a `final` answer go to the sink.
 
@@ -241,12 +232,8 @@ class ChatModel(OpenAICompatible):
             answer = sent.aiter_raw()
             if not sent.is_success:
                 error = b"".join([piece async for piece in answer])
-                raise status_failure(sent.status_code, sent.headers, await read_beside(_code, error))
+                raise status_failure(sent.status_code, sent.headers, await read_beside(error_code, error))
             yield answer
-
-    @property
-    def _url(self) -> str:
-        return f"{self.base_url.rstrip('/')}/chat/completions"
 
     def _read(self, data: Any, request: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this
         body = understood(data, "message")
@@ -260,11 +247,3 @@ class ChatModel(OpenAICompatible):
         score = sum(logs) / len(logs) if logs else _LEAST * scored
         # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
         return ChatReply(str(text or calls), max(score, _LEAST), cost, lied=lied, body=body, scored=scored)
-
-
-def _code(body: bytes) -> object:
-    """Return the word that an endpoint gives for an error."""
-    try:
-        return outside_json(body)["error"]["code"]
-    except (KeyError, TypeError, ValueError):
-        return ""

@@ -203,7 +203,7 @@ def choose_by_time(
 
     idle = [name for name in models if name not in {step.model for step in steps}]
     unasked = {name: f"{name} is not asked: none of its exits pays for its time." for name in idle}
-    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=original), unasked)
+    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, original=original), unasked)
 
 
 def _timed(

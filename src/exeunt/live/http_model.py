@@ -29,7 +29,35 @@ _CONNECT_S = 10.0
 """The longest that connecting may take: less than an attempt, so that it is known that nothing was sent."""
 
 
-class HTTPModel(LiveModel):
+class OverHTTP(LiveModel):
+    """A live model that is asked by a POST of JSON."""
+
+    def _headers(self) -> dict[str, str]:
+        """Return what is sent with each request, such as the key."""
+        return {}
+
+    def _connect(self) -> Any:
+        return http_client(self, headers=self._headers())
+
+    async def _disconnect(self, client: Any) -> None:
+        await client.aclose()
+
+    async def _posted(self, client: Any, url: str, body: Any) -> Any:
+        """Return the JSON that answers. Raises FailedAttempt for another status or a broken connection."""
+        httpx = require("httpx", extra="live")
+        try:
+            sent = await client.post(url, json=body)
+        except httpx.HTTPError as error:
+            raise transport_failure(error) from None
+        if not sent.is_success:
+            raise status_failure(sent.status_code, sent.headers, await read_beside(error_code, sent.content))
+        try:
+            return await read_beside(outside_json, sent.content)
+        except ValueError:
+            raise FailedAttempt("its answer is no JSON", again=True) from None
+
+
+class HTTPModel(OverHTTP):
     """A service that answers a POST of JSON with JSON.
 
     `request`: the JSON to send, with "{input}" in place of the input. `response`: where in the answer is what, such as
@@ -72,27 +100,13 @@ class HTTPModel(LiveModel):
         """Return the price of a call."""
         return self.price
 
-    def _connect(self) -> Any:
-        headers = {
+    def _headers(self) -> dict[str, str]:
+        return {
             name: _KEY.sub(lambda match: key_named(match[1]), header) for name, header in self.headers.items()
         }
-        return http_client(self, headers=headers)
-
-    async def _disconnect(self, client: Any) -> None:
-        await client.aclose()
 
     async def _call(self, content: Any, client: Any) -> Reply:
-        httpx = require("httpx", extra="live")
-        try:
-            sent = await client.post(self.url, json=_filled(self.request, content))
-        except httpx.HTTPError as error:
-            raise transport_failure(error) from None
-        if not sent.is_success:
-            raise status_failure(sent.status_code, sent.headers)
-        try:
-            data = await read_beside(outside_json, sent.content)
-        except ValueError:
-            raise FailedAttempt("its answer is no JSON", again=True) from None
+        data = await self._posted(client, self.url, _filled(self.request, content))
         parts = {part: at_path(data, path) for part, path in self.response.items()}
         cost, lied = parts.get("cost", self.price), False
         if not _is_amount(cost):
@@ -117,6 +131,14 @@ def _filled(template: Any, content: Any) -> Any:
     if isinstance(template, Mapping):
         return {name: _filled(part, content) for name, part in template.items()}
     return [_filled(part, content) for part in template] if isinstance(template, list) else template
+
+
+def error_code(body: bytes) -> object:
+    """Return the word that a service gives for an error, as OpenAI's protocol has it; "" if there is none."""
+    try:
+        return outside_json(body)["error"]["code"]
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def key_named(variable: str) -> str:

@@ -376,12 +376,10 @@ def transport_failure(error: Exception) -> FailedAttempt:
     """Return what a broken connection means: a request that may have arrived may be billed."""
     import httpx
 
-    cause = error if isinstance(error, httpx.HTTPError) else error.__cause__
-    if isinstance(cause, FailedAttempt):
-        return cause
-    unsent = isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-    why = type(cause or error).__name__
-    return FailedAttempt(f"connection failed ({why})", again=True, cost=0.0 if unsent else None)
+    unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    return FailedAttempt(
+        f"connection failed ({type(error).__name__})", again=True, cost=0.0 if unsent else None
+    )
 
 
 def _wait_asked_for(text: str) -> float:

@@ -35,7 +35,7 @@ from exeunt.trace.splitting import part_rows
 
 PARTS = {"fit": 0.3, "calibrate": 0.4, "test": 0.3}
 """The shares of the recorded inputs. Certificates want many inputs to calibrate on, and each was paid for."""
-_PACKAGES = ("exeunt", "numpy", "scipy", "httpx", "openai")
+_PACKAGES = ("exeunt", "numpy", "scipy", "httpx")
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from exeunt._support.outside_json import nfkc, outside_json
-from exeunt._support.threads import read_beside
-from exeunt.errors import InputError, require
+from exeunt._support.outside_json import nfkc
+from exeunt.errors import InputError
 from exeunt.live.function_model import checked_price, named
-from exeunt.live.http_model import checked_url, checked_variable, http_client, key_named
-from exeunt.live.live_model import (
-    FailedAttempt,
-    LiveModel,
-    Reply,
-    at_path,
-    status_failure,
-    transport_failure,
-)
+from exeunt.live.http_model import OverHTTP, checked_url, checked_variable, key_named
+from exeunt.live.live_model import FailedAttempt, Reply, at_path
 
 _OPENAI = "https://api.openai.com/v1"
 _CLASSIFY = "Classify the text. Answer with one of these words and nothing else: {classes}.\n\nText: {text}"
@@ -39,7 +31,7 @@ _MILLION = 1e6
 _LEAST = 1e-6  # probability of a class that is not among the likeliest tokens
 
 
-class OpenAICompatible(LiveModel):
+class OpenAICompatible(OverHTTP):
     """A model behind an endpoint that speaks the protocol of OpenAI.
 
     `model`: its name there. `base_url`: of the endpoint, by default OpenAI's. `key`: name of the environment variable
@@ -128,32 +120,16 @@ class OpenAICompatible(LiveModel):
             **({} if self.logprobs is None else {"logprobs": True, **likeliest}),
         }
 
-    def _connect(self) -> Any:
-        openai, client = require("openai", extra="live"), http_client(self)
-        return openai.AsyncOpenAI(
-            api_key="none" if self.key is None else key_named(self.key),
-            base_url=self.base_url,
-            max_retries=0,
-            timeout=client.timeout,
-            http_client=client,
-            default_headers={"accept-encoding": "identity"},
-        )
+    def _headers(self) -> dict[str, str]:
+        key = {} if self.key is None else {"authorization": f"Bearer {key_named(self.key)}"}
+        return {"content-type": "application/json", **key}
 
-    async def _disconnect(self, client: Any) -> None:
-        await client.close()
+    @property
+    def _url(self) -> str:
+        return f"{self.base_url.rstrip('/')}/chat/completions"
 
     async def _call(self, content: Any, client: Any) -> Reply:
-        openai = require("openai", extra="live")
-        try:
-            sent = await client.chat.completions.with_raw_response.create(**self._body(content))
-        except openai.APIStatusError as error:
-            raise status_failure(error.status_code, error.response.headers, error.code) from None
-        except openai.APIConnectionError as error:
-            raise transport_failure(error) from None
-        try:
-            data = await read_beside(outside_json, sent.http_response.content)
-        except ValueError:
-            raise FailedAttempt("its answer is no JSON", again=True) from None
+        data = await self._posted(client, self._url, self._body(content))
         cost, lied = self._reported(data)
         try:
             return self._read(data, content, cost, lied)
