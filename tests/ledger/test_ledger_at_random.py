@@ -105,6 +105,8 @@ class Oracle:
         cost = one.maximum if cost is None else exact(cost)
         if one.state == "settled" and cost != one.cost and not correct:
             return InputError
+        if one.state == "settled" and cost == one.cost:
+            return None  # a bill that was booked stays booked
         if cost > one.maximum and cost != one.cost:
             self.stopped |= {(ledger, one.model) for ledger in self.chain(one.ledger)}
         one.state, one.cost = "settled" if correct or cost <= one.maximum else "disputed", cost
