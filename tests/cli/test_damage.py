@@ -189,8 +189,10 @@ def _may_be_missed(name: str, file: str, harm: str) -> bool:
 
 def _helps(err: str, file: Path) -> bool:
     """Return whether one line of the error output names the file, or its folder, and says what to do."""
-    lines = [line for line in err.splitlines() if file.name in line or str(file.parent) in line]
-    return len(lines) == 1 and err.startswith("exeunt: ") and any(remedy in lines[0] for remedy in REMEDIES)
+    output = [line for line in err.splitlines() if not line.startswith("warning: other work keeps ")]
+    lines = [line for line in output if file.name in line or str(file.parent) in line]
+    begins = bool(output) and output[0].startswith("exeunt: ")
+    return begins and len(lines) == 1 and any(remedy in lines[0] for remedy in REMEDIES)
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case.values[1] != "verify"])
