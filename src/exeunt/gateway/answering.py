@@ -202,7 +202,7 @@ def _for_clients(why: str) -> str:
 
 
 def _answered(replies: Mapping[str, Reply], name: str, *, policy: str, decided: bool) -> Answered:
-    reply = replies.get(name)
-    usable = reply if isinstance(reply, ChatReply) and reply.is_given else None
-    cost = sum(asked.billed for asked in replies.values())
-    return Answered(usable, name if usable else "", policy, cost, replies, decided and usable is not None)
+    cost, reply = sum(reply.billed for reply in replies.values()), replies.get(name)
+    if not isinstance(reply, ChatReply) or not reply.is_given:
+        return Answered(None, "", policy, cost, replies)
+    return Answered(reply, name, policy, cost, replies, decided)

@@ -17,21 +17,9 @@ from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
 
 _PASSED_ON = (
-    "temperature",
-    "top_p",
-    "seed",
-    "stop",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "response_format",
-    "reasoning_effort",
-    "verbosity",
-    "logprobs",
-    "top_logprobs",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
+    *("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias"),
+    *("response_format", "reasoning_effort", "verbosity", "logprobs", "top_logprobs"),
+    *("tools", "tool_choice", "parallel_tool_calls"),
 )
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _ONLY = {
@@ -120,12 +108,11 @@ class ChatRequest:
     @property
     def texts(self) -> list[bytes]:
         """The messages as JSON, without images."""
-        return [
-            _SORTED.encode({**message, "content": [_without_image(part) for part in _parts(message)]})
-            if _parts(message)
-            else written
-            for message, written in zip(self.messages, self.written, strict=True)
-        ]
+        texts = list(self.written)
+        for k, message in enumerate(self.messages):
+            if parts := _parts(message):
+                texts[k] = _SORTED.encode({**message, "content": [_without_image(part) for part in parts]})
+        return texts
 
     @cached_property
     def n_images(self) -> int:
@@ -148,15 +135,15 @@ class ChatRequest:
         return called or bool(self.options.get("tools"))
 
     @property
-    def as_told(self) -> Mapping[str, Any]:
-        """What a grader is told of it."""
+    def for_graders(self) -> Mapping[str, Any]:
+        """What graders get of it."""
         return {"messages": self.messages, **self.options}
 
     @cached_property
     def text(self) -> str:
         """The text of the last message of the user, for features."""
-        candidates = [message for message in self.messages if message["role"] == "user"] or self.messages
-        return text_of(candidates[-1])
+        by_user = [message for message in self.messages if message["role"] == "user"]
+        return text_of((by_user or self.messages)[-1])
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
@@ -238,8 +225,8 @@ def _check_options(body: Mapping[str, Any]) -> None:
         if allowed is not None and value not in allowed:
             raise InputError(f"{name} may be {allowed[0]!r} alone here, got {value!r:.40}")
     tools = body.get("tools") or []
-    if not isinstance(tools, list) or any(
-        not isinstance(tool, dict) or tool.get("type") not in _TOOLS for tool in tools
+    if not isinstance(tools, list) or not all(
+        isinstance(tool, dict) and tool.get("type") in _TOOLS for tool in tools
     ):
         raise InputError(
             f"tools are of type {' or '.join(_TOOLS)}: those of a provider could cost more than is known"

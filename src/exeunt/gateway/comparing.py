@@ -114,7 +114,7 @@ class Comparing:
     ) -> dict[str, float]:
         """Return the grades of all answers; a model that gave none has 0."""
         return {
-            name: await self._grader(request.as_told, reply.message, reference.message)
+            name: await self._grader(request.for_graders, reply.message, reference.message)
             if isinstance(reply, ChatReply)
             else 0.0
             for name, reply in replies.items()

@@ -18,6 +18,7 @@ from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.evidence import Evidence
 from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
 from exeunt.stream import bets
+from exeunt.stream.ratios import Interval
 
 STANDING = "standing"
 """Under this name the records keep what is certified, for who asks another process."""
@@ -302,8 +303,8 @@ def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Test
         return []
     units = _units_to_come(certifier, config, proposal, waiting)
     if units is None:  # too few have tested it
-        units = (max(waiting.needed - proposal.units, 0.0),) * 3
-    middle, low, high = (2 * each / drawn for each in units)
+        units = Interval(*[max(waiting.needed - proposal.units, 0.0)] * 3)
+    middle, low, high = (2 * n / drawn for n in units)
     if middle > _MANY:
         return [
             (
@@ -341,7 +342,7 @@ def _until_first_proposal(certifier: Certifier, config: GatewayConfig) -> list[s
 
 def _units_to_come(
     certifier: Certifier, config: GatewayConfig, proposal: Tested, plan: Plan
-) -> tuple[float, float, float] | None:
+) -> Interval | None:
     """Return about how many more held-out units a plan takes, with a range, by the units that it was tested on."""
     evidence = certifier.held_out(proposal)
     if config.promise is None or plan.policy is None or evidence.n_units < 10:
@@ -360,7 +361,7 @@ def _units_to_come(
         more = [min(bets.units_needed(values[rows], highest, level), _NEVER) for rows in samples]
         needed = np.maximum(needed, more)
     low, high = np.quantile(needed[1:], _RANGE)
-    return float(needed[0]), float(low), float(high)
+    return Interval(float(needed[0]), float(low), float(high))
 
 
 def _mostly_one_client(certifier: Certifier) -> list[str]:
