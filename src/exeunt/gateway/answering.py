@@ -105,7 +105,7 @@ class Active:
 def active_policy(
     name: str, policy: Policy | None, models: Mapping[str, ChatModel], features: FeatureModel | None
 ) -> Active:
-    """Return a policy, ready to be asked by it. Raises InputError for one of other models, ArtefactError for one that
+    """Return a policy, ready to be asked by it. Raises InputError if it is for other models, ArtefactError if it
     was certified before there were units.
     """
     if policy is None:

@@ -120,7 +120,7 @@ class Tested:
 
     @property
     def weight(self) -> float:
-        """Its share of delta."""
+        """The share of delta that its tests may use."""
         return bets.weight(self.number)
 
 
@@ -158,7 +158,7 @@ class Certifier:
     # -- questions ------------------------------------------------------------------------------------------
 
     def ask(self, now: float, why: str, *, after: int, fits_from: int = 0) -> None:
-        """Ask a new question: it is tested on units that begin after the request of this number."""
+        """Ask a new question. Units that begin after the request numbered `after` test it."""
         if (body := self._body()) is None:
             return
         number = 1 if self.question is None else self.question.number + 1
@@ -166,7 +166,7 @@ class Certifier:
         self._write_question(self.question)
 
     def alarmed(self, now: float, latest: int) -> None:
-        """Ask anew: nothing from before an alarm is evidence. `latest`: the number of the latest request."""
+        """Ask a new question: nothing before an alarm is evidence. `latest`: the number of the latest request."""
         try:
             self.ask(now, ALARM, after=latest, fits_from=latest + 1)
         except FileError as error:  # such as a full disk: it is tried again before anything else is written
@@ -180,7 +180,7 @@ class Certifier:
         self._is_written = True
 
     def _body(self) -> dict[str, Any] | None:
-        """Return what makes a question this one, JSON-able; None without a promise."""
+        """Return what identifies a question, JSON-able; None without a promise."""
         config, models = self._config, self.models
         if config.promise is None or config.shadow is None:
             return None
@@ -224,7 +224,7 @@ class Certifier:
         return passed
 
     def _settle(self, now: float, busy: Sequence[Unit]) -> None:
-        """Take note of the periods whose units have all closed and been graded."""
+        """Mark the periods as settled whose units have all closed and been graded."""
         grace, done = self._grace, []
         for period in self._periods("settled IS NULL"):
             if now < (period.number + 1) * self._config.period + grace:
@@ -294,7 +294,7 @@ class Certifier:
 
     @property
     def probability(self) -> float:
-        """With which units are drawn now."""
+        """The probability with which units are drawn now; 0 before the first."""
         latest = self._records.latest_periods(1, self._config.period)
         return latest[0].probability if latest else 0.0
 

@@ -63,7 +63,7 @@ class ChatRequest:
     def read(cls, data: bytes) -> ChatRequest:
         """Read a body, in a thread if it is large: all that takes long is known then.
 
-        Raises InputError for one that is no such request, or has an option of unbounded cost.
+        Raises InputError if the body is not a chat completion, or has an option of unbounded cost.
         """
         try:
             check_brackets(data)
@@ -147,17 +147,17 @@ class ChatRequest:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """What tells messages apart."""
+        """The digest of each message, in hexadecimal digits."""
         return tuple(hashlib.sha256(message).hexdigest() for message in self.written)
 
     @cached_property
     def content(self) -> bytes:
-        """What tells requests apart whose answers may differ."""
+        """The content of the request as JSON: requests with the same content may have the same answer."""
         return _SORTED.encode([self.digests, self.options, self.limit])
 
     @cached_property
     def beginnings(self) -> tuple[bytes, ...]:
-        """What tells the first messages of a conversation apart, for every number of them from 1 to all.
+        """The digests of the first message, the first two, and so on to all messages.
 
         An assistant's message is what it says and the tools that it calls: clients repeat no more of an answer.
         """
@@ -170,24 +170,24 @@ class ChatRequest:
 
     @property
     def answers(self) -> tuple[bytes, ...]:
-        """What tells the messages up to each assistant's message apart, the longest first."""
+        """The digests of the messages up to each assistant's message, the longest first."""
         places = [k for k, message in enumerate(self.messages) if message["role"] == "assistant"]
         return tuple(self.beginnings[k] for k in reversed(places))
 
     @property
     def opening(self) -> bytes:
-        """What tells the messages before the first assistant's one apart; b"" if there are none."""
+        """The digest of the messages before the first one of the assistant; b"" if there are none."""
         roles = [message["role"] for message in self.messages]
         n = roles.index("assistant") if "assistant" in roles else len(roles)
         return self.beginnings[n - 1] if n else b""
 
     def followed_by(self, answer: Mapping[str, Any]) -> bytes:
-        """Return what tells the messages and an answer to them apart."""
+        """Return the digest of the messages and an answer to them."""
         return hashlib.sha256(self.beginnings[-1] + said_digest(answer)).digest()
 
 
 def said_digest(message: Mapping[str, Any]) -> bytes:
-    """Return what tells an assistant's message apart: its text and the calls of tools."""
+    """Return the digest of an assistant's message: of its text and its calls of tools."""
     calls = message.get("tool_calls")
     objects = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     parts = [
@@ -236,7 +236,7 @@ def _check_options(body: Mapping[str, Any]) -> None:
 
 
 def _conversation(metadata: Any) -> str:
-    """Return the name of the conversation that a client gives. Raises InputError for one that is no text."""
+    """Return the name of the conversation that a client gives. Raises InputError if the name is not a text."""
     if not isinstance(metadata, dict) or "conversation" not in metadata:
         return ""
     name = metadata["conversation"]
@@ -246,7 +246,7 @@ def _conversation(metadata: Any) -> str:
 
 
 def _checked_messages(messages: Any) -> tuple[Mapping[str, Any], ...]:
-    """Return the messages of a request. Raises InputError for what could not be priced, such as audio."""
+    """Return the messages of a request. Raises InputError for content without a known price, such as audio."""
     if not isinstance(messages, list) or not messages:
         raise InputError("messages must be a list of at least one message")
     for message in messages:

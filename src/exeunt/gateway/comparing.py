@@ -26,7 +26,7 @@ _MOST_AT_ONCE = 64
 class Comparing:
     """Asks the models of the shadow, and the reference if it has not answered, and grades what they say.
 
-    `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `on_failure`: is told what the
+    `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `on_failure`: gets what the
     grader raises. `counts`: what became of requests that were compared, and why others were not.
     """
 

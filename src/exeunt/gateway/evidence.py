@@ -86,7 +86,7 @@ class Evidence:
 
     @cached_property
     def has_reference(self) -> Booleans:
-        """Of which rows it is known what the reference costs, (n,)."""
+        """The rows whose cost at the reference is known, (n,)."""
         return self._where(lambda record: self.reference in record.said)
 
     def outside(self, policy: Policy) -> Booleans:

@@ -85,7 +85,7 @@ def grader_named(text: str) -> Grader:
     """Return the grader that a text names: "match", "similarity hf:FOLDER [THRESHOLD]", or a "module:function".
 
     Raises InputError for another text, and for a function that is not there, takes other arguments, or is to be
-    awaited. What a grader returns that is no grade raises InputError, too.
+    awaited. The grader raises InputError if a function returns no grade.
     """
     try:
         kind, *options = shlex.split(text) or [""]
@@ -165,7 +165,7 @@ def _with_whole_numbers(body: Any) -> Any:
 
 
 def _calls(message: Message) -> list[tuple[str, str]]:
-    """Return the names and arguments of the tools that a message calls, sorted; what is no call as it is."""
+    """Return the names and arguments of the tools that a message calls, sorted; anything else as JSON."""
     calls = message.get("tool_calls") or ()
     named = []
     try:

@@ -100,7 +100,7 @@ class Keys:
     def of(self, key: bytes) -> Client | None:
         """Return whose key this is. Digests are looked up, so the time tells nothing of keys.
 
-        Raises KeysLocked for one that is not known while another process writes, which may just have added it.
+        Raises KeysLocked if the key is unknown while another process writes, which may just have added it.
         """
         digest = hashlib.sha256(key).hexdigest()
         try:
@@ -153,7 +153,7 @@ class Keys:
         return removed
 
     def check(self) -> None:
-        """Raise as `check_clients` does."""
+        """Raise InputError unless there are keys of both kinds."""
         check_clients(self.clients)
 
     def close(self) -> None:
@@ -162,7 +162,7 @@ class Keys:
             self._disconnect()
 
     def _changed(self, name: str, *now: Client) -> None:
-        """Take note of who has a name now, also where the file cannot be read at once."""
+        """Update what was last read, since the file may not be readable at once."""
         with self._turn:
             if self._last is not _NOBODY:
                 clients = [client for client in self._last.by_digest.values() if client.name != name]
@@ -313,7 +313,7 @@ def _put(connection: sqlite3.Connection, clients: Iterable[Client]) -> None:
 def _former(file: Path) -> tuple[list[Client], str]:
     """Return the keys in `keys.json`, and its digest; none if there is no such file.
 
-    Raises ArtefactError for what holds no keys.
+    Raises ArtefactError if the file holds no keys.
     """
     remedy = "restore it, or remove it and make all keys anew with --add-client and --add-admin"
     try:
@@ -329,7 +329,7 @@ def _former(file: Path) -> tuple[list[Client], str]:
 
 
 def _client(**entry: Any) -> Client:
-    """Return a client of an entry. Raises TypeError or ValueError for what is none."""
+    """Return the client of an entry. Raises TypeError or ValueError if the entry is not a client."""
     client = of_kinds(Client(**entry))
     _check_name(client.name)
     if not _DIGEST.fullmatch(client.digest):
@@ -342,7 +342,7 @@ def _client(**entry: Any) -> Client:
 def _remove_former(file: Path, connection: sqlite3.Connection) -> None:
     """Remove `keys.json` once its keys are here. It is never read again, else it could bring removed keys back.
 
-    Raises InputError for one that was written since.
+    Raises InputError if the file was written since.
     """
     with suppress(FileNotFoundError):  # another process removes it, too
         if file_digest(file) not in [digest for (digest,) in connection.execute("SELECT * FROM taken_over")]:

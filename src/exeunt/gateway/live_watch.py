@@ -145,7 +145,7 @@ class GradingWatch:
         self._is_raised = False
 
     def compared(self, became: str) -> str:
-        """Take note of what became of a comparison, one of `ASKED`. Returns what to say, once until grading works
+        """Count how a comparison ended, one of `ASKED`. Returns the text of an alarm, once until grading works
         again; "" for nothing.
         """
         self._latest.append(became)

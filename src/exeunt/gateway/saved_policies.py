@@ -64,7 +64,7 @@ class GatewayPolicies:
         return name
 
     def load(self, name: str) -> Policy:
-        """Return a policy. Raises InputError for a name that none has, ArtefactError for one for other models, and for
+        """Return a policy. Raises InputError for an unknown name, ArtefactError if it is for other models, and for
         one that held features of requests of a client that was forgotten.
         """
         if name not in self.names:
@@ -141,12 +141,12 @@ class GatewayPolicies:
 
 
 def strange_models(policy: Policy, models: GatewayModels) -> set[str]:
-    """Return the models that a policy asks, and that there are not."""
+    """Return the models that a policy asks and the gateway does not have."""
     return {*policy.models} - {*models.highest, models.features}
 
 
 class _Note(TypedDict):
-    """What a policy's note says of how it was certified."""
+    """How a policy was certified, as its note has it."""
 
     rows: int
     max_loss: float | None

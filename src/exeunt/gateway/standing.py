@@ -81,7 +81,7 @@ class Certified:
 
     @property
     def sentences(self) -> list[str]:
-        """What is guaranteed, then what was measured."""
+        """The guarantees, then the measurements."""
         return [*self.guarantees, *_measured_text(self.measured)]
 
     def __str__(self) -> str:
@@ -137,7 +137,7 @@ def _about_question(certifier: Certifier) -> list[str]:
 
 
 def _short_of_money(certifier: Certifier) -> list[str]:
-    """Say where money for comparisons was missing."""
+    """Return a sentence if money for comparisons was missing."""
     short, periods = certifier.short_of_money()
     if not short:
         return []
@@ -280,7 +280,7 @@ def _measured_text(numbers: Measured | None) -> list[str]:
 
 
 def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
-    """Say about how many more units it takes to certify something, or something cheaper."""
+    """Return about how many more units it takes to certify a policy, or a cheaper one."""
     if certifier.proposals:
         forecast = _until_next_plan(certifier, config, certifier.proposals[-1])
     else:
@@ -289,7 +289,7 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
 
 
 def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Tested) -> list[str]:
-    """Say when the next plan of a proposal will be certified."""
+    """Return how many more units and periods the next plan of a proposal takes."""
     if not proposal.plans:
         return [
             (
@@ -325,7 +325,7 @@ def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Test
 
 
 def _until_first_proposal(certifier: Certifier, config: GatewayConfig) -> list[str]:
-    """Say when there will be a proposal."""
+    """Return how many more units the first proposal takes."""
     n, drawn = certifier.n_fitting, certifier.probability
     if n >= FEWEST:
         return []
@@ -365,7 +365,7 @@ def _units_to_come(
 
 
 def _mostly_one_client(certifier: Certifier) -> list[str]:
-    """Say where one of several clients brings most of the units."""
+    """Return a sentence if one of several clients brings most of the units."""
     clients = Counter(certifier.clients())
     total = clients.total()
     if total < FEWEST or len(clients) == 1:
@@ -379,7 +379,7 @@ def _mostly_one_client(certifier: Certifier) -> list[str]:
 
 
 def _scarce(certifier: Certifier, config: GatewayConfig, more: float) -> list[str]:
-    """Say where fewer and fewer users are new, and not so many are still to come."""
+    """Return a sentence if fewer users than that are still to come."""
     if config.unit_rules.kind != "user" or not certifier.fewer_come:
         return []
     unseen = certifier.unseen_users
