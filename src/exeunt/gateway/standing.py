@@ -125,7 +125,7 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
 
 
 def _about_question(certifier: Certifier) -> list[str]:
-    question, n = certifier.question, certifier.last
+    question, n = certifier.question, certifier.store.last
     if question is None or question.number == 1:
         return []
     return [
@@ -175,7 +175,7 @@ class _Passed:
 
     @property
     def _chance(self) -> str:
-        return f"{100 * (1 - self.certifier.highest_delta):g}%"
+        return f"{100 * (1 - self.certifier.store.highest_delta):g}%"
 
     @property
     def _unit(self) -> str:
