@@ -200,7 +200,7 @@ def test_a_restart_goes_on_and_bets_twice_on_nothing(world: World) -> None:
     ],
 )
 def test_whatever_changes_what_is_tested_asks_anew(world: World, more: dict[str, str], why: str) -> None:
-    n = world.certifier.last
+    n = world.certifier.store.last
     world.records.close()
     world.open(**more)
     question = world.certifier.question
@@ -222,7 +222,7 @@ def test_what_changes_nothing_that_is_tested_asks_nothing(world: World) -> None:
 
 
 def test_a_new_question_is_tested_on_later_units_alone_and_has_the_next_weight(world: World) -> None:
-    n = world.certifier.last
+    n = world.certifier.store.last
     world.records.close()
     world.open(promise="{max_loss: 12%}")
     days(world, 1)  # its first proposal comes at once, from everything before it
@@ -289,8 +289,8 @@ def test_after_a_client_is_forgotten_later_proposals_are_tested_on_later_units(w
     forgotten = forget_client("clinic", keys, world.records)
     assert forgotten.records == 100
     world.certifier.forget()
-    before, latest = world.certifier.last, world.records.latest_number()
-    while world.certifier.last == before:
+    before, latest = world.certifier.store.last, world.records.latest_number()
+    while world.certifier.store.last == before:
         world.day(200)
     assert world.certifier.proposals[-1].tests_from == latest + 1
     held = b"".join(file.read_bytes() for file in (world.folder / "proposals").iterdir())

@@ -1,4 +1,4 @@
-"""Who may ask a gateway what: clients for answers, and whoever administers it for the rest."""
+"""Access to a gateway: clients ask models, and administrators everything else."""
 
 from __future__ import annotations
 

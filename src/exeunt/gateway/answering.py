@@ -62,8 +62,10 @@ class Answered:
     @property
     def why(self) -> str:
         """Why there is no answer, without the words of providers."""
-        failed = {name: _told(reply.failed) for name, reply in self.replies.items() if reply.failed}
-        return "; ".join(f"{name}: {why}" for name, why in failed.items()) or "no model answered"
+        reasons = [
+            f"{name}: {_for_clients(reply.failed)}" for name, reply in self.replies.items() if reply.failed
+        ]
+        return "; ".join(reasons) or "no model answered"
 
     @property
     def escalated(self) -> str:
@@ -73,9 +75,8 @@ class Answered:
         failed = [reply.failed for reply in self.replies.values() if not reply.is_given]
         if failed:
             return MONEY if all(map(short_of_money, failed)) else FAILURE
-        if self.policy in ("", REFERENCE):
-            return ""
-        return SCORE if len(self.replies.keys() - {FEATURES}) > 1 else ""
+        is_policy = self.policy not in ("", REFERENCE)
+        return SCORE if is_policy and len(self.replies.keys() - {FEATURES}) > 1 else ""
 
     @property
     def short_of_money(self) -> bool:
@@ -104,7 +105,7 @@ class Active:
 def active_policy(
     name: str, policy: Policy | None, models: Mapping[str, ChatModel], features: FeatureModel | None
 ) -> Active:
-    """Return a policy, ready to be asked by it. Raises InputError for one of other models, ArtefactError for one that
+    """Return a policy, ready to be asked by it. Raises InputError if it is for other models, ArtefactError if it
     was certified before there were units.
     """
     if policy is None:
@@ -114,15 +115,14 @@ def active_policy(
             f"policy {name} was certified for records in any order and not for units of requests, so it must be "
             "certified again: give the file a promise, and the gateway does"
         )
-    about = policy.notes["gateway"]
+    note = policy.notes["gateway"]
     by_name: dict[str, LiveModel] = {**models}
-    feature_names = [model for model in policy.models if model not in by_name]
-    if feature_names and features is None:
-        raise InputError(
-            f"policy {name!r} asks {feature_names[0]!r}, and the gateway has {', '.join(by_name)}"
-        )
-    by_name |= dict.fromkeys(feature_names, features)  # type: ignore[arg-type]
-    return Active(name, policy, LiveCascade(by_name, policy), int(about["rows"]), about["max_loss"])
+    for model in policy.models:
+        if model not in by_name:
+            if features is None:
+                raise InputError(f"policy {name!r} asks {model!r}, and the gateway has {', '.join(by_name)}")
+            by_name[model] = features
+    return Active(name, policy, LiveCascade(by_name, policy), int(note["rows"]), note["max_loss"])
 
 
 class Answering:
@@ -152,13 +152,10 @@ class Answering:
         # An earlier answer cannot go on from where a later one was cut off.
         cut_off = request.sink is not None and request.sink.cut_off
         if answer.given_by and not cut_off:
-            observed = (
-                None
-                if answer.tie is None
-                else Seen(answer.exit, answer.score, answer.first_score, answer.tie)
-            )
             answered = _answered(replies, answer.given_by, policy=active.name, decided=not answer.failed)
-            return replace(answered, observed=observed)
+            if answer.tie is None:
+                return answered
+            return replace(answered, observed=Seen(answer.exit, answer.score, answer.first_score, answer.tie))
         if any(map(short_of_money, answer.failed.values())):
             return _answered(replies, "", policy=active.name, decided=False)
         return await self._first_that_answers(active, replies, request, ledger)
@@ -166,26 +163,23 @@ class Answering:
     async def _first_that_answers(
         self, active: Active, replies: Mapping[str, Reply], request: ChatRequest, ledger: Ledger
     ) -> Answered:
-        asked_so_far = dict(replies)
-        decided = active.cascade is None
+        replies, decided = dict(replies), active.cascade is None
         refusals = {name: self.models[name].refusal(request) for name in self.order}
         if all(refusals.values()):
             name = self.order[0]
             raise InputError(f"{name} {refusals[name]}, and no other model answers in its place")
         for name in self.order:
-            if name in asked_so_far or refusals[name]:
+            if name in replies or refusals[name]:
                 continue
-            if (
-                request.sink is not None and request.sink.cut_off
-            ):  # its client has the beginning of another answer
+            # Where its client has the beginning of another answer, no other one can follow.
+            if request.sink is not None and request.sink.cut_off:
                 break
-            asked_so_far[name] = reply = await self.models[name].ask(
-                request, name=name, ledger=ledger, final=True
-            )
+            reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
+            replies[name] = reply
             if reply.is_given or short_of_money(reply.failed):
-                return _answered(asked_so_far, name, policy=active.name, decided=decided)
+                return _answered(replies, name, policy=active.name, decided=decided)
             decided = False
-        return _answered(asked_so_far, "", policy=active.name, decided=False)
+        return _answered(replies, "", policy=active.name, decided=False)
 
 
 def short_of_money(why: str) -> bool:
@@ -200,7 +194,7 @@ def is_stopped(why: str) -> bool:
     return not_admitted(why) and _STOPPED in why
 
 
-def _told(why: str) -> str:
+def _for_clients(why: str) -> str:
     """Return why a model gave no answer as clients are told it: what follows a colon is not for them."""
     if is_stopped(why):
         return "stopped, since it billed more than it may cost: who runs this gateway lets it be asked again"
@@ -208,7 +202,7 @@ def _told(why: str) -> str:
 
 
 def _answered(replies: Mapping[str, Reply], name: str, *, policy: str, decided: bool) -> Answered:
-    reply = replies.get(name)
-    usable = reply if isinstance(reply, ChatReply) and reply.is_given else None
-    cost = sum(asked.billed for asked in replies.values())
-    return Answered(usable, name if usable else "", policy, cost, replies, decided and usable is not None)
+    cost, reply = sum(reply.billed for reply in replies.values()), replies.get(name)
+    if not isinstance(reply, ChatReply) or not reply.is_given:
+        return Answered(None, "", policy, cost, replies)
+    return Answered(reply, name, policy, cost, replies, decided)

@@ -40,11 +40,11 @@ class Breaker:
 
     @property
     def reason(self) -> str:
-        """Why nobody may ask, in words."""
+        """Why nobody may ask, as a sentence."""
         return f"{self.name} failed {self._in_a_row} times in a row and rests: {self.why}"
 
     def begin(self) -> Call:
-        """Take note that it is asked."""
+        """Count a request that is sent now, and return its call."""
         self._trying = self._in_a_row >= self.failures and not self._reached
         return Call(self, self.opened, self._trying)
 
@@ -72,12 +72,12 @@ class Call:
     ended: bool = False
 
     def reached(self) -> None:
-        """Take note that it was sent: it may still fail, but others need not wait for how it ends."""
+        """Note that the request was sent: it may still fail, but other requests need not wait for its end."""
         if self.tries:
             self.tries, self.breaker._trying, self.breaker._reached = False, False, True
 
     def end(self, failed: str | None) -> None:
-        """Take note of how it ended, once: why it failed, "" for an answer, None where nothing can be said."""
+        """Note how the request ended, once: why it failed, "" for an answer, None if neither is known."""
         if not self.ended:
             self.ended = True
             self.breaker._end(self, failed)

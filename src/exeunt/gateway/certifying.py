@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,14 +120,139 @@ class Tested:
 
     @property
     def weight(self) -> float:
-        """Its share of delta."""
+        """The share of delta that its tests may use."""
         return bets.weight(self.number)
+
+
+class ProposalStore:
+    """The questions and proposals of a gateway: rows of its records, and files in its folder `proposals`.
+
+    Raises ArtefactError where a plan asks models that the gateway does not have.
+    """
+
+    def __init__(self, folder: Path, records: Records, models: GatewayModels) -> None:
+        self._folder, self._records, self._models = make_folder(folder / PROPOSALS), records, models
+
+    def latest_question(self) -> Question | None:
+        """Return the question that was asked last; None before the first."""
+        with self._records.reading() as connection:
+            row = connection.execute("SELECT * FROM question ORDER BY number DESC").fetchone()
+        if row is None:
+            return None
+        number, asked_at, tests_from, fits_from, why, body = row
+        return Question(number, asked_at, tests_from, fits_from, why, json.loads(body))
+
+    def add_question(self, question: Question) -> None:
+        """Write a question."""
+        row = {**vars(question), "body": json.dumps(question.body, sort_keys=True)}
+        with self._records.writing() as connection:
+            connection.execute("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?)", list(row.values()))
+
+    @property
+    def highest_delta(self) -> float:
+        """The highest delta of any question so far: the chance that any certificate is ever false is at most that."""
+        with self._records.reading() as connection:
+            bodies = [json.loads(body) for (body,) in connection.execute("SELECT body FROM question")]
+        return max((float(body["promise"]["delta"]) for body in bodies), default=0.0)
+
+    @property
+    def last(self) -> int:
+        """The highest number of a proposal so far, of all questions."""
+        with self._records.reading() as connection:
+            return int(connection.execute("SELECT COALESCE(MAX(number), 0) FROM proposal").fetchone()[0])
+
+    def add(self, proposal: Tested, clients: Collection[str]) -> None:
+        """Write a proposal. `clients`: whose requests it was made of."""
+        number, rows = proposal.number, []
+        for place, plan in enumerate(proposal.plans):
+            rows.append((number, place, plan.needed, plan.share, plan.cost))
+            if plan.policy is not None:
+                file = self._plan_file(number, place)
+                plan.policy.save(file)
+                file.chmod(0o600)
+        write_json(self.clients_file(number), sorted(clients))
+        columns = (
+            number,
+            proposal.question,
+            proposal.proposed_at,
+            proposal.fitted,
+            proposal.tests_from,
+            proposal.rows,
+            proposal.kind,
+            proposal.correlation,
+        )
+        with self._records.writing() as connection:
+            connection.execute("INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", columns)
+            connection.executemany("INSERT INTO plan VALUES (?, ?, ?, ?, ?, '', NULL)", rows)
+
+    def add_factors(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Write the bets of a period: proposal, place of the plan, promise, share, period, units, four logarithms."""
+        with self._records.writing() as connection:
+            connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def pass_plan(self, proposal: Tested, place: int) -> None:
+        """Write that a plan has passed, and the name of its policy."""
+        plan = proposal.plans[place]
+        with self._records.writing() as connection:
+            connection.execute(
+                "UPDATE plan SET policy = ?, passed = ? WHERE proposal = ? AND place = ?",
+                (plan.name, plan.passed, proposal.number, place),
+            )
+
+    def clients_file(self, proposal: int) -> Path:
+        """Return the file that names the clients of a proposal; it is not there once one of them was forgotten."""
+        return self._folder / f"{proposal}.clients"
+
+    def _plan_file(self, proposal: int, place: int) -> Path:
+        return self._folder / f"{proposal}-{place}.json"
+
+    def proposals(self, question: Question) -> list[Tested]:
+        """Return the proposals of a question, with their bets so far."""
+        with self._records.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, question, made, fitted, tests_from, rows, kind, correlation FROM proposal "
+                "WHERE question = ? ORDER BY number",
+                (question.number,),
+            )
+            proposals = [Tested(*row) for row in rows]
+            for proposal in proposals:
+                self._restore_plans(connection, proposal)
+        return proposals
+
+    def _restore_plans(self, connection: sqlite3.Connection, proposal: Tested) -> None:
+        plans, number = proposal.plans, (proposal.number,)
+        for place, *columns in connection.execute(
+            "SELECT place, needed, share, cost, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
+            number,
+        ):
+            plans.append(Plan(self._read_policy(proposal.number, place), *columns))
+        for place, promise, share, period, units, *logs in connection.execute(
+            "SELECT plan, promise, share, period, units, f0, f1, f2, f3 FROM factor WHERE proposal = ? ORDER BY period",
+            number,
+        ):
+            plans[place].logs.setdefault((promise, share), []).append(np.array(logs))
+            proposal.bet_on[period] = units
+
+    def _read_policy(self, proposal: int, place: int) -> Policy | None:
+        """Return the policy of a plan; None if a client was forgotten whose requests it held."""
+        file = self._plan_file(proposal, place)
+        if not os.path.lexists(file):
+            return None
+        remedy = (
+            f"restore it, or remove {self._folder / str(proposal)}[-.]*, and this proposal is tested no more"
+        )
+        policy = Policy.load(file, remedy=remedy)
+        if strange := strange_models(policy, self._models):
+            raise ArtefactError(
+                f"{file} asks {', '.join(sorted(strange))}, which this gateway does not have: {remedy}"
+            )
+        return policy
 
 
 class Certifier:
     """Asks the question of the configuration, and answers it as units come.
 
-    `question`: None without a promise. `proposals`: of this question. `models`: that it is about.
+    `question`: None without a promise. `proposals`: of this question. `models`: that it is about. `store`: keeps them.
     """
 
     def __init__(
@@ -139,8 +264,8 @@ class Certifier:
         now: float,
     ) -> None:
         self._config, self.models, self._records, self._policies = config, models, records, policies
-        self._folder = make_folder(config.folder / PROPOSALS)
-        self.question = self._latest_question()
+        self.store = ProposalStore(config.folder, records, models)
+        self.question = self.store.latest_question()
         self._drawn_now = f"setting IN ({_listed(own_settings(records.settings(), models))})"
         body = self._body()
         self._is_written = True
@@ -149,7 +274,7 @@ class Certifier:
         elif self.question is None or self.question.body != body:
             why = _why(None if self.question is None else self.question.body, body)
             self.ask(now, why, after=records.latest_number())
-        self.proposals = [] if self.question is None else self._restored(self.question)
+        self.proposals = [] if self.question is None else self.store.proposals(self.question)
         self.forget()
         self._is_proposing = False
         self._grace = min(HOUR_S, config.period)
@@ -158,7 +283,7 @@ class Certifier:
     # -- questions ------------------------------------------------------------------------------------------
 
     def ask(self, now: float, why: str, *, after: int, fits_from: int = 0) -> None:
-        """Ask a new question: it is tested on units that begin after the request of this number."""
+        """Ask a new question. Units that begin after the request numbered `after` test it."""
         if (body := self._body()) is None:
             return
         number = 1 if self.question is None else self.question.number + 1
@@ -166,7 +291,7 @@ class Certifier:
         self._write_question(self.question)
 
     def alarmed(self, now: float, latest: int) -> None:
-        """Ask anew: nothing from before an alarm is evidence. `latest`: the number of the latest request."""
+        """Ask a new question: nothing before an alarm is evidence. `latest`: the number of the latest request."""
         try:
             self.ask(now, ALARM, after=latest, fits_from=latest + 1)
         except FileError as error:  # such as a full disk: it is tried again before anything else is written
@@ -174,13 +299,11 @@ class Certifier:
             _log.error("a question cannot be kept yet", exc_info=error)
 
     def _write_question(self, question: Question) -> None:
-        row = {**vars(question), "body": json.dumps(question.body, sort_keys=True)}
-        with self._records.writing() as connection:
-            connection.execute("INSERT INTO question VALUES (?, ?, ?, ?, ?, ?)", list(row.values()))
+        self.store.add_question(question)
         self._is_written = True
 
     def _body(self) -> dict[str, Any] | None:
-        """Return what makes a question this one, JSON-able; None without a promise."""
+        """Return what identifies a question, JSON-able; None without a promise."""
         config, models = self._config, self.models
         if config.promise is None or config.shadow is None:
             return None
@@ -195,14 +318,6 @@ class Certifier:
             "period": config.period,
             "units": list(astuple(config.unit_rules)),
         }
-
-    def _latest_question(self) -> Question | None:
-        with self._records.reading() as connection:
-            row = connection.execute("SELECT * FROM question ORDER BY number DESC").fetchone()
-        if row is None:
-            return None
-        number, asked_at, tests_from, fits_from, why, body = row
-        return Question(number, asked_at, tests_from, fits_from, why, json.loads(body))
 
     # -- as time goes on ------------------------------------------------------------------------------------
 
@@ -224,7 +339,7 @@ class Certifier:
         return passed
 
     def _settle(self, now: float, busy: Sequence[Unit]) -> None:
-        """Take note of the periods whose units have all closed and been graded."""
+        """Mark the periods as settled whose units have all closed and been graded."""
         grace, done = self._grace, []
         for period in self._periods("settled IS NULL"):
             if now < (period.number + 1) * self._config.period + grace:
@@ -256,7 +371,7 @@ class Certifier:
         try:
             forgotten = self._records.kept(FORGOTTEN)
             evidence = await asyncio.to_thread(self._evidence, self._fitting)
-            number, rows = self.last + 1, self._config.unit_rules.most_rows
+            number, rows = self.store.last + 1, self._config.unit_rules.most_rows
             weight = bets.weight(number)
             proposed = await apart(propose, evidence, promise, weight, most_rows=rows, seed=number)
             correlation = await apart(dependence, evidence, number)
@@ -294,7 +409,7 @@ class Certifier:
 
     @property
     def probability(self) -> float:
-        """With which units are drawn now."""
+        """The probability with which units are drawn now; 0 before the first."""
         latest = self._records.latest_periods(1, self._config.period)
         return latest[0].probability if latest else 0.0
 
@@ -325,12 +440,6 @@ class Certifier:
         """Return the client of each compared unit."""
         return self._records.unit_clients(self._drawn_now)
 
-    @property
-    def last(self) -> int:
-        """The highest number of a proposal so far, of all questions."""
-        with self._records.reading() as connection:
-            return int(connection.execute("SELECT COALESCE(MAX(number), 0) FROM proposal").fetchone()[0])
-
     def _save_proposal(
         self,
         question: Question,
@@ -343,23 +452,14 @@ class Certifier:
         """Write a proposal, and return it. One without plans counts, too: its time has passed."""
         tests_from = max(question.tests_from, (self._records.kept(FORGOTTEN) or 0) + 1)
         rows, kind = (0, "") if proposed is None else (proposed.rows, proposed.kind)
-        columns = (number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation)
-        proposal = Tested(*columns)
+        proposal = Tested(number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation)
         if proposed is not None:
             held_out = self._evidence(f"held_out AND closed IS NOT NULL AND number >= {tests_from}")
-            for place, policy in enumerate(proposed.plans):
-                watched, file = watched_by(policy, held_out), self._plan_file(number, place)
-                watched.save(file)
-                file.chmod(0o600)
-                share = 1 - proposed.saved[place]
-                cost = share * proposed.reference_cost
-                proposal.plans.append(Plan(watched, proposed.needed[place], share, cost))
-        clients = sorted({unit.client for unit in evidence.units})
-        write_json(self._folder / f"{number}.clients", clients)
-        plans = [(number, k, plan.needed, plan.share, plan.cost) for k, plan in enumerate(proposal.plans)]
-        with self._records.writing() as connection:
-            connection.execute("INSERT INTO proposal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", columns)
-            connection.executemany("INSERT INTO plan VALUES (?, ?, ?, ?, ?, '', NULL)", plans)
+            for policy, needed, saved in zip(proposed.plans, proposed.needed, proposed.saved, strict=True):
+                share = 1 - saved
+                plan = Plan(watched_by(policy, held_out), needed, share, share * proposed.reference_cost)
+                proposal.plans.append(plan)
+        self.store.add(proposal, {unit.client for unit in evidence.units})
         return proposal
 
     # -- bets -----------------------------------------------------------------------------------------------
@@ -400,8 +500,7 @@ class Certifier:
                     rows.append(
                         (proposal.number, place, name, share, period, evidence.n_units, *logs.tolist())
                     )
-        with self._records.writing() as connection:
-            connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self.store.add_factors(rows)
         for history, logs in pending:  # only what the file holds counts: it is bet on once
             history.append(logs)
 
@@ -416,11 +515,7 @@ class Certifier:
                 if plan.passed is None and plan.policy is not None:
                     plan.name, plan.passed = self._keep_policy(proposal, place, plan), now
                     passed.append(plan.name)
-                    with self._records.writing() as connection:
-                        connection.execute(
-                            "UPDATE plan SET policy = ?, passed = ? WHERE proposal = ? AND place = ?",
-                            (plan.name, now, proposal.number, place),
-                        )
+                    self.store.pass_plan(proposal, place)
         return passed
 
     def needed(self, proposal: Tested) -> float:
@@ -461,13 +556,6 @@ class Certifier:
         periods = self._periods("1")
         return sum(period.is_short for period in periods), len(periods)
 
-    @property
-    def highest_delta(self) -> float:
-        """The highest delta of any question so far: the chance that any certificate is ever false is at most that."""
-        with self._records.reading() as connection:
-            bodies = [json.loads(body) for (body,) in connection.execute("SELECT body FROM question")]
-        return max((float(body["promise"]["delta"]) for body in bodies), default=0.0)
-
     # -- files ----------------------------------------------------------------------------------------------
 
     def _keep_policy(self, proposal: Tested, place: int, plan: Plan) -> str:
@@ -483,66 +571,21 @@ class Certifier:
             "share": plan.share,
             "cost": plan.cost,
         }
-        clients = clients_of(self._folder / f"{proposal.number}.clients")
+        clients = clients_of(self.store.clients_file(proposal.number))
         return self._policies.add(replace(policy, notes={**policy.notes, "gateway": note}), clients)
-
-    def _plan_file(self, proposal: int, place: int) -> Path:
-        return self._folder / f"{proposal}-{place}.json"
 
     def forget(self) -> bool:
         """Test nothing any more that holds requests of a client that was forgotten; return whether there was any."""
         ended = [
             proposal
             for proposal in self.proposals
-            if not proposal.ended and not (self._folder / f"{proposal.number}.clients").exists()
+            if not proposal.ended and not self.store.clients_file(proposal.number).exists()
         ]
         for proposal in ended:
             proposal.ended = True
             for plan in proposal.plans:
                 plan.policy = None
         return bool(ended)
-
-    def _restored(self, question: Question) -> list[Tested]:
-        """Return the proposals of the question as they were kept."""
-        with self._records.reading() as connection:
-            rows = connection.execute(
-                "SELECT number, question, made, fitted, tests_from, rows, kind, correlation FROM proposal "
-                "WHERE question = ? ORDER BY number",
-                (question.number,),
-            )
-            proposals = [Tested(*row) for row in rows]
-            for proposal in proposals:
-                self._restore_plans(connection, proposal)
-        return proposals
-
-    def _restore_plans(self, connection: sqlite3.Connection, proposal: Tested) -> None:
-        plans, number = proposal.plans, (proposal.number,)
-        for place, *columns in connection.execute(
-            "SELECT place, needed, share, cost, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
-            number,
-        ):
-            plans.append(Plan(self._read_policy(proposal.number, place), *columns))
-        for place, promise, share, period, units, *logs in connection.execute(
-            "SELECT plan, promise, share, period, units, f0, f1, f2, f3 FROM factor WHERE proposal = ? ORDER BY period",
-            number,
-        ):
-            plans[place].logs.setdefault((promise, share), []).append(np.array(logs))
-            proposal.bet_on[period] = units
-
-    def _read_policy(self, proposal: int, place: int) -> Policy | None:
-        """Return the policy of a plan; None if a client was forgotten whose requests it held."""
-        file = self._plan_file(proposal, place)
-        if not os.path.lexists(file):
-            return None
-        remedy = (
-            f"restore it, or remove {self._folder / str(proposal)}[-.]*, and this proposal is tested no more"
-        )
-        policy = Policy.load(file, remedy=remedy)
-        if strange := strange_models(policy, self.models):
-            raise ArtefactError(
-                f"{file} asks {', '.join(sorted(strange))}, which this gateway does not have: {remedy}"
-            )
-        return policy
 
     def _evidence(self, where: str, *, refused: bool = False) -> Evidence:
         units = self._records.of_units(where, refused=refused)

@@ -118,10 +118,8 @@ class ChatModel(OpenAICompatible):
 
     def price_share(self, other: ChatModel) -> float:
         """Return the least that a token costs here, as a share of what one costs at another model."""
-        own, others = (
-            [one._cost(*tokens) - one._cost(0, 0) for tokens in ((1, 0), (0, 1))] for one in (self, other)
-        )
-        return min((a / b for a, b in zip(own, others, strict=True) if b > 0), default=0.0)
+        names = [name for name in ("input", "output") if other.price[name] > 0]
+        return min((self.price[name] / other.price[name] for name in names), default=0.0)
 
     def dearest(self, max_bytes: int) -> float:
         """Return the most that an attempt at a request of so many bytes can cost."""

@@ -17,21 +17,9 @@ from exeunt.errors import InputError
 from exeunt.gateway.streamed import Sink
 
 _PASSED_ON = (
-    "temperature",
-    "top_p",
-    "seed",
-    "stop",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "response_format",
-    "reasoning_effort",
-    "verbosity",
-    "logprobs",
-    "top_logprobs",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
+    *("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias"),
+    *("response_format", "reasoning_effort", "verbosity", "logprobs", "top_logprobs"),
+    *("tools", "tool_choice", "parallel_tool_calls"),
 )
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _ONLY = {
@@ -75,7 +63,7 @@ class ChatRequest:
     def read(cls, data: bytes) -> ChatRequest:
         """Read a body, in a thread if it is large: all that takes long is known then.
 
-        Raises InputError for one that is no such request, or has an option of unbounded cost.
+        Raises InputError if the body is not a chat completion, or has an option of unbounded cost.
         """
         try:
             check_brackets(data)
@@ -120,12 +108,11 @@ class ChatRequest:
     @property
     def texts(self) -> list[bytes]:
         """The messages as JSON, without images."""
-        return [
-            _SORTED.encode({**message, "content": [_without_image(part) for part in _parts(message)]})
-            if _parts(message)
-            else written
-            for message, written in zip(self.messages, self.written, strict=True)
-        ]
+        texts = list(self.written)
+        for k, message in enumerate(self.messages):
+            if parts := _parts(message):
+                texts[k] = _SORTED.encode({**message, "content": [_without_image(part) for part in parts]})
+        return texts
 
     @cached_property
     def n_images(self) -> int:
@@ -148,29 +135,29 @@ class ChatRequest:
         return called or bool(self.options.get("tools"))
 
     @property
-    def as_told(self) -> Mapping[str, Any]:
-        """What a grader is told of it."""
+    def for_graders(self) -> Mapping[str, Any]:
+        """What graders get of it."""
         return {"messages": self.messages, **self.options}
 
     @cached_property
     def text(self) -> str:
         """The text of the last message of the user, for features."""
-        candidates = [message for message in self.messages if message["role"] == "user"] or self.messages
-        return text_of(candidates[-1])
+        by_user = [message for message in self.messages if message["role"] == "user"]
+        return text_of((by_user or self.messages)[-1])
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """What tells messages apart."""
+        """The digest of each message, in hexadecimal digits."""
         return tuple(hashlib.sha256(message).hexdigest() for message in self.written)
 
     @cached_property
     def content(self) -> bytes:
-        """What tells requests apart whose answers may differ."""
+        """The content of the request as JSON: requests with the same content may have the same answer."""
         return _SORTED.encode([self.digests, self.options, self.limit])
 
     @cached_property
     def beginnings(self) -> tuple[bytes, ...]:
-        """What tells the first messages of a conversation apart, for every number of them from 1 to all.
+        """The digests of the first message, the first two, and so on to all messages.
 
         An assistant's message is what it says and the tools that it calls: clients repeat no more of an answer.
         """
@@ -183,24 +170,24 @@ class ChatRequest:
 
     @property
     def answers(self) -> tuple[bytes, ...]:
-        """What tells the messages up to each assistant's message apart, the longest first."""
+        """The digests of the messages up to each assistant's message, the longest first."""
         places = [k for k, message in enumerate(self.messages) if message["role"] == "assistant"]
         return tuple(self.beginnings[k] for k in reversed(places))
 
     @property
     def opening(self) -> bytes:
-        """What tells the messages before the first assistant's one apart; b"" if there are none."""
+        """The digest of the messages before the first one of the assistant; b"" if there are none."""
         roles = [message["role"] for message in self.messages]
         n = roles.index("assistant") if "assistant" in roles else len(roles)
         return self.beginnings[n - 1] if n else b""
 
     def followed_by(self, answer: Mapping[str, Any]) -> bytes:
-        """Return what tells the messages and an answer to them apart."""
+        """Return the digest of the messages and an answer to them."""
         return hashlib.sha256(self.beginnings[-1] + said_digest(answer)).digest()
 
 
 def said_digest(message: Mapping[str, Any]) -> bytes:
-    """Return what tells an assistant's message apart: its text and the calls of tools."""
+    """Return the digest of an assistant's message: of its text and its calls of tools."""
     calls = message.get("tool_calls")
     objects = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     parts = [
@@ -238,8 +225,8 @@ def _check_options(body: Mapping[str, Any]) -> None:
         if allowed is not None and value not in allowed:
             raise InputError(f"{name} may be {allowed[0]!r} alone here, got {value!r:.40}")
     tools = body.get("tools") or []
-    if not isinstance(tools, list) or any(
-        not isinstance(tool, dict) or tool.get("type") not in _TOOLS for tool in tools
+    if not isinstance(tools, list) or not all(
+        isinstance(tool, dict) and tool.get("type") in _TOOLS for tool in tools
     ):
         raise InputError(
             f"tools are of type {' or '.join(_TOOLS)}: those of a provider could cost more than is known"
@@ -249,7 +236,7 @@ def _check_options(body: Mapping[str, Any]) -> None:
 
 
 def _conversation(metadata: Any) -> str:
-    """Return the name of the conversation that a client gives. Raises InputError for one that is no text."""
+    """Return the name of the conversation that a client gives. Raises InputError if the name is not a text."""
     if not isinstance(metadata, dict) or "conversation" not in metadata:
         return ""
     name = metadata["conversation"]
@@ -259,7 +246,7 @@ def _conversation(metadata: Any) -> str:
 
 
 def _checked_messages(messages: Any) -> tuple[Mapping[str, Any], ...]:
-    """Return the messages of a request. Raises InputError for what could not be priced, such as audio."""
+    """Return the messages of a request. Raises InputError for content without a known price, such as audio."""
     if not isinstance(messages, list) or not messages:
         raise InputError("messages must be a list of at least one message")
     for message in messages:

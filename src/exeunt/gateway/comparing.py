@@ -26,7 +26,7 @@ _MOST_AT_ONCE = 64
 class Comparing:
     """Asks the models of the shadow, and the reference if it has not answered, and grades what they say.
 
-    `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `on_failure`: is told what the
+    `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `on_failure`: gets what the
     grader raises. `counts`: what became of requests that were compared, and why others were not.
     """
 
@@ -114,7 +114,7 @@ class Comparing:
     ) -> dict[str, float]:
         """Return the grades of all answers; a model that gave none has 0."""
         return {
-            name: await self._grader(request.as_told, reply.message, reference.message)
+            name: await self._grader(request.for_graders, reply.message, reference.message)
             if isinstance(reply, ChatReply)
             else 0.0
             for name, reply in replies.items()

@@ -49,7 +49,7 @@ _OF_A_MODEL = {
 
 
 def check_limit(text: str, name: str) -> None:
-    """Raise InputError for what is no limit of money in US dollars, such as "5 usd" or "2 usd/day"."""
+    """Raise InputError unless the text is a limit in US dollars, such as "5 usd" or "2 usd/day"."""
     try:
         unit = ledger_of(text).unit
     except InputError as error:
@@ -59,7 +59,7 @@ def check_limit(text: str, name: str) -> None:
 
 
 def check_amount(text: str, name: str) -> None:
-    """Raise InputError for what is no amount of money in US dollars, such as "5 usd"."""
+    """Raise InputError unless the text is an amount in US dollars, such as "5 usd"."""
     if "/" in text:
         raise InputError(f"{name} is an amount such as '20 usd', got {text!r}")
     check_limit(text, name)
@@ -130,7 +130,7 @@ class Promise:
     `budget`: the mean cost per request, as a share of the reference's such as "40%", or an amount such as "0.002 usd".
     `delta`: the probability that a certificate is ever false, however often one looks.
 
-    Raises InputError for a promise of nothing, and for limits that nothing can keep.
+    Raises InputError if nothing is promised, or a limit is out of range.
     """
 
     max_loss: float | None = None
@@ -160,7 +160,7 @@ class Promise:
     def parts_of(budget: str) -> tuple[float, float]:
         """Return a budget as a share of the reference's cost and an amount in US dollars, one of which is 0.
 
-        Raises InputError for a number without a unit, and for another unit.
+        Raises InputError if the budget has no unit, or another one.
         """
         if budget.replace(".", "", 1).strip().isdigit():
             raise InputError(f"budget {budget} has no unit: write {budget}%, or '{budget} usd'")
@@ -239,14 +239,14 @@ class Listen:
 
     def __post_init__(self) -> None:
         check_between(self.port, "port", 0, 65_535, inclusive=True)
-        host_names(self.host, self.allowed_hosts, option="allowed_hosts")  # raises for what is no name
+        host_names(self.host, self.allowed_hosts, option="allowed_hosts")  # raises if one is not a host name
         check_proxies(self.proxies, option="proxies")
         for name in ("max_body", "max_open", "max_connections"):
             check_positive(getattr(self, name), name)
 
     @property
     def limits(self) -> Limits:
-        """What requests may take."""
+        """The limits of a request in size, number and time."""
         return Limits(
             hosts=host_names(self.host, self.allowed_hosts),
             max_body=self.max_body,
@@ -343,7 +343,7 @@ class GatewayConfig:
         return tuple(name for name in self.models if kind != JUDGE or name != judge.strip() or name in own)
 
     def __post_init__(self) -> None:
-        _ = self.unit_rules  # raises for units that there are not
+        _ = self.unit_rules  # raises if they are wrong
         check_positive(self.period, "period")
         if self.min_periods < 1:
             raise InputError(f"min_periods must be at least 1, got {self.min_periods}")

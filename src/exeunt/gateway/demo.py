@@ -38,20 +38,8 @@ min_periods: 4
 """
 _WAIT_S = 300.0
 _SURE = {"small": 0.55, "medium": 0.8}
-_WORDS = [
-    "river",
-    "stone",
-    "market",
-    "winter",
-    "letter",
-    "engine",
-    "garden",
-    "history",
-    "window",
-    "science",
-    "mountain",
-    "bridge",
-]
+_NOUNS = "river stone market winter letter engine garden history window science mountain bridge"
+_WORDS = _NOUNS.split()
 
 
 def demonstrate(folder: Path, *, shadow: int = 3000, live: int = 1500) -> None:
@@ -143,15 +131,15 @@ class _Road:
         answered = self._span.answered
         worse = max(("small", "medium"), key=lambda name: answered[name])
         provider.answer = lambda model, text: "Who knows." if model == worse else invented_answer(model, text)
-        n = 0
-        while not self._gateway.live.alarms and n < 10_000:
+        n, alarms = 0, self._gateway.live.alarms
+        while not alarms and n < 10_000:
             self._ask("worse", range(start + n, start + n + 100))
             n += 100
-        if not self._gateway.live.alarms:
-            echo(f"worse: {worse} answers nonsense, and {n:,} requests were too few for an alarm")
+        text = f"worse: {worse} answers nonsense"
+        if not alarms:
+            echo(f"{text}, and {n:,} requests were too few for an alarm")
             return
-        alarm = self._gateway.live.alarms[-1]["alarm"]
-        echo(f"worse: {worse} answers nonsense; within {n:,} requests the reference answers again:\n{alarm}")
+        echo(f"{text}; within {n:,} requests the reference answers again:\n{alarms[-1]['alarm']}")
 
     @staticmethod
     def _wait_until(condition: Callable[[], bool]) -> None:

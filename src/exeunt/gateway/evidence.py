@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,40 +55,47 @@ class Evidence:
     @property
     def later(self) -> tuple[Floats, Floats]:
         """How many requests came after each unit had closed, and what they have cost, (u,) each."""
-        return tuple(
-            np.array([getattr(unit, name) for unit in self.units], float) for name in ("later", "later_cost")
-        )  # type: ignore[return-value]
+        later = np.array([unit.later for unit in self.units], float)
+        return later, np.array([unit.later_cost for unit in self.units], float)
 
     @property
     def reference_cost(self) -> Floats:
         """What each row costs at the reference, (n,); the cap where that is not known."""
-        return np.array([_cost(record, self.reference, self.cap) for record in self.records])
+        return np.where(self.has_reference, self.least_reference_cost, self.cap)
 
-    @property
+    @cached_property
     def least_reference_cost(self) -> Floats:
         """The same, (n,); 0 where it is not known, so that no budget gets more than it should."""
-        return np.array([_cost(record, self.reference, 0.0) for record in self.records])
+        name = self.reference
+        return np.array(
+            [
+                0.0 if record is None or name not in record.said else record.said[name].cost
+                for record in self.records
+            ]
+        )
 
     @property
     def over_cap(self) -> Booleans:
         """Which rows could cost more than the cap, (n,): the reference answers them."""
-        return np.array([record is not None and OVER_CAP in record.refused for record in self.records], bool)
+        return self._where(lambda record: OVER_CAP in record.refused)
 
     @property
     def graded(self) -> Booleans:
         """Which rows have grades, (n,)."""
-        return np.array([record is not None and record.compared == COMPARED for record in self.records], bool)
+        return self._where(lambda record: record.compared == COMPARED)
 
-    @property
+    @cached_property
     def has_reference(self) -> Booleans:
-        """Of which rows it is known what the reference costs, (n,)."""
-        return np.array([_cost(record, self.reference, -1.0) >= 0 for record in self.records], bool)
+        """The rows whose cost at the reference is known, (n,)."""
+        return self._where(lambda record: self.reference in record.said)
 
     def outside(self, policy: Policy) -> Booleans:
         """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
-        return np.array(
-            [record is not None and is_outside(policy, record.refused) for record in self.records], bool
-        )
+        return self._where(lambda record: is_outside(policy, record.refused))
+
+    def _where(self, holds: Callable[[Record], bool]) -> Booleans:
+        """Return of which rows there are records for which a condition holds, (n,)."""
+        return np.array([record is not None and holds(record) for record in self.records], bool)
 
     def outcomes(self, policy: Policy) -> tuple[Floats, Floats]:
         """Return what each row loses, in [-1, 1], and what it costs under a policy, (n,) each.
@@ -110,9 +118,10 @@ class Evidence:
         new = np.full(self.n_units, -1)
         new[units] = np.arange(len(units))
         rows = np.flatnonzero(new[self.unit] >= 0)
-        recorded = rows[self.place[rows] >= 0]
+        in_trace = self.place[rows] >= 0
+        recorded = rows[in_trace]
         place = np.full(len(rows), -1)
-        place[self.place[rows] >= 0] = np.arange(len(recorded))
+        place[in_trace] = np.arange(len(recorded))
         return replace(
             self,
             units=tuple(self.units[k] for k in units.tolist()),
@@ -152,17 +161,19 @@ def evidence_of(
                 unit.append(k)
                 row.append(of_unit)
                 records.append(record)
-    complete = [k for k, record in enumerate(records) if record is not None and _is_known(record, models)]
     place = np.full(len(records), -1)
-    place[complete] = np.arange(len(complete))
-    chosen = [record for record in (records[k] for k in complete) if record is not None]
-    groups = [units[unit[k]][0].number for k in complete]
+    complete, groups = list[Record](), []
+    for k, record in enumerate(records):
+        if record is not None and _is_complete(record, models):
+            place[k] = len(complete)
+            complete.append(record)
+            groups.append(units[unit[k]][0].number)
     return Evidence(
         tuple(drawn for drawn, _ in units),
         tuple(records),
         np.array(unit, np.int64),
         np.array(row, np.int64),
-        _trace(chosen, models, groups) if chosen else None,
+        _trace(complete, models, groups) if complete else None,
         place,
         models.reference,
         cap,
@@ -180,20 +191,18 @@ def paid_for(policy: Policy, records: CascadeTrace) -> Floats:
     return np.asarray(costs[np.arange(records.n), policy.route(records)])
 
 
-def _cost(record: Record | None, model: str, unknown: float) -> float:
-    answer = None if record is None else record.said.get(model)
-    return unknown if answer is None else answer.cost
-
-
-def _is_known(record: Record, models: GatewayModels) -> bool:
+def _is_complete(record: Record, models: GatewayModels) -> bool:
     """Return whether all models that take the request were asked, so that it is known which would answer."""
     if record.compared not in ASKED or OVER_CAP in record.refused:
         return False
-    answers = [record.said.get(name) for name in models.highest if name not in record.refused]
-    all_asked = all(answer is not None and not short_of_money(answer.failed) for answer in answers)
+    if models.features and record.features is None:
+        return False
+    for name in models.highest:
+        answer = record.said.get(name)
+        if name not in record.refused and (answer is None or short_of_money(answer.failed)):
+            return False
     reference = record.said.get(models.reference)
-    has_features = not models.features or record.features is not None
-    return all_asked and reference is not None and not reference.failed and has_features
+    return reference is not None and not reference.failed
 
 
 def _trace(records: Sequence[Record], models: GatewayModels, units: Sequence[int]) -> CascadeTrace:

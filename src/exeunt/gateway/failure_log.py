@@ -31,7 +31,7 @@ class FailureLog:
         self._times: Counter[tuple[str, str]] = Counter()
 
     def answered(self, answered: Answered, now: float) -> None:
-        """Log why models gave no answer to a request. `now`: in seconds. Limits of money are no failures."""
+        """Log why models gave no answer to a request. `now`: in seconds. A limit of money is not a failure."""
         for name, reply in answered.replies.items():
             if reply.is_given or not reply.failed or short_of_money(reply.failed):
                 continue

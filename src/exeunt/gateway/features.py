@@ -11,7 +11,7 @@ from exeunt.live.text_encoder import TextEncoder
 
 
 class RequestFeatures:
-    """Tells features of a request: the embedding of the user's last message, and three numbers of its length."""
+    """The features of a request: the embedding of the user's last message, and the logarithms of three lengths."""
 
     def __init__(self, features: Features) -> None:
         self._encoder, self.identity = None, "features of requests"
@@ -28,5 +28,5 @@ class RequestFeatures:
 
 
 def feature_model(features: Features) -> FeatureModel:
-    """Return the model that tells these features."""
+    """Return the model that gives these features."""
     return FeatureModel(RequestFeatures(features), price=features.price)

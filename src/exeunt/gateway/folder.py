@@ -35,7 +35,7 @@ class GatewayModels:
     """The models of a gateway, as `gateway.json` has them.
 
     `reference`: the model that answers everything in shadow. `highest`: by name of a model, the reference among them,
-    the most US dollars that a request may cost there. `features`: the name of what tells routers features, or "";
+    the most US dollars that a request may cost there. `features`: the name of the features that routers look at, or "";
     `features_cost`: what a request costs there. `identity`: by name, what tells a model from others of its name, such
     as a digest of its configuration; a policy is refused where one differs. `shadow_share`: of the requests. `grader`:
     what grades answers, as the configuration names it.
@@ -56,7 +56,7 @@ class GatewayModels:
 
     @property
     def digest(self) -> str:
-        """What policies for these models are bound to."""
+        """The digest of the models and the grader; a policy is bound to it."""
         settings = {"reference": self.reference, "features": self.features, "grader": self.grader}
         models = {name: self.identity.get(name, "") for name in sorted(self.highest)}
         text = json.dumps({**settings, "models": models}, sort_keys=True)
@@ -74,7 +74,7 @@ class GatewayModels:
 
     @classmethod
     def read(cls, folder: Path) -> GatewayModels:
-        """Read `gateway.json`. Raises InputError where there is none, ArtefactError for what is no such file."""
+        """Read `gateway.json`. Raises InputError if there is none, ArtefactError if it is damaged."""
         file = folder / GATEWAY
         body = read_json(file, remedy=f"start `exeunt gateway` once with {folder} as its folder")
         try:

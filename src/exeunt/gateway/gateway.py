@@ -120,7 +120,7 @@ class Gateway:
     async def answer(self, request: ChatRequest, client: Client) -> Answered:
         """Answer a request. What it costs is the client's.
 
-        Raises NoSuchModel, and InputError for what a model does not take.
+        Raises NoSuchModel, and InputError if a model does not take the request.
         """
         if request.model != AUTO:
             return await self._answer_by_name(request, client)
@@ -338,7 +338,7 @@ class Gateway:
     # -- as time goes on ------------------------------------------------------------------------------------
 
     async def advance(self) -> None:
-        """Close units whose time has come, tell who counts them, and go on with what is certified."""
+        """Close the units whose time has come, count them, and advance the certificates."""
         await self._close_units()
         await self._certify()
 
@@ -402,7 +402,7 @@ class Gateway:
             await asyncio.to_thread(self.find_standing)
 
     def find_standing(self) -> None:
-        """Find out what is certified now, keep it for the command, and write the report."""
+        """Update `standing`, keep it for the command, and write the report."""
         question = self.certifier.question
         current = standing(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
@@ -418,14 +418,14 @@ class Gateway:
         return [] if self.standing is None else [*self.standing.certified, *self.standing.others]
 
     def _write_report(self) -> None:
-        """Write what is certified, and what was saved by now."""
+        """Write the report of what is certified and what was saved so far."""
         if (current := self.standing) is not None:
             now = self.clock()
             bill = self.traffic.bill.told(self.money.compared, now)
             write_report(current, self.folder / REPORT, reference=self.config.reference, bill=bill, now=now)
 
     def _changed(self, by_alarm: bool) -> None:
-        """Begin another span of the bill: another policy is active. After an alarm there is a new question."""
+        """Begin another span of the bill, since another policy is active. After an alarm there is a new question."""
         now = self.clock()
         self.traffic.bill.begin(self.live.active.name, now, self.money.compared)
         if by_alarm:
@@ -443,7 +443,7 @@ class Gateway:
 
     @property
     def compared(self) -> Counter[str]:
-        """What became of the requests that were drawn for comparison."""
+        """Counts of how comparisons ended."""
         return Counter() if self.comparing is None else self.comparing.counts
 
     async def raise_over_budget(self, request: ChatRequest, client: Client, answered: Answered) -> None:
@@ -458,7 +458,7 @@ class Gateway:
             await PAYING.run(held.release)
 
     async def close(self) -> None:
-        """Wait for what is under way and close connections and files."""
+        """Wait for open requests, then close connections and files."""
         self.closing.set()
         if self._certifying is not None:
             self._certifying.cancel()

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def grader_named(text: str) -> Grader:
     """Return the grader that a text names: "match", "similarity hf:FOLDER [THRESHOLD]", or a "module:function".
 
     Raises InputError for another text, and for a function that is not there, takes other arguments, or is to be
-    awaited. What a grader returns that is no grade raises InputError, too.
+    awaited. The grader raises InputError if a function returns no grade.
     """
     try:
         kind, *options = shlex.split(text) or [""]
@@ -95,8 +95,9 @@ def grader_named(text: str) -> Grader:
         ) from None
     if kind == "match" and not options:
         return normalised_match
-    if kind == "similarity" and len(options) in (1, 2) and (thresholds := _numbers(options[1:])) is not None:
-        grade = similarity(encoder := TextEncoder(options[0]), *thresholds)
+    if kind == "similarity" and len(options) in (1, 2) and all(map(_is_number, options[1:])):
+        encoder = TextEncoder(options[0])
+        grade = similarity(encoder, *map(float, options[1:]))
         encoder.open()
         return grade
     if ":" not in kind or options:
@@ -133,11 +134,12 @@ def _checked(
     raise NoGrade(f"the grader {name} must return a number from 0 to 1, got {got}")
 
 
-def _numbers(texts: Sequence[str]) -> list[float] | None:
+def _is_number(text: str) -> bool:
     try:
-        return [float(text) for text in texts]
+        float(text)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def _plain(text: str) -> str:
@@ -163,13 +165,14 @@ def _with_whole_numbers(body: Any) -> Any:
 
 
 def _calls(message: Message) -> list[tuple[str, str]]:
-    """Return the names and arguments of the tools that a message calls, sorted; what is no call as it is."""
+    """Return the names and arguments of the tools that a message calls, sorted; anything else as JSON."""
     calls = message.get("tool_calls") or ()
+    named = []
     try:
-        called = [call.get("function") or {} for call in calls]
-        calls_made = [
-            (str(function.get("name")), str(function.get("arguments") or "{}")) for function in called
-        ]
+        for call in calls:
+            function = call.get("function") or {}
+            arguments = str(function.get("arguments") or "{}")
+            named.append((str(function.get("name")), _canonical_json(arguments) or arguments.strip()))
     except (AttributeError, TypeError):  # of a provider that does not keep to the protocol
         return [("", json.dumps(calls, sort_keys=True))]
-    return sorted((name, _canonical_json(text) or text.strip()) for name, text in calls_made)
+    return sorted(named)

@@ -99,5 +99,5 @@ def _in_thread(grader: Grader) -> AsyncGrader:
 
 
 def _said(message: Message) -> dict[str, Any]:
-    """Return what of a message is judged."""
+    """Return the parts of a message that are judged."""
     return {name: message[name] for name in ("content", "refusal", "tool_calls") if message.get(name)}

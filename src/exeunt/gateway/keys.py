@@ -9,11 +9,11 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from exeunt._support.checked_types import of_kinds
 from exeunt._support.files import file_digest, read_json
@@ -54,19 +54,15 @@ class Client:
     spend: str | None = None
 
 
-class _Known(NamedTuple):
+class _Clients:
     """All who have keys."""
 
-    by_digest: Mapping[str, Client]
-    by_name: Mapping[str, Client]
+    def __init__(self, clients: Iterable[Client] = ()) -> None:
+        self.by_digest = {client.digest: client for client in clients}
+        self.by_name = {client.name: client for client in self.by_digest.values()}
 
 
-def _known(clients: Iterable[Client]) -> _Known:
-    by_digest = {client.digest: client for client in clients}
-    return _Known(by_digest, {client.name: client for client in by_digest.values()})
-
-
-_NOBODY = _known(())
+_NOBODY = _Clients()
 
 
 class KeysLocked(FileError):  # noqa: N818 - says what happened
@@ -104,7 +100,7 @@ class Keys:
     def of(self, key: bytes) -> Client | None:
         """Return whose key this is. Digests are looked up, so the time tells nothing of keys.
 
-        Raises KeysLocked for one that is not known while another process writes, which may just have added it.
+        Raises KeysLocked if the key is unknown while another process writes, which may just have added it.
         """
         digest = hashlib.sha256(key).hexdigest()
         try:
@@ -132,11 +128,6 @@ class Keys:
                     "spend must be above 0: whom nothing is allowed gets no key, or loses it by `exeunt gateway forget`"
                 )
         key = f"ex-{secrets.token_urlsafe(32)}"
-        options: dict[str, Any] = {
-            "digest": hashlib.sha256(key.encode()).hexdigest(),
-            "shadow": shadow,
-            "spend": spend,
-        }
         with self._writing() as connection:
             client = next(iter(_clients(connection, "name = ?", name)), Client(name, "", admin))
             if client.admin != admin:
@@ -144,9 +135,14 @@ class Keys:
                     f"{name} has a key of the other kind: choose another name, or remove that one with `exeunt "
                     "gateway forget`"
                 )
+            client = replace(
+                client,
+                digest=hashlib.sha256(key.encode()).hexdigest(),
+                shadow=client.shadow if shadow is None else shadow,
+                spend=client.spend if spend is None else spend,
+            )
             connection.execute("DELETE FROM client WHERE name = ?", (name,))
-            chosen = {option: setting for option, setting in options.items() if setting is not None}
-            _put(connection, [client := replace(client, **chosen)])
+            _put(connection, [client])
         self._changed(name, client)
         return key
 
@@ -158,7 +154,7 @@ class Keys:
         return removed
 
     def check(self) -> None:
-        """Raise as `check_clients` does."""
+        """Raise InputError unless there are keys of both kinds."""
         check_clients(self.clients)
 
     def close(self) -> None:
@@ -167,16 +163,14 @@ class Keys:
             self._disconnect()
 
     def _changed(self, name: str, *now: Client) -> None:
-        """Take note of who has a name now, also where the file cannot be read at once."""
+        """Update what was last read, since the file may not be readable at once."""
         with self._turn:
             if self._last is not _NOBODY:
-                others = [client for client in self._last.by_digest.values() if client.name != name]
-                self._version, self._last = (
-                    -1,
-                    _known(sorted([*others, *now], key=lambda client: client.name)),
-                )
+                clients = [client for client in self._last.by_digest.values() if client.name != name]
+                clients = sorted([*clients, *now], key=lambda client: client.name)
+                self._version, self._last = -1, _Clients(clients)
 
-    def _read_soon(self) -> _Known:
+    def _read_soon(self) -> _Clients:
         """Return who has keys. Raises KeysLocked, after a moment at most, if another process writes."""
         waits = time.monotonic() >= self._waits_from
         try:
@@ -186,7 +180,7 @@ class Keys:
                 self._waits_from = time.monotonic() + _PAUSE_S
             raise
 
-    def _read(self, wait_s: float) -> _Known:
+    def _read(self, wait_s: float) -> _Clients:
         """Return who has keys. Raises KeysLocked if another process writes for longer than `wait_s`."""
         end = time.monotonic() + wait_s
         while True:
@@ -197,20 +191,20 @@ class Keys:
                     raise
             time.sleep(_LOOK_S)  # others may look meanwhile, and are not kept waiting
 
-    def _look(self) -> _Known:
+    def _look(self) -> _Clients:
         with self._turn, self._failures():
             connection = self._connected()
             version = connection.execute("PRAGMA data_version").fetchone()[0]
             if version != self._version:
-                self._last = _known(_clients(connection))
+                self._last = _Clients(_clients(connection))
                 self._version = version
             return self._last
 
     def _connected(self) -> sqlite3.Connection:
         """Return a connection to the file that is there now: it may have been restored from a copy, or removed."""
-        if self._connection is None or self._there() != self._opened:
+        if self._connection is None or self._file_identity() != self._opened:
             self._disconnect()
-            self._opened = self._made()
+            self._opened = self._ensure_file()
             self._connection = self._connect(wait_s=0.0)
         return self._connection
 
@@ -218,7 +212,7 @@ class Keys:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Give a connection for a transaction, of which all is kept or nothing. Nobody who reads waits for it."""
         with self._failures():
-            self._made()
+            self._ensure_file()
             connection = self._connect(wait_s=WAIT_S)
             try:
                 connection.execute("PRAGMA synchronous = FULL")
@@ -238,19 +232,19 @@ class Keys:
                 raise KeysLocked(f"another process writes the keys in {self._file}: try again") from error
             raise _KIND.failure(self._file, error) from error
 
-    def _there(self) -> tuple[int, int] | None:
+    def _file_identity(self) -> tuple[int, int] | None:
         try:
             status = self._file.stat()
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino
 
-    def _made(self) -> tuple[int, int] | None:
+    def _ensure_file(self) -> tuple[int, int] | None:
         """Make the file if there is none. Return which one is there now."""
-        if (there := self._there()) is None:
+        if (identity := self._file_identity()) is None:
             write_keys(self._file.parent, *_former(self._file.with_name(FORMER_KEYS)))
-            there = self._there()
-        return there
+            identity = self._file_identity()
+        return identity
 
     def _connect(self, *, wait_s: float) -> sqlite3.Connection:
         connection = _KIND.connect(self._file, wait_s=wait_s)
@@ -270,13 +264,15 @@ class Keys:
 
 def check_clients(clients: Iterable[Client]) -> None:
     """Raise InputError unless there is a key of a client, and one to administer with."""
-    kinds = {"clients have": "--add NAME", "who administers the gateway has": "--add-admin NAME"}
-    there = [client.admin for client in clients]
-    if missing := [
-        f"{whom} no key yet: make one with `exeunt gateway keys FILE {option}`"
-        for admin, (whom, option) in enumerate(kinds.items())
-        if admin not in there
-    ]:
+    kinds = {client.admin for client in clients}
+    missing = []
+    if False not in kinds:
+        missing.append("clients have no key yet: make one with `exeunt gateway keys FILE --add NAME`")
+    if True not in kinds:
+        missing.append(
+            "who administers the gateway has no key yet: make one with `exeunt gateway keys FILE --add-admin NAME`"
+        )
+    if missing:
         raise InputError("; ".join(missing))
 
 
@@ -318,7 +314,7 @@ def _put(connection: sqlite3.Connection, clients: Iterable[Client]) -> None:
 def _former(file: Path) -> tuple[list[Client], str]:
     """Return the keys in `keys.json`, and its digest; none if there is no such file.
 
-    Raises ArtefactError for what holds no keys.
+    Raises ArtefactError if the file holds no keys.
     """
     remedy = "restore it, or remove it and make all keys anew with --add and --add-admin"
     try:
@@ -334,7 +330,7 @@ def _former(file: Path) -> tuple[list[Client], str]:
 
 
 def _client(**entry: Any) -> Client:
-    """Return a client of an entry. Raises TypeError or ValueError for what is none."""
+    """Return the client of an entry. Raises TypeError or ValueError if the entry is not a client."""
     client = of_kinds(Client(**entry))
     _check_name(client.name)
     if not _DIGEST.fullmatch(client.digest):
@@ -347,7 +343,7 @@ def _client(**entry: Any) -> Client:
 def _remove_former(file: Path, connection: sqlite3.Connection) -> None:
     """Remove `keys.json` once its keys are here. It is never read again, else it could bring removed keys back.
 
-    Raises InputError for one that was written since.
+    Raises InputError if the file was written since.
     """
     with suppress(FileNotFoundError):  # another process removes it, too
         if file_digest(file) not in [digest for (digest,) in connection.execute("SELECT * FROM taken_over")]:

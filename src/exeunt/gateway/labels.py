@@ -21,6 +21,7 @@ from exeunt.errors import InputError
 from exeunt.evaluation.replay import mean_quality
 from exeunt.gateway.graders import normalised_match
 from exeunt.guarantees.confidence_intervals import mean_interval, weighted_interval
+from exeunt.stream.ratios import Interval
 from exeunt.stream.records import Record
 from exeunt.trace.groups import Groups, n_units
 
@@ -42,15 +43,12 @@ def to_label(records: Sequence[Record], reference: str, n: int, *, seed: int = 0
     texts = {record.request: json.loads(record.text) for record in records if record.text is not None}
     lines = []
     for record, model, _ in _answers(records, reference):
-        answers = texts.get(record.request, {"answers": {}})["answers"]
-        if not answers.keys() >= {model, reference}:
+        text = texts.get(record.request, {"answers": {}})
+        answer, of_reference = text["answers"].get(model), text["answers"].get(reference)
+        if answer is None or of_reference is None or normalised_match({}, answer, of_reference) == 1:
             continue
-        if normalised_match({}, answers[model], answers[reference]) < 1:
-            line = {"request": record.request, "model": model, "grade": None}
-            messages = texts[record.request]["messages"]
-            lines.append(
-                {**line, "messages": messages, "answer": answers[model], "reference": answers[reference]}
-            )
+        line = {"request": record.request, "model": model, "grade": None}
+        lines.append({**line, "messages": text["messages"], "answer": answer, "reference": of_reference})
     if not lines:
         raise InputError(
             "there is no answer to label: compared requests are labelled by their texts, which the gateway keeps with "
@@ -112,15 +110,15 @@ def agreement(
             "in fewer than two units: label more of what `exeunt gateway labels FILE` prints"
         )
     grades = np.array([answer.grade for answer in chosen])
-    wanted = np.array([labels[answer.record.request, answer.model] for answer in chosen])
-    share, (low, high) = mean_quality((grades == wanted).astype(float), groups)
-    more = [100 * difference for difference in _interval(grades - wanted, groups)]
+    labelled = np.array([labels[answer.record.request, answer.model] for answer in chosen])
+    share, (low, high) = mean_quality((grades == labelled).astype(float), groups)
+    mean, lowest, highest = (100 * bound for bound in _interval(grades - labelled, groups))
     left = len(labels) - len(chosen)
     out = f" {counted(left, 'label')} left out, of other records." if left else ""
     return (
         f"Of {len(chosen):,} labels the {measure} agrees with {share:.1%} (95% interval {low:.1%} to {high:.1%}). It "
-        f"is {abs(more[0]):.1f} points {'lower' if more[0] < 0 else 'higher'} on average (interval of the difference "
-        f"{more[1]:.1f} to {more[2]:.1f}).{out}"
+        f"is {abs(mean):.1f} points {'lower' if mean < 0 else 'higher'} on average (interval of the difference "
+        f"{lowest:.1f} to {highest:.1f}).{out}"
     )
 
 
@@ -140,9 +138,9 @@ def _answers(records: Sequence[Record], reference: str) -> Iterator[_Answer]:
                 yield _Answer(record, model, answer.grade)
 
 
-def _interval(values: Floats, groups: Groups | None) -> tuple[float, float, float]:
+def _interval(values: Floats, groups: Groups | None) -> Interval:
     """Return the mean of values (n,) with its 95% t interval, over groups if there are any."""
     if groups is None:
-        return mean_interval(values)
+        return Interval(*mean_interval(values))
     mean, ends = weighted_interval(groups.means(values), groups.weight, within=(-np.inf, np.inf))
-    return mean, *ends
+    return Interval(mean, *ends)

@@ -72,7 +72,7 @@ class LivePolicy:
         self._follow(self._latest())
 
     def named(self, name: str) -> Active:
-        """Return a policy. Raises InputError for a name that none has, ArtefactError for one for other models."""
+        """Return a policy. Raises InputError for an unknown name, ArtefactError if it is for other models."""
         if name not in self._known:
             policy = None if name == REFERENCE else self._policies.load(name)
             self._known[name] = active_policy(name, policy, self._config.models, self._features)
@@ -120,13 +120,13 @@ class LivePolicy:
     # -- the watch ------------------------------------------------------------------------------------------
 
     def begin(self, place: Place) -> Waiting[Seen] | None:
-        """Take note that the policy is asked for a request. Returns its place in the watch's order, for `answered`: of
+        """Note that the policy is asked for a request. Returns its place in the watch's order, for `answered`: of
         a unit the first request counts.
         """
         return self._firsts.begin() if place.starts and self.active.policy is not None else None
 
     def answered(self, waiting: Waiting[Seen] | None, observed: Seen | None) -> None:
-        """Take note of how a request was answered; None where failures or money decided."""
+        """Update the watch with the answer to a request; `observed` is None where failures or money decided."""
         if waiting is None:
             return
         self._firsts.end(waiting, observed)
@@ -135,12 +135,12 @@ class LivePolicy:
                 self.fall_back(alarm)
 
     def audit(self, unit: Unit) -> None:
-        """Take note that a unit is drawn whose first requests the policy answers."""
+        """Begin the audit of a drawn unit whose first requests the policy answers."""
         if self.active.policy is not None:
             self._audits[unit.number] = self._audited.begin()
 
     def unit_ended(self, unit: Unit, records: Sequence[Record]) -> None:
-        """Take note of a drawn unit that has closed, or of which the policy answers no more, with its records."""
+        """Update the watch with the records of a drawn unit that has closed, or that the policy answers no more."""
         if (waiting := self._audits.pop(unit.number, None)) is None:
             return
         self._audited.end(waiting, self._lost(records))
@@ -162,7 +162,7 @@ class LivePolicy:
         return limit + sum(each - limit for each in lost) / rows
 
     def compared(self, record: Record) -> None:
-        """Take note of whether a comparison was graded; an alarm of its own says that grading fails."""
+        """Count whether a comparison was graded. Too many that are not raise an alarm of their own."""
         if record.compared in ASKED and (text := self._grading.compared(record.compared)):
             fields = self._log_alarm("comparisons are not graded", self.active.name, text)
             self._metrics.alarm(self.active.name)
@@ -221,13 +221,13 @@ class LivePolicy:
         return fields
 
     def _keep_alarm(self, fields: dict[str, Any]) -> None:
-        """Let the page tell of an alarm, also after a restart."""
+        """Keep an alarm for the page, also after a restart."""
         self.alarms.append({"time": self._clock(), **fields})
         write_json(self._file, list(self.alarms))
 
 
 def _alarms_in(file: Path) -> list[dict[str, Any]]:
-    """Return the alarms that a file holds; none if there is no file. Raises ArtefactError for what holds none."""
+    """Return the alarms that a file holds; none if there is no file. Raises ArtefactError if it is damaged."""
     remedy = f"remove {file}, and alarms of before are not shown"
     if not os.path.lexists(file):
         return []

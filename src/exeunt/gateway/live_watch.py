@@ -23,6 +23,8 @@ _FEWEST = 100
 """Audits without a change until a false alarm, on average at least, however few there are."""
 _AUDITS = 8
 """Audits to a point of the curve, at first."""
+_COMPARISONS = 50
+"""The latest comparisons, of which a fifth without grades is too much."""
 
 
 class LiveWatch:
@@ -71,10 +73,9 @@ class LiveWatch:
         if self._exits is None:
             return None
         scores = (observed.score, observed.first_score, observed.tie)
+        columns = [None if score is None else [score] for score in scores]
         try:
-            alarms = self._exits.update(
-                [observed.exit], *(None if score is None else [score] for score in scores)
-            )
+            alarms = self._exits.update([observed.exit], *columns)
         except InputError:  # no scores came where there were some, or the other way round
             return None
         return self._raised(alarms[0]) if alarms else None
@@ -87,11 +88,9 @@ class LiveWatch:
             return None
         detection = self._losses.update(np.array([lost]), self._audits)
         self._loss_curve.add(self._losses.n, float(self._losses.evidence.mean()))
-        return (
-            None
-            if detection is None
-            else self._raised(loss_alarm(self._policy, *detection, self._losses.certified))
-        )
+        if detection is None:
+            return None
+        return self._raised(loss_alarm(self._policy, *detection, self._losses.certified))
 
     def _raised(self, alarm: Alarm) -> Alarm | None:
         """Return an alarm, if it is the first."""
@@ -142,20 +141,21 @@ class GradingWatch:
     """Notices that comparisons are not graded any more, which hides losses: more than a fifth of the latest fifty."""
 
     def __init__(self) -> None:
-        self._latest: deque[str] = deque(maxlen=50)
-        self._told = False
+        self._latest: deque[str] = deque(maxlen=_COMPARISONS)
+        self._is_raised = False
 
     def compared(self, became: str) -> str:
-        """Take note of what became of a comparison, one of `ASKED`. Returns what to say, once until grading works
+        """Count how a comparison ended, one of `ASKED`. Returns the text of an alarm, once until grading works
         again; "" for nothing.
         """
         self._latest.append(became)
-        n, missing = len(self._latest), len(self._latest) - self._latest.count(COMPARED)
+        n = len(self._latest)
+        missing = n - self._latest.count(COMPARED)
         if missing <= n // 20:
-            self._told = False
-        if self._told or n < (self._latest.maxlen or 0) or missing <= n // 5:
+            self._is_raised = False
+        if self._is_raised or n < _COMPARISONS or missing <= n // 5:
             return ""
-        self._told = True
+        self._is_raised = True
         unpaid, reasons = self._latest.count(NOT_PAID), list[str]()
         if unpaid < missing:
             reasons.append("the grader failed (the log says why)")

@@ -18,7 +18,7 @@ REQUESTS, CONNECTIONS = "requests", "connections"
 
 
 class GatewayMetrics:
-    """Counts requests, answers and money since the start. `on_refused`: is told what was refused, `REQUESTS` or
+    """Counts requests, answers and money since the start. `on_refused`: gets what was refused, `REQUESTS` or
     `CONNECTIONS`.
     """
 

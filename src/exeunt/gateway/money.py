@@ -32,10 +32,6 @@ class Disputed(NamedTuple):
     claimed: float = 0.0
     maximum: float = 0.0
 
-    def with_bill(self, bill: Reservation) -> Disputed:
-        """Return these and one more."""
-        return Disputed(self.bills + 1, self.claimed + (bill.claimed or 0.0), self.maximum + bill.maximum)
-
 
 class Money:
     """The ledgers, in a file. Each lies within those above it, so that all limits hold at once.
@@ -65,7 +61,7 @@ class Money:
     @property
     def disputed(self) -> dict[str, Disputed]:
         """Bills above what requests can cost, by model, of which nobody has decided."""
-        return _disputed(self.total)
+        return _disputes(self.total.disputed)
 
     @property
     def compared(self) -> float:
@@ -75,16 +71,16 @@ class Money:
     @property
     def left(self) -> float:
         """US dollars that are left of the limits for all; infinite without any."""
-        return math.inf if self._is_unlimited else max(self._day.available, 0.0)
+        return max(self._available, 0.0)
 
     @property
     def overdrawn(self) -> float:
         """US dollars that were spent above the limits for all, such as by a bill that was booked."""
-        return 0.0 if self._is_unlimited else max(-self._day.available, 0.0)
+        return max(-self._available, 0.0)
 
     @property
-    def _is_unlimited(self) -> bool:
-        return self.spend.total is None and self.spend.day is None
+    def _available(self) -> float:
+        return math.inf if self.spend.total is self.spend.day is None else self._day.available
 
     def state(self, clients: Iterable[Client]) -> dict[str, Any]:
         """Return the limits and what is spent and left of each, JSON-able."""
@@ -128,29 +124,20 @@ def decide_disputes(
 
     Returns what was decided, and whether the model is stopped still. Raises InputError if none is disputed.
     """
-    dispute, is_stopped = Disputed(), False
-    if (file := folder / MONEY).exists():
-        with closing(SQLiteStore(file, "normal")) as store:
-            ledger = Ledger(name=_ALL, store=store)
-            is_stopped = model in ledger.stopped
-            bills = [bill for bill in ledger.disputed if bill.model == model]
-            for bill in bills:
-                dispute = dispute.with_bill(bill)
-            if bills:
-                decision = "booked" if book else "dropped"
-                line = {
-                    "time": now,
-                    "model": model,
-                    **dispute._asdict(),
-                    "decision": decision,
-                    "reason": reason,
-                }
-                _append(folder / DISPUTES, line)
-                ledger.decide(bills, book=book)
-    if not dispute.bills:
-        raise InputError(
-            f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are"
-        )
+    none = InputError(f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are")
+    if not (file := folder / MONEY).exists():
+        raise none
+    with closing(SQLiteStore(file, "normal")) as store:
+        ledger = Ledger(name=_ALL, store=store)
+        is_stopped = model in ledger.stopped
+        bills = [bill for bill in ledger.disputed if bill.model == model]
+        if not bills:
+            raise none
+        dispute = _disputes(bills)[model]
+        decision = "booked" if book else "dropped"
+        line = {"time": now, "model": model, **dispute._asdict(), "decision": decision, "reason": reason}
+        _append(folder / DISPUTES, line)
+        ledger.decide(bills, book=book)
     return dispute, is_stopped
 
 
@@ -179,8 +166,8 @@ def spent_in(
     The gateway may run meanwhile, and keeps the limits that it started with.
     """
     with closing(SQLiteStore(folder / MONEY, "normal")) as store:
-        whole = _opened(store, _ALL)
-        day = None if whole is None else _opened(store, "day", whole)
+        total = _opened(store, _ALL)
+        day = None if total is None else _opened(store, "day", total)
 
         def spent(ledger: Ledger | None, limit: str | None) -> Spent:
             if ledger is None:
@@ -190,7 +177,7 @@ def spent_in(
         def below(name: str) -> Ledger | None:
             return None if day is None else _opened(store, name, day)
 
-        limits = {"all": spent(whole, spend.total), "each day": spent(day, spend.day and f"{spend.day}/day")}
+        limits = {"all": spent(total, spend.total), "each day": spent(day, spend.day and f"{spend.day}/day")}
         if shadow is not None:
             limits["comparisons"] = spent(below("shadow"), shadow.spend)
         for client in clients:
@@ -198,7 +185,7 @@ def spent_in(
                 limits[f"client {client.name}"] = spent(
                     below(f"client {client.name}"), client.spend or spend.key
                 )
-        return limits, {} if whole is None else _disputed(whole)
+        return limits, {} if total is None else _disputes(total.disputed)
 
 
 def _opened(store: SQLiteStore, name: str, within: Ledger | None = None) -> Ledger | None:
@@ -209,12 +196,13 @@ def _opened(store: SQLiteStore, name: str, within: Ledger | None = None) -> Ledg
         return None
 
 
-def _disputed(ledger: Ledger) -> dict[str, Disputed]:
-    """Return bills above what requests can cost, by model, of which nobody has decided."""
-    disputed: dict[str, Disputed] = {}
-    for bill in ledger.disputed:
-        disputed[bill.model] = disputed.get(bill.model, Disputed()).with_bill(bill)
-    return disputed
+def _disputes(bills: Iterable[Reservation]) -> dict[str, Disputed]:
+    """Return the disputed bills by model."""
+    disputes: dict[str, Disputed] = {}
+    for bill in bills:
+        n, claimed, maximum = disputes.get(bill.model, Disputed())
+        disputes[bill.model] = Disputed(n + 1, claimed + (bill.claimed or 0.0), maximum + bill.maximum)
+    return disputes
 
 
 def _append(file: Path, line: Mapping[str, Any]) -> None:
@@ -227,15 +215,11 @@ def _append(file: Path, line: Mapping[str, Any]) -> None:
 
 
 def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:
-    """Return what is spent, since the beginning, and left of a limit, or spent above it. `full`: what may be left, in
+    """Return what is spent, since the beginning, and left of a limit, or spent above it. `most`: what may be left, in
     US dollars.
     """
-    full = None if limit is None else float(exact_quantity(limit)[0])
-    left = 0.0 if limit is None else ledger.left
-    return {
-        "limit": limit,
-        "most": full,
-        "spent": ledger.spent,
-        "left": None if limit is None else max(left, 0.0),
-        "overdrawn": max(-left, 0.0),
-    }
+    state = {"limit": limit, "most": None, "spent": ledger.spent, "left": None, "overdrawn": 0.0}
+    if limit is None:
+        return state
+    most, left = float(exact_quantity(limit)[0]), ledger.left
+    return {**state, "most": most, "left": max(left, 0.0), "overdrawn": max(-left, 0.0)}

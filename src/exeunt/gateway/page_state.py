@@ -30,7 +30,7 @@ _OF_SPAN = (
 
 
 class PageState:
-    """Tells what a gateway does. Saved policies do not change, so each is read once."""
+    """The state of a gateway for its page. Saved policies do not change, so each is read once."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -78,7 +78,7 @@ class PageState:
         }
 
     def _bill(self) -> dict[str, Any]:
-        """Return what has happened since the active policy became active."""
+        """Return counts and costs since the active policy became active."""
         span, compared = self._gateway.traffic.bill.now, self._gateway.money.compared
         return {
             **{name: getattr(span, name) for name in _OF_SPAN},
@@ -101,7 +101,7 @@ class PageState:
         }
 
     def _drawing(self) -> dict[str, Any]:
-        """Return what the share and the money for comparisons have come to."""
+        """Return how many units were drawn for comparison in the latest periods."""
         drawing = self._gateway.traffic.drawing
         periods = [period for period in drawing.latest if period.units]
         return {

@@ -69,6 +69,11 @@ class _Candidate(NamedTuple):
     lost: Floats
     cost: Floats
 
+    @classmethod
+    def unjudged(cls, budget: float, n: int) -> _Candidate:
+        """Return a candidate of which nothing is known yet: NaN for each row."""
+        return cls(budget, np.full(n, np.nan), np.full(n, np.nan))
+
 
 class _Prospect(NamedTuple):
     """What candidates are worth that answer so many rows: the share of the cost that is saved, and the units needed."""
@@ -128,7 +133,7 @@ def propose(
         return None
     level = math.log(len(bets.STAKES) / (promise.delta * weight))
     kind = _best_kind(evidence, trace, seed)
-    candidates = _candidates(kind, evidence, _budgets(trace, evidence.reference), _FOLDS, seed)
+    candidates = _candidates(kind, evidence, _budgets(trace, evidence.reference), seed)
     prospects = [_prospect(rows, candidates, evidence, promise, level) for rows in _ROWS if rows <= most_rows]
     best = min(prospects, key=lambda prospect: _rank(prospect, 2 * evidence.n_units))
     order = [k for k in np.argsort(best.needed, kind="stable").tolist() if np.isfinite(best.needed[k])]
@@ -199,13 +204,13 @@ def _best_kind(evidence: Evidence, trace: CascadeTrace, seed: int) -> str:
     """Return the kind of policies that loses the least at equal budgets; the simplest that is as good by its error."""
     kinds = _kinds(trace)
     budgets = _budgets(trace, evidence.reference)[2::3]
+    if len(kinds) == 1:
+        return kinds[0]
     lost: dict[str, dict[float, Floats]] = {}
-    for kind in kinds if len(kinds) > 1 else ():
-        lost[kind] = {
-            candidate.budget: candidate.lost
-            for candidate in _candidates(kind, evidence, budgets, _FOLDS, seed)
-        }
-    common = [amount for amount in budgets if all(amount in lost[kind] for kind in lost)]
+    for kind in kinds:
+        candidates = _candidates(kind, evidence, budgets, seed)
+        lost[kind] = {candidate.budget: candidate.lost for candidate in candidates}
+    common = [amount for amount in budgets if all(amount in by_budget for by_budget in lost.values())]
     best = kinds[0]
     for kind in kinds[1:] if common else ():
         gain = np.mean([lost[best][amount] - lost[kind][amount] for amount in common], axis=0)
@@ -221,26 +226,21 @@ def _budgets(fit: CascadeTrace, reference: str) -> list[float]:
     return [float(amount) for amount in np.linspace(full, first, _PLANS + 1, endpoint=False)[1:]]
 
 
-def _candidates(
-    kind: str, evidence: Evidence, budgets: list[float], folds: int, seed: int
-) -> list[_Candidate]:
+def _candidates(kind: str, evidence: Evidence, budgets: list[float], seed: int) -> list[_Candidate]:
     """Return candidates of a kind, each row judged by a policy that learned from the units of other folds."""
     order = np.random.default_rng(seed).permutation(evidence.n_units)
-    lost = {amount: np.full(len(evidence.unit), np.nan) for amount in budgets}
-    cost = {amount: np.full(len(evidence.unit), np.nan) for amount in budgets}
-    for fold in range(folds):
-        training, own = np.delete(order, np.s_[fold::folds]), np.sort(order[fold::folds])
-        learned, judged = evidence.only(np.sort(training)).for_learning(), evidence.only(own)
-        if learned is None:
+    candidates = {amount: _Candidate.unjudged(amount, len(evidence.unit)) for amount in budgets}
+    for fold in range(_FOLDS):
+        judging = np.sort(order[fold::_FOLDS])
+        training = np.sort(np.delete(order, np.s_[fold::_FOLDS]))
+        trace = evidence.only(training).for_learning()
+        if trace is None:
             continue
-        rows = np.isin(evidence.unit, own)
-        for amount, policy in _policies(kind, learned, budgets, evidence.reference, seed):
-            lost[amount][rows], cost[amount][rows] = judged.outcomes(policy)
-    return [
-        _Candidate(amount, lost[amount], cost[amount])
-        for amount in budgets
-        if not np.isnan(lost[amount]).any()
-    ]
+        rows, judged = np.isin(evidence.unit, judging), evidence.only(judging)
+        for amount, policy in _policies(kind, trace, budgets, evidence.reference, seed):
+            candidate = candidates[amount]
+            candidate.lost[rows], candidate.cost[rows] = judged.outcomes(policy)
+    return [candidate for candidate in candidates.values() if not np.isnan(candidate.lost).any()]
 
 
 def _policies(
@@ -281,10 +281,8 @@ def _prospect(
     reference, first = evidence.reference_cost, evidence.row < rows
     weight = evidence.weight[evidence.unit] * evidence.has_reference
     later, later_cost = evidence.later
-    total, requests = (
-        float(weight @ reference + evidence.weight @ later_cost),
-        weight.sum() + evidence.weight @ later,
-    )
+    total = float(weight @ reference + evidence.weight @ later_cost)
+    requests = weight.sum() + evidence.weight @ later
     share, amount = (1.0, 0.0) if promise.budget is None else Promise.parts_of(promise.budget)
     saved, needed = [], []
     for candidate in candidates:

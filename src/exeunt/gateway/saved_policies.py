@@ -50,23 +50,27 @@ class GatewayPolicies:
         """
         bound = replace(policy, run=self.models.digest)
         self._check(bound, "the policy")
+        if self.models.features not in bound.models:
+            clients = ()  # it holds nothing of anybody
         folder = self.folder / POLICIES
         with locked(folder / ".lock", folder):
             folder.chmod(0o700)
             name = f"p{int(self.names[-1][1:]) + 1 if self.names else 1}"
-            if (listed := clients if self.models.features in bound.models else ()) is not None:
-                write_json(folder / f"{name}.clients", sorted(listed))
-            bound.save(folder / f"{name}.json")
-            (folder / f"{name}.json").chmod(0o600)
+            if clients is not None:
+                write_json(folder / f"{name}.clients", sorted(clients))
+            file = folder / f"{name}.json"
+            bound.save(file)
+            file.chmod(0o600)
         return name
 
     def load(self, name: str) -> Policy:
-        """Return a policy. Raises InputError for a name that none has, ArtefactError for one for other models, and for
+        """Return a policy. Raises InputError for an unknown name, ArtefactError if it is for other models, and for
         one that held features of requests of a client that was forgotten.
         """
         if name not in self.names:
-            names = ", ".join((REFERENCE, *self.names))
-            raise InputError(f"{self.folder} has no policy {name!r}: there are {names}")
+            raise InputError(
+                f"{self.folder} has no policy {name!r}: there are {', '.join((REFERENCE, *self.names))}"
+            )
         if self.is_forgotten(name):
             raise ArtefactError(
                 f"{name} held features of requests of a client that was forgotten: take another certified policy"
@@ -74,13 +78,11 @@ class GatewayPolicies:
         file = self.folder / POLICIES / f"{name}.json"
         policy = Policy.load(file, remedy="restore it, or take another certified policy")
         self._check(policy, str(file))
-        if (about := policy.notes.get("gateway")) is not None:  # else it is older than units
+        note = policy.notes.get("gateway")
+        if note is not None:  # else it is older than units
+            remedy = "take another policy"
             built(
-                file,
-                about,
-                lambda body: check_kind(body, _About, "note"),
-                kind="certified policy",
-                remedy="take another policy",
+                file, note, lambda _: check_kind(note, _Note, "note"), kind="certified policy", remedy=remedy
             )
         return policy
 
@@ -126,25 +128,25 @@ class GatewayPolicies:
 
     def _check(self, policy: Policy, source: str) -> None:
         """Raise ArtefactError, starting with `source`, unless a policy was made for these models."""
-        models = self.models
-        strange = strange_models(policy, models)
-        if policy.run == models.digest and policy.models and not strange:
-            return
-        why = "its models, or what they answer with, have changed"
+        strange = strange_models(policy, self.models)
         if strange:
-            why = f"it asks {', '.join(sorted(strange))}, and there are {', '.join(models.highest)}"
+            why = f"it asks {', '.join(sorted(strange))}, and there are {', '.join(self.models.highest)}"
+        elif policy.run == self.models.digest and policy.models:
+            return
+        else:
+            why = "its models, or what they answer with, have changed"
         raise ArtefactError(
             f"{source} is not for the models of {self.folder}: {why}. Others are certified on records of these models"
         )
 
 
 def strange_models(policy: Policy, models: GatewayModels) -> set[str]:
-    """Return the models that a policy asks, and that there are not."""
+    """Return the models that a policy asks and the gateway does not have."""
     return {*policy.models} - {*models.highest, models.features}
 
 
-class _About(TypedDict):
-    """What a policy's note says of how it was certified."""
+class _Note(TypedDict):
+    """How a policy was certified, as its note has it."""
 
     rows: int
     max_loss: float | None

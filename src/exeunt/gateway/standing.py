@@ -18,6 +18,7 @@ from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.evidence import Evidence
 from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
 from exeunt.stream import bets
+from exeunt.stream.ratios import Interval
 
 STANDING = "standing"
 """Under this name the records keep what is certified, for who asks another process."""
@@ -80,7 +81,7 @@ class Certified:
 
     @property
     def sentences(self) -> list[str]:
-        """What is guaranteed, then what was measured."""
+        """The guarantees, then the measurements."""
         return [*self.guarantees, *_measured_text(self.measured)]
 
     def __str__(self) -> str:
@@ -124,7 +125,7 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
 
 
 def _about_question(certifier: Certifier) -> list[str]:
-    question, n = certifier.question, certifier.last
+    question, n = certifier.question, certifier.store.last
     if question is None or question.number == 1:
         return []
     return [
@@ -136,7 +137,7 @@ def _about_question(certifier: Certifier) -> list[str]:
 
 
 def _short_of_money(certifier: Certifier) -> list[str]:
-    """Say where money for comparisons was missing."""
+    """Return a sentence if money for comparisons was missing."""
     short, periods = certifier.short_of_money()
     if not short:
         return []
@@ -174,7 +175,7 @@ class _Passed:
 
     @property
     def _chance(self) -> str:
-        return f"{100 * (1 - self.certifier.highest_delta):g}%"
+        return f"{100 * (1 - self.certifier.store.highest_delta):g}%"
 
     @property
     def _unit(self) -> str:
@@ -279,7 +280,7 @@ def _measured_text(numbers: Measured | None) -> list[str]:
 
 
 def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
-    """Say about how many more units it takes to certify something, or something cheaper."""
+    """Return about how many more units it takes to certify a policy, or a cheaper one."""
     if certifier.proposals:
         forecast = _until_next_plan(certifier, config, certifier.proposals[-1])
     else:
@@ -288,7 +289,7 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
 
 
 def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Tested) -> list[str]:
-    """Say when the next plan of a proposal will be certified."""
+    """Return how many more units and periods the next plan of a proposal takes."""
     if not proposal.plans:
         return [
             (
@@ -302,8 +303,8 @@ def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Test
         return []
     units = _units_to_come(certifier, config, proposal, waiting)
     if units is None:  # too few have tested it
-        units = (max(waiting.needed - proposal.units, 0.0),) * 3
-    middle, low, high = (2 * each / drawn for each in units)
+        units = Interval(*[max(waiting.needed - proposal.units, 0.0)] * 3)
+    middle, low, high = (2 * n / drawn for n in units)
     if middle > _MANY:
         return [
             (
@@ -324,7 +325,7 @@ def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Test
 
 
 def _until_first_proposal(certifier: Certifier, config: GatewayConfig) -> list[str]:
-    """Say when there will be a proposal."""
+    """Return how many more units the first proposal takes."""
     n, drawn = certifier.n_fitting, certifier.probability
     if n >= FEWEST:
         return []
@@ -341,7 +342,7 @@ def _until_first_proposal(certifier: Certifier, config: GatewayConfig) -> list[s
 
 def _units_to_come(
     certifier: Certifier, config: GatewayConfig, proposal: Tested, plan: Plan
-) -> tuple[float, float, float] | None:
+) -> Interval | None:
     """Return about how many more held-out units a plan takes, with a range, by the units that it was tested on."""
     evidence = certifier.held_out(proposal)
     if config.promise is None or plan.policy is None or evidence.n_units < 10:
@@ -360,11 +361,11 @@ def _units_to_come(
         more = [min(bets.units_needed(values[rows], highest, level), _NEVER) for rows in samples]
         needed = np.maximum(needed, more)
     low, high = np.quantile(needed[1:], _RANGE)
-    return float(needed[0]), float(low), float(high)
+    return Interval(float(needed[0]), float(low), float(high))
 
 
 def _mostly_one_client(certifier: Certifier) -> list[str]:
-    """Say where one of several clients brings most of the units."""
+    """Return a sentence if one of several clients brings most of the units."""
     clients = Counter(certifier.clients())
     total = clients.total()
     if total < FEWEST or len(clients) == 1:
@@ -378,7 +379,7 @@ def _mostly_one_client(certifier: Certifier) -> list[str]:
 
 
 def _scarce(certifier: Certifier, config: GatewayConfig, more: float) -> list[str]:
-    """Say where fewer and fewer users are new, and not so many are still to come."""
+    """Return a sentence if fewer users than that are still to come."""
     if config.unit_rules.kind != "user" or not certifier.fewer_come:
         return []
     unseen = certifier.unseen_users

@@ -102,22 +102,24 @@ def understood(body: Mapping[str, Any], part: str) -> dict[str, Any]:
     `part`: where a choice says something, "message" or "delta". Raises TypeError where texts or calls of tools are of
     another type than who reads them expects.
     """
-    choices, listed = [], body.get("choices")
-    for choice in _objects(listed[:1] if isinstance(listed, list) else listed):
-        content_part = choice.get(part)
-        (message,) = _objects([{} if content_part is None and part == "delta" else content_part])
-        content = message.get("content")
-        texts = (
-            choice.get("finish_reason"),
-            message.get("refusal"),
-            None if isinstance(content, list) else content,
-        )
-        if not all(text is None or isinstance(text, str) for text in texts):
-            raise TypeError("it is no text")
-        _objects(content if isinstance(content, list) else None)
-        _objects([call.get("function") or {} for call in _objects(message.get("tool_calls"))])
-        choices.append({**choice, part: message})
-    return {**body, "choices": choices}
+    choices = body.get("choices")
+    choices = _objects(choices[:1] if isinstance(choices, list) else choices)
+    if not choices:
+        return {**body, "choices": []}
+    (choice,) = choices
+    message = choice.get(part)
+    if message is None and part == "delta":
+        message = {}
+    (message,) = _objects([message])
+    texts, content = [choice.get("finish_reason"), message.get("refusal")], message.get("content")
+    if isinstance(content, list):
+        _objects(content)
+    else:
+        texts.append(content)
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise TypeError("it is no text")
+    _objects([call.get("function") or {} for call in _objects(message.get("tool_calls"))])
+    return {**body, "choices": [{**choice, part: message}]}
 
 
 def _objects(items: Any) -> list[dict[str, Any]]:
@@ -139,12 +141,12 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
     choice = body["choices"][0]
     message = choice["message"]
 
-    def chunk(*choices: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        return {**about, "object": "chat.completion.chunk", "choices": choices, **more}
+    def chunk(*choices: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+        return {**about, "object": "chat.completion.chunk", "choices": choices, **fields}
 
     def choice_chunk(finish: Any = None, logs: Any = None, **delta: Any) -> dict[str, Any]:
-        more = {"logprobs": logs} if logs else {}
-        return chunk({"index": 0, "delta": delta, "finish_reason": finish, **more})
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return chunk({**choice, "logprobs": logs} if logs else choice)
 
     yield choice_chunk(role="assistant", content="")
     texts = {name: message[name] for name in ("content", "refusal") if message.get(name)}
@@ -166,10 +168,9 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
 
 def without_logprobs(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return a completion, or a chunk of one, without log-probabilities."""
-    choices = [
-        {name: field for name, field in choice.items() if name != "logprobs"}
-        for choice in body.get("choices") or ()
-    ]
+    choices = [dict(choice) for choice in body.get("choices") or ()]
+    for choice in choices:
+        choice.pop("logprobs", None)
     return {**body, "choices": choices}
 
 
@@ -190,12 +191,12 @@ async def data_of(line: str) -> dict[str, Any] | None:
 
 async def lines_of(data: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Yield the lines in bytes. They end with a line feed alone: JSON may hold other ends of lines, such as U+2028."""
-    rest: list[bytes] = []
+    line: list[bytes] = []
     async for piece in data:
-        first, *rest_of_piece = piece.split(b"\n")
-        rest.append(first)
-        for line in rest_of_piece:
-            yield b"".join(rest).decode()
-            rest = [line]
-    if any(rest):
-        yield b"".join(rest).decode()
+        end, *starts = piece.split(b"\n")
+        line.append(end)
+        for start in starts:
+            yield b"".join(line).decode()
+            line = [start]
+    if any(line):
+        yield b"".join(line).decode()

@@ -82,11 +82,11 @@ class Traffic:
     def answered(
         self, request: Arrival, place: Place, transcript: bytes, now: float, *, failed: bool
     ) -> None:
-        """Take note that a request has been answered."""
+        """Note that a request has been answered."""
         self.units.answered(request, place, transcript, max(now, self._now), failed=failed)
 
     def ended(self, unit: Unit) -> None:
-        """Take note that a request of a unit has ended, with its comparison."""
+        """Note that a request of a unit has ended, with its comparison."""
         self._running[unit.number] -= 1
         if not self._running[unit.number]:
             del self._running[unit.number]

@@ -1,4 +1,4 @@
-"""What servers answer besides inputs: events, counts, and the parts of their pages."""
+"""Answers of servers other than predictions: events, counts, and the shared parts of their pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 
 PARTS = "/page/web"
-"""Where a page finds what all pages share."""
+"""The path of the files that all pages share."""
 
 
 def events_response(events: AsyncIterable[Any]) -> StreamingResponse:
@@ -29,5 +29,5 @@ def counts_response(exposition: bytes) -> Response:
 
 
 def page_parts() -> StaticFiles:
-    """Return what serves the parts that all pages share."""
+    """Return the application that serves the files that all pages share."""
     return StaticFiles(packages=[("exeunt.web", "page")])

@@ -273,7 +273,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self._wait_no_longer()
 
     def _taken(self) -> bytes:
-        """Take what was sent ahead."""
+        """Return the bytes that were sent ahead, and keep them no longer."""
         data = self._ahead
         self._keep(b"")
         return data
@@ -287,13 +287,13 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
                 self.transport.abort()
 
     def on_response_complete(self) -> None:
-        """Go on with what was sent ahead."""
+        """Read the bytes that were sent ahead, once it is this connection's turn."""
         super().on_response_complete()
         if self._ahead:
             self._room.later(self)
 
     def go_on(self) -> None:
-        """Read what was sent ahead."""
+        """Read the bytes that were sent ahead."""
         if self._ahead:
             self._read(self._taken())
 
@@ -338,7 +338,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 def _age_s(connection: Any) -> float:
-    """Return how many seconds ago the machine received the latest data of a TCP connection; 0 if that is unknown."""
+    """Return how many seconds ago the machine received the latest data of a TCP connection; 0 if unknown."""
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LATEST_AT + 4)
     except (AttributeError, OSError):  # not Linux, or not TCP

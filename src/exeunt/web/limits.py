@@ -1,4 +1,4 @@
-"""By which names a server may be called, and how much of it one client may take."""
+"""The names of a server, and how much of it one client may take."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _EVERY_ADDRESS = re.compile(r"(?i)(::ffff:)?(0x)?[0.:]*")
 _HOST = re.compile(r"(?a)[\w.*-]+|\[?[\da-fA-F.]*(:[\da-fA-F.]*){2,}\]?")
 """Names, patterns of names, and addresses of IPv6."""
 PART = 4
-"""One client may have such a part of the connections, and of the bodies that come in."""
+"""One client may have one in so many of the connections, and of the bodies that come in."""
 _FEW = 8
-"""So many are no attack, however few there may be in all."""
+"""One client may always have so many."""
 _NETWORK_BITS = 64
-"""Of an address of IPv6: whoever has one usually has all that begin so."""
+"""Bits of an IPv6 address that identify a client: all addresses that begin with them are usually one client's."""
 
 
 TOO_MANY = "there are too many connections: try again soon"
-"""What whoever connects is told where there is no room."""
+"""The error of a connection for which there is no room."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What requests to a server may take, of each worker where there are several.
+    """The limits of requests to a server, of each worker where there are several.
 
     `hosts`: names by which they may call it, as patterns. `max_body`: bytes of a request. `max_open`: requests that are
     open at a time. `slow_s`: seconds in which a request must have come in. `log_requests`: each one. `proxies`:
@@ -50,7 +50,7 @@ class Limits:
 
 
 def part_of(total: int) -> int:
-    """Return how many of so many one client may have."""
+    """Return how many of a total one client may have."""
     return max(_FEW, total // PART)
 
 
@@ -61,7 +61,7 @@ def listens_everywhere(host: str) -> bool:
 
 def host_names(host: str, allowed: tuple[str, ...], *, option: str = "--allowed-host") -> tuple[str, ...]:
     """Return the names, as patterns, by which requests may call a server that listens at `host`: any name if it listens
-    at every address and only keys protect it. Raises InputError, about the `option`, for what is no name.
+    at every address and only keys protect it. Raises InputError, about the `option`, if one is not a host name.
     """
     for name in allowed:
         if not _HOST.fullmatch(name):
@@ -74,31 +74,23 @@ def host_names(host: str, allowed: tuple[str, ...], *, option: str = "--allowed-
 
 
 def check_proxies(proxies: Sequence[str], *, option: str) -> None:
-    """Raise InputError, about the `option`, for what is no address and no network."""
-    if wrong := [proxy for proxy in proxies if not _is_network(proxy)]:
-        raise InputError(
-            f"{option} must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8, got {wrong[0]!r:.80}"
-        )
+    """Raise InputError, about the `option`, unless each proxy is an address or a network."""
     for proxy in proxies:
-        if (network := ip_network(proxy, strict=False)).network_address != (
-            address := ip_interface(proxy).ip
-        ):
+        try:
+            network, address = ip_network(proxy, strict=False), ip_interface(proxy).ip
+        except ValueError:
+            raise InputError(
+                f"{option} must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8, got {proxy!r:.80}"
+            ) from None
+        if network.network_address != address:
             raise InputError(
                 f"{option}: {proxy} is within a network: write {network} for all of it, or {address} alone"
             )
 
 
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
 @lru_cache(1024)
 def client_of(address: str, proxies: tuple[str, ...]) -> str:
-    """Return who connects from an address, as far as that tells; "" if it does not, as of a proxy and of no address.
+    """Return the client that an address identifies; "" for a proxy, and for what is not an address.
 
     A socket of both versions has addresses of IPv4 as ::ffff:10.0.0.7; they count as 10.0.0.7.
     """

@@ -1,4 +1,4 @@
-"""What clients are told where there is too little money for a request."""
+"""The error of a request for which there is too little money."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from exeunt.web.limits import Limits, client_of
 _log = logging.getLogger("exeunt.serve.requests")
 _PORT = re.compile(r":\d*$")
 _OTHER = 100_000
-"""Bytes of such a small request at most."""
+"""Bytes of a request without inputs at most."""
 _OWN_SITE = (b"same-origin", b"none")
 """Values of Sec-Fetch-Site if the server's own page, or the user of the browser, makes the request."""
 _HELD = 1 << 30
@@ -40,7 +40,7 @@ _LEVELS = {4: logging.WARNING, 5: logging.ERROR}
 
 
 class Counts(Protocol):
-    """What counts requests."""
+    """Counts requests."""
 
     def ended(self, path: str, status: int) -> None:
         """Count a request to a path that was answered with a status."""
@@ -140,7 +140,7 @@ class SecurityMiddleware:
         return None
 
     def _too_many(self, scope: Scope) -> str:
-        """Return of what there is too much for one more request; "" if there is room."""
+        """Return why there is no room for one more request; "" if there is."""
         if scope["method"] == "POST" and self._open >= self._limits.max_open:
             return f"there are {self._limits.max_open} open requests"
         client = self._client(scope)
@@ -154,7 +154,7 @@ class SecurityMiddleware:
         return self._name(scope["state"].get("key")) or client_of(address, self._limits.proxies)
 
     def _has_come(self, state: dict[str, Any]) -> None:
-        """Take note that a body has come in, or will not."""
+        """Count a body no longer that has come in, or will not."""
         if (client := state.pop("coming", None)) is not None:
             self._coming[client] -= 1
             if not self._coming[client]:
@@ -220,7 +220,7 @@ class SecurityMiddleware:
         return key.decode() if any(fits) else None if self._keys else ""
 
     def _name(self, key: Any) -> str:
-        """Return what tells whose key it is; "" of none."""
+        """Return the owner of a key; "" without a key."""
         return key or ""
 
     def _error(self, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
