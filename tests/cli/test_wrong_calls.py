@@ -45,7 +45,6 @@ WORK = {
     "compare": "exeunt.evaluation.compare:_records",
     "predict": "exeunt.torch.open_run:open_eager",
     "record": "exeunt.torch.open_run:open_eager",
-    "generate": "exeunt.torch.language.model:rebuild_decoder",
     "export": "exeunt.torch.to_onnx:load_network",
     "bench": "exeunt.jobs.timed_run:TimedNetwork.original_macs",
     "cascade": "exeunt.jobs.cascade_run:_parts",
@@ -60,7 +59,7 @@ WORK = {
 # Options in which every text is right, or which are looked at where the network is made.
 ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
-    ("record", "trusted"), ("record", "out"), ("generate", "out"), ("generate", "text_column"),
+    ("record", "trusted"), ("record", "out"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
     ("gateway keys", "add"), ("gateway keys", "add_admin"), ("gateway keys", "spend"), ("gateway certify", "labels"),
     ("gateway money", "book"), ("gateway money", "drop"), ("gateway money", "reason"), ("gateway money", "resume"),
@@ -154,7 +153,6 @@ BASES = {
     ],
     "predict": ["{run} --data {image} --out {nothing}"],
     "record": ["{run} --data {image} --out {nothing}"],
-    "generate": ["{lm} --data {texts} --out {nothing}"],
     "export": ["{run}"],
     "bench": ["{run} --repeats 1"],
     "cascade": ["small={run} {run} --out {nothing}"],

@@ -41,15 +41,13 @@ def test_the_way_of_the_how_to(folder):
     found = json.loads((folder / "lm" / "evaluation.json").read_text())
     assert found["answers"] == 80
     assert sum(found["shares"]) == pytest.approx(1)
-    done = exeunt(
-        "generate", "lm", "--data", "prompts.txt", "--compare", "--out", "answers.jsonl", cwd=folder
-    )
+    done = exeunt("predict", "lm", "--data", "prompts.txt", "--compare", "--out", "answers.jsonl", cwd=folder)
     assert "400 answers written to answers.jsonl" in done.stdout
     answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert [one["prompt"] for one in answers] == (folder / "prompts.txt").read_text().splitlines()
     assert all(len(one["exits"]) == one["tokens"] <= 10 for one in answers)
     assert not [*folder.glob(".answers*")]
-    shown = exeunt("generate", "lm", "--data", "prompts.txt", "--full", cwd=folder)
+    shown = exeunt("predict", "lm", "--data", "prompts.txt", "--full", cwd=folder)
     assert len(shown.stdout.splitlines()) == 400
     assert "mean cost of a token" in shown.stderr
     assert "costs are those of a token, in texts of" in (shown := exeunt("show", "lm", cwd=folder)).stdout
@@ -59,7 +57,7 @@ def test_the_way_of_the_how_to(folder):
 
 def test_prompts_from_standard_input(folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"w3 w4\nw9\n")))
-    lines = exeunt("generate", "lm", "--data", "-", "--full", cwd=folder).stdout.splitlines()
+    lines = exeunt("predict", "lm", "--data", "-", "--full", cwd=folder).stdout.splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == ["w3 w4", "w9"]
 
 
@@ -71,9 +69,9 @@ def test_budgets_and_whole_answers(folder):
     assert all(f"the policy for {budget}:" in done.stdout for budget in ("88%", "97%"))
     assert set(json.loads((folder / "lm" / "evaluation.json").read_text())["budgets"]) == {"88%", "97%"}
     exeunt("evaluate", "lm@88%", cwd=folder)
-    done = exeunt("generate", "lm", "--data", "prompts.txt", "--most-tokens", "3", cwd=folder)
+    done = exeunt("predict", "lm", "--data", "prompts.txt", "--most-tokens", "3", cwd=folder)
     assert "the policy was calibrated for answers of at most 10 tokens" in done.stderr
-    exeunt("generate", "lm@97%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
+    exeunt("predict", "lm@97%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
     done = exeunt("calibrate", "lm", "--agree", "40%", "--per", "answer", "--delta", "0.2", cwd=folder)
     assert "at most 60% of the answers differ from those of the full network" in done.stdout
 
@@ -86,13 +84,14 @@ def test_budgets_and_whole_answers(folder):
         (("calibrate", "lm", "--budget", "80%", "--delta", "none"), "what a language model guarantees is tested"),
         (("calibrate", "lm", "--agree", "98%", "--per", "word"), "per must be one of token, answer, got 'word'"),
         (("calibrate", "lm", "--agree", "100%"), "80 calibration prompts cannot show that at most 0% of"),
-        (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "lm generates texts: answer with `exeunt gener"),
+        (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "name a file .jsonl, not p.csv"),
+        (("predict", "lm", "--data", "prompts.txt", "--top", "3"), "generates takes no --top: leave it out"),
         (("cascade", "a=lm", "b=lm", "--out", "both"), "lm generates texts, and the models of a cascade answer"),
-        (("export", "lm"), "lm generates texts: answer with `exeunt generate`"),
+        (("export", "lm"), "lm generates texts: answer with `exeunt predict`"),
         (("calibrate", "lm", "--agree", "60%", "--ties", "row", "--of", "macs"), "model takes no --ties, --of"),
-        (("generate", "lm", "--data", "prompts.txt", "--text-column", "a,b"), "name one column with --text-column"),
-        (("generate", "lm", "--data", "prompts.txt", "--out", "."), ". is a folder: give a file for --out"),
-        (("generate", "other", "--data", "prompts.txt"), "other"),
+        (("predict", "lm", "--data", "prompts.txt", "--text-column", "a,b"), "name one column with --text-column"),
+        (("predict", "lm", "--data", "prompts.txt", "--out", "."), ". is a folder: give a file for --out"),
+        (("predict", "other", "--data", "prompts.txt"), "other"),
         (train("x", "--mode", "joint"), "learn in mode 'frozen' alone"),
         (train("x", "--size", "3"), "--task generate takes no --size: exits learn the decoder's own answers"),
         (("train", "--model", "hf:m", "--data", "d", "--out", "x", "--no-chat"), "takes no --chat: only --task gen"),

@@ -16,7 +16,6 @@ from exeunt.cli.compare import compare
 from exeunt.cli.evaluate import evaluate
 from exeunt.cli.export import export
 from exeunt.cli.gateway import GATEWAY_VERBS, ServeByDefault
-from exeunt.cli.language import generate
 from exeunt.cli.predict_and_record import predict, record
 from exeunt.cli.serve import serve
 from exeunt.cli.show_diff_verify import diff, show, verify
@@ -65,7 +64,6 @@ _BEFORE_GATEWAY = (
     predict,
     watch,
     record,
-    generate,
     export,
     bench,
     serve,

@@ -1,10 +1,10 @@
-"""Language models on the command line: `exeunt generate`, and what `train`, `calibrate` and `evaluate` do with them."""
+"""Language models that generate: what `predict`, `calibrate` and `evaluate` do with them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -14,73 +14,64 @@ from exeunt.cli.calibration_options import Guarantee, Rule
 from exeunt.cli.options import (
     STANDARD,
     Execution,
-    RunPath,
     changed,
     column_names,
     interruptible,
-    option,
+    options_under,
     share,
     standard_input,
-    with_groups,
 )
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
+    from exeunt.data import Dataset
     from exeunt.runs.folder import RunFolder
     from exeunt.torch.language import DecoderWithExits, LanguageModel
 
 
+_generation = options_under("Language models that generate")
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Options:
-    data: str = option(
-        "Prompts: a .txt file with one per line, a table of texts, or '-' for standard input, one per line.",
-        default=MISSING,
-    )
-    out: Path | None = option("File to write, a JSON object per line. Default: standard output.")
-    text_column: str | None = option("Column of the prompts. Default: as in training.")
-    full: bool = option("Let the full network answer, without exits.", default=False)
-    compare: bool = option(
+class Generation:
+    """What `exeunt predict` says of a language model that generates."""
+
+    full: bool = _generation("Let the full network answer, without exits.", default=False)
+    compare: bool = _generation(
         "Also say which tokens differ from what the full network chooses after the same tokens.",
         default=False,
     )
-    most_tokens: int | None = option("Most tokens of an answer. Default: as in training.", min=1)
-    batch_size: int = option("Prompts per batch.", default=16, min=1)
+    most_tokens: int | None = _generation("Most tokens of an answer. Default: as in training.", min=1)
 
 
-@with_groups
-def generate(path: RunPath, options: _Options) -> None:
-    """Answer prompts with a language model, token by token; each token leaves at the exit that is sure of it.
+def generate(
+    run: RunFolder, inputs: Any, execution: Execution, output: Any, options: Generation, *groups: Any
+) -> None:
+    """Answer prompts, token by token; each token leaves at the exit that is sure of it.
 
-    If killed at any moment, the same command with --out goes on where it was.
+    `inputs`, `output`, `groups`: the other options of `exeunt predict`, of which it takes few.
     """
     from exeunt._support.files import check_writable, write_text
-    from exeunt.data import open_inputs, open_lines
-    from exeunt.runs.folder import RunFolder
 
-    columns, run = column_names(options.text_column), RunFolder.open(path)
-    if len(columns) > 1:
-        raise InputError(
-            f"a prompt is one text: name one column with --text-column, got {options.text_column}"
-        )
-    known = tuple(run.manifest["data"].get("text") or ())
-    if options.data == STANDARD:
-        data: Any = open_lines(standard_input(), "text")
-    else:
-        data = open_inputs(options.data, text=columns or known, of_training=not columns)
-    if data.kind != "text" or not len(data):
-        raise InputError(
-            f"{options.data} must hold prompts, got {'none' if data.kind == 'text' else 'images'}"
-        )
-    if options.out is not None:
-        if options.out.is_dir():
-            raise InputError(f"{options.out} is a folder: give a file for --out")
-        check_writable(options.out.parent, f"cannot write {options.out}")
+    few = replace(inputs, text_column=None, batch_size=None), replace(output, out=STANDARD)
+    if others := changed(*few, execution, *groups):
+        raise InputError(f"a language model that generates takes no {others}: leave it out")
+    data = _prompts(run, inputs)
+    out = None if output.prints else Path(output.out)
+    if out is not None:
+        if out.is_dir():
+            raise InputError(f"{out} is a folder: give a file for --out")
+        if out.suffix in (".csv", ".parquet"):
+            raise InputError(
+                f"texts that are generated are written as JSON, one on a line: name a file .jsonl, not {out}"
+            )
+        check_writable(out.parent, f"cannot write {out}")
     model = _opened(run)
-    prompts = [data.content(i) for i in range(len(data))]
+    prompts = [str(data.content(i)) for i in range(len(data))]
     calibrated = model.prompts.most_tokens
     if not options.full and options.most_tokens not in (None, calibrated):
         echo(f"note: the policy was calibrated for answers of at most {calibrated} tokens", err=True)
-    keep = None if options.out is None else options.out.with_name(f".{options.out.name}.answers")
+    keep = None if out is None else out.with_name(f".{out.name}.answers")
     with interruptible(
         lambda: f"the same command goes on where it was: {keep} has the answers so far" if keep else ""
     ):
@@ -88,7 +79,7 @@ def generate(path: RunPath, options: _Options) -> None:
             prompts,
             full=options.full,
             most_tokens=options.most_tokens,
-            batch_size=options.batch_size,
+            batch_size=inputs.batch_size or 16,
             compare=options.compare,
             name=data.name,
             keep=keep,
@@ -108,15 +99,36 @@ def generate(path: RunPath, options: _Options) -> None:
         lines.append(
             json.dumps({"prompt": prompt, "answer": answer.text, **about, **differs}, ensure_ascii=False)
         )
-    if options.out is None:
+    if out is None:
         echo("\n".join(lines))
     else:
-        write_text(options.out, "".join(f"{line}\n" for line in lines))
+        write_text(out, "".join(f"{line}\n" for line in lines))
         if keep is not None:
             keep.unlink(missing_ok=True)
-        echo(f"{counted(len(answers), 'answer')} written to {options.out}")
+        echo(f"{counted(len(answers), 'answer')} written to {out}")
     summary = summarise(model.network, [answer.continuation for answer in answers])
-    echo(_shown(model.network, summary), err=options.out is None)
+    echo(_shown(model.network, summary), err=out is None)
+
+
+def _prompts(run: RunFolder, inputs: Any) -> Dataset:
+    """Open the prompts. Raises InputError if there are none, or images."""
+    from exeunt.data import open_inputs, open_lines
+
+    columns = column_names(inputs.text_column)
+    if len(columns) > 1:
+        raise InputError(
+            f"a prompt is one text: name one column with --text-column, got {inputs.text_column}"
+        )
+    known = tuple(run.manifest["data"].get("text") or ())
+    if inputs.data == STANDARD:
+        data: Dataset = open_lines(standard_input(), "text")
+    else:
+        data = open_inputs(inputs.data, text=columns or known, of_training=not columns)
+    if data.kind != "text" or not len(data):
+        raise InputError(
+            f"{inputs.data} must hold prompts, got {'none' if data.kind == 'text' else 'images'}"
+        )
+    return data
 
 
 def calibrate_language_model(

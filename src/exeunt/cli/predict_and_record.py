@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exeunt._support.text import echo
+from exeunt.cli.language import Generation
 from exeunt.cli.options import (
     STANDARD,
     Cluster,
@@ -53,7 +54,9 @@ class _Inputs:
         "`record` leaves it out.",
         default=False,
     )
-    batch_size: int = option("Inputs per batch.", default=128, min=1)
+    batch_size: int | None = option(
+        "Inputs per batch.", min=1, show_default="128, or 16 of texts that are generated"
+    )
     workers: int | None = option(
         "Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: the number "
         "of workers, each with a copy of the network.",
@@ -65,30 +68,32 @@ class _Inputs:
     )
 
     def opened(
-        self, path: Path, execution: LiveExecution, cluster: _Workers, keep: Mapping[str, str] | None = None
-    ) -> tuple[RunFolder, Dataset, dict[str, Any]]:
-        """Open the run, and the inputs as it was trained on them; return the options as the library takes them, too.
+        self,
+        run: RunFolder,
+        execution: LiveExecution,
+        cluster: _Workers,
+        keep: Mapping[str, str] | None = None,
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """Open the inputs as the run was trained on them; return the options as the library takes them, too.
 
         `keep`: columns that come back beside the predictions, and the option that named each.
         """
         from exeunt.data import open_inputs, open_lines
-        from exeunt.runs.folder import RunFolder
 
-        run = RunFolder.open(path)
-        own = {"strict": self.strict, "batch_size": self.batch_size, **cluster.of_job(self.workers)}
+        own = {"strict": self.strict, "batch_size": self.batch_size or 128, **cluster.of_job(self.workers)}
         options = {**own, **execution.of_network}
         if self.data == STANDARD:
             for name, named_by in (keep or {}).items():
                 raise InputError(
                     f"the standard input has no column {name!r}: name a table with --data, or leave out {named_by}"
                 )
-            return run, open_lines(standard_input(), run.manifest["inputs"]["kind"]), options
+            return open_lines(standard_input(), run.manifest["inputs"]["kind"]), options
         trained_on, text = run.manifest["data"], column_names(self.text_column)
         known, label = trained_on.get("text", ()), trained_on.get("label")
         inputs = open_inputs(
             self.data, label=label, text=text or known, of_training=not text, keep=keep or ()
         )
-        return run, inputs, options
+        return inputs, options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,21 +183,42 @@ def predict(
     inputs: _Inputs,
     execution: LiveExecution,
     output: _Predictions,
+    generation: Generation,
     live: Total,
     cluster: _WorkersOnParts,
 ) -> None:
-    """Answer inputs: label, class name, confidence, exit and cost of each, in order.
+    """Answer inputs: label, class name, confidence, exit and cost of each, in order; or prompts of a language model.
 
     Says the accuracy where the inputs have labels, or lie in folders named like the classes. If interrupted while it
     writes a file, the same command resumes.
     """
+    from exeunt.runs.folder import RunFolder
+
+    run = RunFolder.open(path)
+    run.kind.action("predict", _predict)(run, inputs, execution, output, generation, live, cluster)
+
+
+def _predict(
+    run: RunFolder,
+    inputs: _Inputs,
+    execution: LiveExecution,
+    output: _Predictions,
+    generation: Generation,
+    live: Total,
+    cluster: _WorkersOnParts,
+) -> None:
+    """Answer the inputs of a run that classifies, or answers with masks."""
+    if others := changed(generation):
+        raise InputError(
+            f"{others}: such options are of language models that generate, and {run.path} holds none: leave them out"
+        )
     output.check(cluster)
     out, prints = output.out, output.prints
     kept_work = (
         "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     )
     with interruptible(lambda: kept_work):
-        run, data, options = inputs.opened(path, execution, cluster, output.columns)
+        data, options = inputs.opened(run, execution, cluster, output.columns)
         options |= {
             **given(output, without=("out", "keep", "masks")),
             "say": lambda text: echo(text, err=prints),
@@ -290,10 +316,12 @@ def record(
         raise InputError(f"{other}: such options are about services and functions in place of a RUN")
     from exeunt.jobs.record import record_inputs
     from exeunt.jobs.summary import recorded_text
+    from exeunt.runs.folder import RunFolder
 
     out = output.out
     with interruptible(lambda: f"parts that were recorded are kept in {out}: the same command goes on"):
-        run, data, options = inputs.opened(path, execution, cluster)
+        run = RunFolder.open(path)
+        data, options = inputs.opened(run, execution, cluster)
         options |= {**given(output, without=("out",)), "say": echo}
         total = record_inputs(run, data, out, **options)
     echo(recorded_text(total, out, run))

@@ -12,9 +12,10 @@ KIND = RunKind(
     actions={
         "calibrate": "exeunt.cli.language:calibrate_language_model",
         "evaluate": "exeunt.cli.language:evaluate_language_model",
+        "predict": "exeunt.cli.language:generate",
     },
     refuses={
-        "run": "{run} generates texts: answer with `exeunt generate`, or in Python with "
+        "run": "{run} generates texts: answer with `exeunt predict`, or in Python with "
         "exeunt.torch.language.LanguageModel. It is not served, timed or exported",
         "join": "{run} generates texts, and the models of a cascade answer with classes: leave it out",
     },
