@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from tests.live.service import unreachable
 
+from exeunt.gateway.failure_log import _OncePerMinute
 from exeunt.gateway.mock_provider import MockProvider
 
 from .running_gateway import PRICES, Running, answer, running
@@ -149,7 +150,7 @@ def test_a_slow_answer_of_one_model_keeps_no_other_waiting_for_their_provider(
 def test_a_fault_after_the_beginning_of_a_stream_is_logged_though_its_client_has_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, leaves: bool
 ) -> None:
-    monkeypatch.setattr("exeunt.gateway.failure_log._logged", {})
+    monkeypatch.setattr("exeunt.gateway.failure_log._faults", _OncePerMinute())
     body = {"model": "small", "messages": [{"role": "user", "content": "x"}], "stream": True}
     with running(tmp_path, Slow(answer, PRICES), shadow="") as run:
         answered = run.gateway.answer

@@ -61,7 +61,7 @@ def test_however_many_reasons_there_are_a_thousand_are_remembered() -> None:
     for i in range(5_000):
         for now in (0.0, 1.0):  # the second one is counted for later
             log.answered(Answered(None, "", "", 0.0, {"own": Reply(None, failed=f"it returned {i}")}), now)
-        assert max(len(log._said), len(log._times)) <= 1_000
+        assert max(len(log._reasons._passed), len(log._reasons._times)) <= 1_000
 
 
 def test_a_grader_that_fails_is_logged_once_in_a_minute_with_a_count(

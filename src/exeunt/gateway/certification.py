@@ -118,8 +118,8 @@ def _ratio(
     """
     sums = RatioSums()
     above, below = (
-        np.bincount(evidence.unit, weights=each, minlength=evidence.n_units).astype(float)
-        for each in (over, under)
+        np.bincount(evidence.unit, weights=weights, minlength=evidence.n_units).astype(float)
+        for weights in (over, under)
     )
     if later is not None:
         below += later

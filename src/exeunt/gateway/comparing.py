@@ -89,14 +89,20 @@ class Comparing:
     async def _graded(
         self, request: ChatRequest, replies: Mapping[str, Reply]
     ) -> tuple[Mapping[str, float], str]:
-        """Return the grades by model, and why there are none."""
+        """Return the grades by model, and why there are none; a model that gave no answer has grade 0."""
         if not_asked := [reply.failed for reply in replies.values() if reply.attempts == 0]:
             return {}, "no money" if any(map(short_of_money, not_asked)) else "a model rested or was stopped"
         reference = replies.get(self._names[-1])
         if not isinstance(reference, ChatReply):
             return {}, "the reference failed"
+        grades = {}
         try:
-            return await self._grades(request, replies, reference), ""
+            for name, reply in replies.items():
+                if isinstance(reply, ChatReply):
+                    grades[name] = await self._grader(request.for_graders, reply.message, reference.message)
+                elif name != FEATURES:
+                    grades[name] = 0.0  # it gave no answer
+            return grades, ""
         except Exception as error:  # a user's function may raise anything
             self._on_failure(error)
             return {}, NOT_PAID if isinstance(error, JudgeNotPaid) else NOT_GRADED
@@ -108,18 +114,6 @@ class Comparing:
             return None
         reply = replies.get(FEATURES) or await self._features.ask(request, name=FEATURES, ledger=self._ledger)
         return reply.features
-
-    async def _grades(
-        self, request: ChatRequest, replies: Mapping[str, Reply], reference: ChatReply
-    ) -> dict[str, float]:
-        """Return the grades of all answers; a model that gave none has 0."""
-        return {
-            name: await self._grader(request.for_graders, reply.message, reference.message)
-            if isinstance(reply, ChatReply)
-            else 0.0
-            for name, reply in replies.items()
-            if name != FEATURES
-        }
 
 
 def said_of(reply: Reply) -> Said:

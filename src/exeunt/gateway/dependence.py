@@ -60,6 +60,6 @@ def _losses(evidence: Evidence) -> tuple[Floats, Integers]:
     unit = evidence.unit[rows]
     sums = np.bincount(unit, weights=lost[evidence.place[rows]], minlength=evidence.n_units)
     sizes = np.bincount(unit, minlength=evidence.n_units)
-    some = np.flatnonzero(sizes)
-    names = np.array([evidence.units[k].client for k in some.tolist()])
-    return sums[some] / sizes[some], np.unique(names, return_inverse=True)[1]
+    graded = np.flatnonzero(sizes)
+    names = np.array([evidence.units[k].client for k in graded.tolist()])
+    return sums[graded] / sizes[graded], np.unique(names, return_inverse=True)[1]

@@ -69,8 +69,8 @@ class GatewayModels:
             for name, highest in self.highest.items()
         }
         features = {"name": self.features, "cost": self.features_cost} if self.features else None
-        about = {"reference": self.reference, "models": models, "features": features}
-        write_json(folder / GATEWAY, {**about, "grader": self.grader})
+        body = {"reference": self.reference, "models": models, "features": features, "grader": self.grader}
+        write_json(folder / GATEWAY, body)
 
     @classmethod
     def read(cls, folder: Path) -> GatewayModels:

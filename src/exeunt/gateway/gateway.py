@@ -415,7 +415,7 @@ class Gateway:
     @property
     def certified(self) -> list[str]:
         """The names of the policies that are certified now: not those of a question that has ended."""
-        return [] if self.standing is None else [*self.standing.certified, *self.standing.others]
+        return [] if self.standing is None else [*self.standing.certified, *self.standing.earlier]
 
     def _write_report(self) -> None:
         """Write the report of what is certified and what was saved so far."""

@@ -84,9 +84,9 @@ def grader_of(
             "model of the file that is not compared itself"
         )
     if named not in judges:
-        there = f"such as {judges[0]}" if judges else "and all models are: add one"
+        advice = f"such as {judges[0]}" if judges else "and all models are: add one"
         raise InputError(
-            f"the grader is 'judge MODEL', got {text!r}: MODEL is a model that is not compared itself, {there}"
+            f"the grader is 'judge MODEL', got {text!r}: MODEL is a model that is not compared itself, {advice}"
         )
     return Judge(models[named], ledger)
 

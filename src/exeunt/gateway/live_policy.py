@@ -159,7 +159,7 @@ class LivePolicy:
             for row, record in one_each(records).items()
             if row < rows
         ]
-        return limit + sum(each - limit for each in lost) / rows
+        return limit + sum(loss - limit for loss in lost) / rows
 
     def compared(self, record: Record) -> None:
         """Count whether a comparison was graded. Too many that are not raise an alarm of their own."""

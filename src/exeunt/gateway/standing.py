@@ -34,20 +34,20 @@ _DECIDES = 0.5
 class Standing:
     """Where a question stands. `certified`: by name of a policy, what is guaranteed of it and what was measured, of
     the plan of each proposal that passed last. `notes`: what else is to be known, and what it takes to certify more.
-    `others`: those that passed before these, and are certified, too.
+    `earlier`: those that passed before these, and are certified, too.
     """
 
     certified: dict[str, Certified]
     notes: list[str]
-    others: dict[str, Certified] = field(default_factory=dict)
+    earlier: dict[str, Certified] = field(default_factory=dict)
 
     def of(self, name: str) -> Certified | None:
         """Return what is certified of a policy; None if nothing is."""
-        return self.certified.get(name) or self.others.get(name)
+        return self.certified.get(name) or self.earlier.get(name)
 
     def also(self, shown: Collection[str]) -> list[str]:
         """Return a sentence on the certified policies that are not `shown`; none without any."""
-        rest = [policy for policy in (self.certified | self.others).values() if policy.name not in shown]
+        rest = [policy for policy in (self.certified | self.earlier).values() if policy.name not in shown]
         costs = [
             f"{policy.name} {1000 * policy.cost:.4g}"
             for policy in sorted(rest, key=lambda policy: policy.cost)
@@ -101,7 +101,7 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
             {}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."]
         )
     certified: dict[str, Certified] = {}
-    others: dict[str, Certified] = {}
+    earlier: dict[str, Certified] = {}
     notes = [*_about_question(certifier), *_short_of_money(certifier)]
     for proposal in certifier.proposals:
         if proposal.ended:
@@ -117,11 +117,11 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
             continue
         evidence = certifier.held_out(proposal)
         for plan in passed:
-            group = certified if plan is passed[-1] else others
+            group = certified if plan is passed[-1] else earlier
             passed_plan = _Passed(certifier, config, config.promise, proposal, plan, evidence)
             group[plan.name] = passed_plan.certified()
     notes += _forecast(certifier, config)
-    return Standing(certified, notes, others)
+    return Standing(certified, notes, earlier)
 
 
 def _about_question(certifier: Certifier) -> list[str]:
@@ -197,7 +197,7 @@ class _Passed:
             compared = "requests of new users" if self._unit == "user" else "compared requests"
             covered = f" These are {numbers.may_answer:.1%} of the {compared} and {numbers.money:.1%} of their cost."
             if numbers.saved is not None:
-                low, high = sorted(1 - each for each in numbers.saved[1:])
+                low, high = sorted(1 - share for share in numbers.saved[1:])
                 over_all = (
                     f" Over all {compared} the policy costs an estimated {1 - numbers.saved.mean:.1%} of "
                     f"{self.config.reference} (95% interval {low:.1%} to {high:.1%})."

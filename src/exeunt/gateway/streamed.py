@@ -137,12 +137,12 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
     `logprobs`: with the log-probabilities of its tokens, if it has any. They come with what they are about, in one
     chunk.
     """
-    about = {name: body[name] for name in _ABOUT if name in body}
+    head = {name: body[name] for name in _ABOUT if name in body}
     choice = body["choices"][0]
     message = choice["message"]
 
     def chunk(*choices: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
-        return {**about, "object": "chat.completion.chunk", "choices": choices, **fields}
+        return {**head, "object": "chat.completion.chunk", "choices": choices, **fields}
 
     def choice_chunk(finish: Any = None, logs: Any = None, **delta: Any) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}

@@ -216,9 +216,9 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self.on_response_complete()
 
     def _send_unavailable(self, body: bytes, more: bytes = b"") -> None:
-        about = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        default_headers = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
         self.transport.write(
-            b"%bcontent-length: %d\r\n%b%b\r\n%b" % (_UNAVAILABLE, len(body), more, about, body)
+            b"%bcontent-length: %d\r\n%b%b\r\n%b" % (_UNAVAILABLE, len(body), more, default_headers, body)
         )
 
     def shutdown(self) -> None:

@@ -57,15 +57,15 @@ def uvicorn_config(
     """Return how uvicorn is to run an application. `app`: makes it. `max_connections`: of all workers together;
     `proxies`: see `exeunt.web.connection.Room`.
     """
-    each = math.ceil(max_connections / workers)
-    _allow_files(each + _OWN_FILES)
+    connections = math.ceil(max_connections / workers)
+    _allow_files(connections + _OWN_FILES)
     return uvicorn.Config(
         app,
         factory=True,
         host=host,
         port=port,
         workers=workers,
-        http=partial(Connection, room=Room(each, proxies)),  # type: ignore[arg-type]
+        http=partial(Connection, room=Room(connections, proxies)),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         access_log=False,
