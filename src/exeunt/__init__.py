@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from exeunt.rules.cascade import cascade as cascade
     from exeunt.rules.cascade import cascades as cascades
     from exeunt.rules.catalogue import eero as eero
+    from exeunt.rules.catalogue import learned_correctness as learned_correctness
     from exeunt.rules.catalogue import optimised as optimised
     from exeunt.rules.cheapest import cheapest as cheapest
     from exeunt.rules.common_threshold import common_threshold as common_threshold
     from exeunt.rules.common_threshold import risk_controlled as risk_controlled
-    from exeunt.rules.learned_correctness import learned_correctness as learned_correctness
     from exeunt.rules.router import cascade_router as cascade_router
     from exeunt.rules.router import router as router
     from exeunt.rules.stopping import stopping as stopping
@@ -81,10 +81,9 @@ _HOMES = {
     "policy.recalibration": "recalibrate",
     "rules.auto": "auto",
     "rules.cascade": "cascade cascades",
-    "rules.catalogue": "eero optimised",
+    "rules.catalogue": "eero learned_correctness optimised",
     "rules.cheapest": "cheapest",
     "rules.common_threshold": "common_threshold risk_controlled",
-    "rules.learned_correctness": "learned_correctness",
     "rules.router": "cascade_router router",
     "rules.stopping": "stopping",
     "runs.loading": "load",

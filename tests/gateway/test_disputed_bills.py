@@ -24,7 +24,7 @@ from exeunt.gateway.config import Spend
 from exeunt.gateway.mock_provider import MockProvider
 from exeunt.gateway.money import Money, _append, decide_disputes
 from exeunt.ledger import Ledger, Reservation
-from exeunt.web.missing_money import missing_money
+from exeunt.web.answers import missing_money
 
 from .running_gateway import PRICES, Running, answer, running
 

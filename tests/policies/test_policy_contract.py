@@ -11,8 +11,7 @@ import exeunt as ex
 from exeunt.rules.auto import auto, trust
 from exeunt.rules.baselines import confident_patience, eco_m2f, genetic, patience, random_routing
 from exeunt.rules.catalogue import PRESETS as ALL
-from exeunt.rules.catalogue import optimised
-from exeunt.rules.learned_correctness import learned_correctness
+from exeunt.rules.catalogue import learned_correctness, optimised
 from exeunt.rules.stopping import stopping
 from exeunt.score.kinds import Patience
 

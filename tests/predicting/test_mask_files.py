@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from exeunt.jobs.mask_files import write_mask_files
+from exeunt.jobs.prediction_files import write_mask_files
 from exeunt.score.mask_confidence import runs_of
 
 MASKS = [np.full((2, 3), k, np.uint8) for k in range(8)]

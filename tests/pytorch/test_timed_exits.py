@@ -18,9 +18,8 @@ from exeunt.torch import timed_exits
 from exeunt.torch.executor import StagedExecutor
 from exeunt.torch.timed_exits import exits_by_time
 from exeunt.torch.training import job_network, placed_exits
-from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.job import TrainingJob, keep_exits, with_kept_exits
 from exeunt.torch.training.job_network import make_network
-from exeunt.torch.training.placed_exits import keep_exits, with_kept_exits
 
 EXAMPLE = torch.randn(2, 1, 8, 8)
 JOB = TrainingJob(

@@ -14,7 +14,7 @@ import pytest
 from made_server import PixelExecutor, in_base64, made_images, running
 from test_engine_thread import MadeEngine
 
-from exeunt.serve.admission import Admission
+from exeunt.serve.active_run import Admission
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.input_routes import InputRoutes
 from exeunt.web import connection

@@ -20,9 +20,8 @@ from exeunt.engine.engine import Engine
 from exeunt.errors import InputError
 from exeunt.live.live_cascade import LiveCascade
 from exeunt.serve import after_drift
-from exeunt.serve.after_drift import RESPONSES, at_last_exit
+from exeunt.serve.after_drift import RESPONSES, Quota, at_last_exit
 from exeunt.serve.live_engine import LiveEngine
-from exeunt.serve.quota import Quota
 from exeunt.serve.settings import Settings
 from exeunt.serve.watching import ServedWatches
 from exeunt.trace.derived import score_matrix

@@ -12,7 +12,7 @@ pytest.importorskip("fastapi")
 
 from exeunt.errors import QueueFull
 from exeunt.serve.input_reader import Rows
-from exeunt.serve.run_rows import run_rows
+from exeunt.serve.service import run_rows
 
 ROWS = Rows(np.arange(4.0)[:, None], None, np.arange(4), [None] * 4)
 

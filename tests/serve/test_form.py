@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from exeunt.errors import InputError
-from exeunt.serve.form import parts_of
+from exeunt.serve.predict_route import parts_of
 
 TYPE = "multipart/form-data; boundary=b"
 

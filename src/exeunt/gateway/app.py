@@ -31,10 +31,9 @@ from exeunt.gateway.keys import Client
 from exeunt.gateway.metrics import CONNECTIONS
 from exeunt.gateway.page_state import PageState
 from exeunt.gateway.streamed import DONE, Sink, chunks_of, event, without_logprobs
-from exeunt.web.answers import PARTS, counts_response, events_response, page_parts
+from exeunt.web.answers import PARTS, counts_response, events_response, missing_money, page_parts
 from exeunt.web.connection import REFUSED
 from exeunt.web.limits import TOO_MANY
-from exeunt.web.missing_money import missing_money
 
 _log = logging.getLogger("exeunt.gateway")
 _PAGE = Path(__file__).parent / "page"

@@ -15,8 +15,7 @@ from exeunt.gateway.answering import Active, Seen
 from exeunt.stream.records import COMPARED, NOT_PAID
 from exeunt.watch import Alarm, Watch
 from exeunt.watch.alarm import loss_alarm
-from exeunt.watch.e_detectors import evidence_level
-from exeunt.watch.evidence_curve import EvidenceCurve
+from exeunt.watch.e_detectors import EvidenceCurve, evidence_level
 from exeunt.watch.loss_detector import LossDetector
 
 _FEWEST = 100

@@ -27,13 +27,14 @@ from exeunt.jobs.blocks import (
     check_inputs,
     done_blocks,
 )
-from exeunt.jobs.mask_files import check_mask_folder, write_mask_files
 from exeunt.jobs.parts import DoBlocks, do_here, fill_folder, open_parts
 from exeunt.jobs.prediction_files import (
     WATCHED,
     PredictionColumns,
+    check_mask_folder,
     check_out,
     csv_lines,
+    write_mask_files,
     write_predictions,
 )
 from exeunt.jobs.summary import JobProgress, PredictionSummary, Tally

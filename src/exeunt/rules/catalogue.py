@@ -10,10 +10,10 @@ from exeunt.policy import Policy
 from exeunt.policy.allocation import Spend, exponential_weights
 from exeunt.policy.allocation_search import line_search_paths, mean_of_paths
 from exeunt.policy.compose import Composition, FitPart, composed
+from exeunt.policy.learned_quality import correctness_score
 from exeunt.rules import baselines
 from exeunt.rules.auto import auto
 from exeunt.rules.common_threshold import common_threshold, risk_controlled
-from exeunt.rules.learned_correctness import learned_correctness
 from exeunt.rules.stopping import stopping
 
 
@@ -28,6 +28,19 @@ def eero(part: FitPart, *, temperature: float = 0.04, spend: Spend = "exactly") 
     return Composition(
         partial(exponential_weights, part.trace.risk, part.trace.cost, temperature=temperature, spend=spend)
     )
+
+
+@composed
+def learned_correctness(part: FitPart) -> Composition:
+    """Answers where the exit is most likely right, as learned from the fit part.
+
+    The rates are searched with the learned score. `score`: the main confidence that is learned from. It also takes the
+    arguments of all policies, see `compose`.
+    """
+    fit, score = part.scored
+    rule = correctness_score(fit, score)
+    paths = line_search_paths(fit, rule, 3, part.seed)
+    return Composition(partial(mean_of_paths, paths), rule)
 
 
 @composed

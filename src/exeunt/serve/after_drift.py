@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -13,12 +14,11 @@ import numpy as np
 from exeunt._support.arrays import Booleans, Floats
 from exeunt.errors import InfeasibleBudget, InputError, one_line
 from exeunt.policy import Policy
-from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds
+from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds, of_those_left
 from exeunt.policy.recalibration import check_recalibrates, recalibrate_on_scores
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.live_engine import LiveEngine
-from exeunt.serve.quota import Quota, QuotaPolicy
 from exeunt.serve.watching import ServedWatches, is_watched
 from exeunt.trace.cascade_step import is_tree
 
@@ -208,3 +208,51 @@ class _Recorder(Policy):
 def _recorder(policy: Policy, keep: Callable[[Floats, Floats], None]) -> Policy:
     needed = policy.needs | (np.arange(policy.n_exits) == 0)
     return at_last_exit(policy, _Recorder, needed=needed, keep=keep)
+
+
+_RECENT = 256
+"""Rows at an exit whose scores a row is compared with."""
+_AHEAD = 16
+"""Rows that may have left an exit beyond its share, so that a run of unsure ones need not leave."""
+
+
+class Quota:
+    """Which rows leave at exits (m,) that answer these shares of all rows.
+
+    Of the rows that come to an exit, at least its share has left at any time. So no more rows than planned come to any
+    exit, and the mean cost is at most that of the shares, whatever the scores. Rows without a score go on all the same:
+    no model has answered them.
+    """
+
+    def __init__(self, shares: Floats) -> None:
+        self._shares = of_those_left(shares)[1].tolist()
+        self._came, self._left = [0] * len(shares), [0] * len(shares)
+        self._recent = [np.empty(0)] * len(shares)
+
+    def leave(self, exit_: int, scores: Floats, ties: Floats) -> Booleans:
+        """Return which rows (n,) leave, by their scores and ties (n,), and take note of them."""
+        share, scored = self._shares[exit_], scores > -math.inf
+        recent = self._recent[exit_] = np.append(self._recent[exit_], scores[scored])[-_RECENT:]
+        self._came[exit_] += int(scored.sum())
+        least = math.ceil(share * self._came[exit_] - 1e-9) - self._left[exit_]
+        surest = int((scores > np.quantile(recent, 1 - share)).sum()) if len(recent) else 0
+        n = min(max(surest, least), least + _AHEAD)
+        order = np.lexsort((-ties, -scores, ~scored))[: min(n, int(scored.sum()))]
+        self._left[exit_] += len(order)
+        leaves = np.zeros(len(scores), dtype=np.bool_)
+        leaves[order] = True
+        return leaves
+
+
+@dataclass(frozen=True, eq=False)
+class QuotaPolicy(Policy):
+    """A policy whose thresholds give way to a quota."""
+
+    quota: Quota = field(kw_only=True)
+
+    def decide(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> Decision:
+        """Decide as any policy does, but who leaves."""
+        decision = super().decide(exit_, evidence, state)
+        if exit_ == self.n_exits - 1:
+            return decision
+        return decision._replace(leave=self.quota.leave(exit_, decision.score, state.tie))

@@ -16,7 +16,7 @@ from starlette.types import Send
 
 from exeunt.errors import ExeuntError, InputError, OverBudget, QueueFull, one_line
 from exeunt.serve.engine_thread import EngineStopped
-from exeunt.web.missing_money import missing_money
+from exeunt.web.answers import missing_money
 
 _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3

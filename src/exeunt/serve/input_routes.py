@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exeunt.errors import ExeuntError, QueueFull
-from exeunt.serve.admission import TOO_MANY
+from exeunt.serve.active_run import TOO_MANY
 from exeunt.serve.error_answers import error_body, send_answer, send_error, told
 from exeunt.serve.inference_protocol import Infer
 from exeunt.serve.input_reader import InputReader

@@ -23,10 +23,10 @@ from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.devices import seeded
 from exeunt.torch.exits import heads, placement
-from exeunt.torch.exits.kind_of_answer import mask_scale_of
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
 from exeunt.torch.exits.pixel_heads import make_pixel_head
+from exeunt.torch.exits.placement import mask_scale_of
 from exeunt.torch.named_inputs import read_example
 
 _CLASSIFIER = "classifier"

@@ -15,8 +15,8 @@ from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits import placement
-from exeunt.torch.exits.kind_of_answer import check_kind, mask_scale_of
 from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.exits.placement import check_kind, mask_scale_of
 from exeunt.torch.named_inputs import read_example
 
 OWN = "own"

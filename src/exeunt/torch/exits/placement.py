@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exeunt._support.text import counted
 from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
+from exeunt.score.mask_confidence import MOST_MASK_CLASSES
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, modules_named, on_return
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
 from exeunt.torch.cutting.graph import ModelGraph
-from exeunt.torch.exits.kind_of_answer import check_kind
 from exeunt.torch.named_inputs import ExampleBatch, read_example
 
 _FLOPS_PER_MAC = 2
@@ -275,3 +275,46 @@ def _plain_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
+    """Raise InputError unless logits are of masks of the example's images, or without `masks` of classes."""
+    if not masks:
+        if logits.ndim != 2:
+            raise InputError(
+                f"the network returns masks, logits of shape {tuple(logits.shape)}: say masks=True (--task segment)"
+            )
+        return
+    shape = tuple(logits.shape)
+    if logits.ndim != 4:
+        raise InputError(
+            f"the network returns logits of shape {shape}, and masks need (images, classes, height, width)"
+        )
+    mask_scale_of((shape[2], shape[3]), example)
+    if shape[1] > MOST_MASK_CLASSES:
+        raise InputError(f"masks have at most {MOST_MASK_CLASSES} classes, and the network has {shape[1]}")
+
+
+def mask_scale_of(size: tuple[int, int], example: Inputs) -> int:
+    """Return how many times as high and wide the images of an example are as logits of this height and width.
+
+    Raises InputError for a size that is no whole fraction of theirs.
+    """
+    height, width = _size(example)
+    scale = height // size[0]
+    if scale and (size[0] * scale, size[1] * scale) == (height, width):
+        return scale
+    raise InputError(
+        f"the network returns masks of {size[0]}x{size[1]} pixels for images of {height}x{width}: let it return logits "
+        "of the size of its input, or of a half, a quarter, ... of its height and width "
+        "(torch.nn.functional.interpolate)"
+    )
+
+
+def _size(example: Inputs) -> tuple[int, int]:
+    """Return height and width of the images of an example. Raises InputError for other inputs."""
+    args, kwargs = as_call(example)
+    tensors = [tensor for tensor in (*args, *kwargs.values()) if isinstance(tensor, Tensor)]
+    if not tensors or tensors[0].ndim != 4:
+        raise InputError("masks are of images: give inputs of shape (images, channels, height, width)")
+    return tensors[0].shape[2], tensors[0].shape[3]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from exeunt._support import files
 from exeunt._support.sealed_json import flattened
 from exeunt.errors import ArtefactError, InputError, require
+from exeunt.timing.exit_placement import PlacedExits
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
@@ -213,3 +215,36 @@ def _read_job(file: Path) -> dict[str, Any]:
     ):
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {_REMEDY}")
     return document
+
+
+_FILE = "exits.json"
+
+
+def with_kept_exits(job: TrainingJob, out: Path) -> TrainingJob:
+    """Return the job with the exits that were placed for it before, if they were.
+
+    Raises ArtefactError for a damaged file, InputError if several processes would have to place them: each would find
+    others.
+    """
+    if job.exits != AUTO:
+        return job
+    if (out / _FILE).is_file():
+        placed = files.read_json(
+            out / _FILE, remedy="remove it, and the folder training/ with what was learned so far"
+        )
+        if not isinstance(placed, dict) or not {"exits", "hidden"} <= set(placed):
+            raise ArtefactError(f"{out / _FILE} does not say where the exits are: choose another --out")
+        return replace(job, exits=tuple(placed["exits"]), head={**job.head, "hidden": placed["hidden"]})
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "--exits auto times the network in one process: run this command without torchrun until it trains, end it "
+            "with Ctrl+C, and run it again with torchrun"
+        )
+    return job
+
+
+def keep_exits(placed: PlacedExits | None, out: Path, say: Callable[[str], None]) -> None:
+    """Say where exits were placed, and keep it; None if nothing was placed now."""
+    if placed is not None:
+        say(placed.describe() + "\n")
+        files.write_json(out / _FILE, {"exits": placed.names, "hidden": placed.hidden})

@@ -24,9 +24,15 @@ from exeunt.torch.loaders import ImageLoader, TextLoader, make_loader
 from exeunt.torch.models.by_name import check_model, runs_custom_code, save_model_config
 from exeunt.torch.models.preparation import image_preparation, save_preparation, summarise_inputs
 from exeunt.torch.models.weights import save_weights
-from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
+from exeunt.torch.training.job import (
+    JOB_FILE,
+    TrainingJob,
+    begin_run,
+    keep_exits,
+    refuse_other_run,
+    with_kept_exits,
+)
 from exeunt.torch.training.job_network import JobNetwork, class_weights, library_of, make_network
-from exeunt.torch.training.placed_exits import keep_exits, with_kept_exits
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
 from exeunt.torch.training.train import train
 from exeunt.trace import ExitTrace
