@@ -12,9 +12,9 @@ from tests.gateway.made_records import CAP, WITHOUT_FEATURES, records, units, un
 
 from exeunt.gateway import dependence as module
 from exeunt.gateway.certifying import DEPENDENT
-from exeunt.gateway.dependence import dependence, permutation_p_value
 from exeunt.gateway.evidence import evidence_of
 from exeunt.gateway.folder import GatewayModels
+from exeunt.gateway.proposing import dependence, permutation_p_value
 from exeunt.stream.records import COMPARED, NOT_GRADED, Said
 
 

@@ -21,8 +21,7 @@ from starlette.responses import Response, StreamingResponse
 
 from exeunt._support.outside_json import outside_json
 from exeunt.errors import InputError
-from exeunt.gateway.breaker import Breaker
-from exeunt.gateway.chat_model import ChatModel
+from exeunt.gateway.chat_model import Breaker, ChatModel
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import read_config
 from exeunt.gateway.mock_provider import MockProvider

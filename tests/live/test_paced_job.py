@@ -20,9 +20,9 @@ from cli.command import called
 from exeunt.data import open_inputs
 from exeunt.jobs import predict_inputs
 from exeunt.jobs.blocks import blocks_of, done_blocks
-from exeunt.jobs.paced import PacedJob
 from exeunt.jobs.parts import JOURNAL
 from exeunt.jobs.predict import predict_job
+from exeunt.jobs.predict_live import PacedJob
 from exeunt.jobs.summary import Tally
 from exeunt.live.live_run import live_cascade
 from exeunt.live.models_file import read_models

@@ -52,8 +52,7 @@ class Asked(NamedTuple):
     @property
     def job(self) -> Callable[..., PredictJob]:
         """Makes the job."""
-        from exeunt.jobs.paced import PacedJob
-        from exeunt.jobs.predict_live import LiveJob
+        from exeunt.jobs.predict_live import LiveJob, PacedJob
         from exeunt.policy import PolicySet
 
         make = partial(PacedJob, policies=PolicySet(self.run.policies)) if self.paced else LiveJob

@@ -23,10 +23,9 @@ from exeunt._support.arrays import Floats
 from exeunt._support.files import make_folder, write_json
 from exeunt.errors import ArtefactError, FileError
 from exeunt.gateway.config import GatewayConfig
-from exeunt.gateway.dependence import dependence
 from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
 from exeunt.gateway.folder import PROPOSALS, GatewayModels
-from exeunt.gateway.proposing import FEWEST, Proposal, limits_of, propose, values_of, watched_by
+from exeunt.gateway.proposing import FEWEST, Proposal, dependence, limits_of, propose, values_of, watched_by
 from exeunt.gateway.saved_policies import GatewayPolicies, clients_of, strange_models
 from exeunt.policy import Policy
 from exeunt.stream import bets

@@ -25,9 +25,8 @@ from exeunt.trace.derived import score_matrix
 from exeunt.trace.groups import n_units
 from exeunt.watch.alarm import Alarm, changed_since, drift_alarm, loss_alarm
 from exeunt.watch.e_detectors import MOST, MOST_EVIDENCE, EvidenceCurve, UrnDetectors, evidence_after
-from exeunt.watch.latest_inputs import LatestInputs
 from exeunt.watch.loss_detector import LossDetector
-from exeunt.watch.observed_inputs import ObservedInputs, Told
+from exeunt.watch.observed_inputs import LatestInputs, ObservedInputs, Told
 
 VERSION = 1
 _FORMAT = "exeunt-watch"
