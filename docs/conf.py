@@ -35,13 +35,15 @@ typer = [sys.executable, "-m", "typer", "exeunt.cli.app", "utils", "docs", "--na
 typer += ["--title", "Command line"]
 text = subprocess.run(typer, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
 # The list of commands shows half a sentence of each: show the whole one.
-about = dict(re.findall(r"^## `exeunt (\w+)`\n\n(.+?)\n\n", text, re.M | re.S))
-text = re.sub(
-    r"^\* `(\w+)`:.*",
-    lambda found: f"* [{found[1]}](#exeunt-{found[1]}): {about[found[1]]}",
-    text,
-    flags=re.M,
-)
+about = dict(re.findall(r"^#+ `exeunt ([\w ]+)`\n\n(.+?)\n\n", text, re.M | re.S))
+lines, group = text.split("\n"), ""
+for i, line in enumerate(lines):
+    if heading := re.match(r"#+ `exeunt ?([\w ]*)`", line):
+        group = heading[1]
+    elif command := re.match(r"\* `(\w+)`:", line):
+        name = f"{group} {command[1]}".strip()
+        lines[i] = f"* [{command[1]}](#exeunt-{name.replace(' ', '-')}): {about[name]}"
+text = "\n".join(lines)
 commands.write_text(text, encoding="utf-8")
 
 ARGUMENT = re.compile(r"(?:^|(?<=[.;] ))(?=`\w+`(?: \([^)]*\))*(?:, `\w+`(?: \([^)]*\))*)*: )")
