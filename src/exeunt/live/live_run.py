@@ -66,8 +66,7 @@ def make_live_run(
 
     `id` (n,): content keys; `label` (n,): classes by number, else models are measured by what the most expensive one
     says, and inputs that it says nothing to are left out, as are inputs without features where a model tells features.
-    `kind`: of the inputs. `data`: their name, the columns of
-    their texts, and their fingerprint.
+    `kind`: of the inputs. `data`: their name, the columns of their texts, and their fingerprint.
     """
     tellers = [name for name, model in models.items() if isinstance(model.model, FeatureModel)]
     names = [*tellers, *(name for name in models if name not in tellers)]
@@ -86,12 +85,7 @@ def make_live_run(
     cascade_trace = CascadeTrace({name: _trace(recorded, label, id) for name, recorded in answering.items()})
     dearest, steps = cascade_trace.most_expensive, [CascadeStep(name, 1) for name in names]
     for name in reversed(tellers):
-        numbers = [reply.features or () for reply in models[name].replies]
-        if len(lengths := sorted(set(map(len, numbers)))) > 1:
-            raise InputError(
-                f"{name} told {lengths[0]} numbers of some inputs and {lengths[-1]} of others: let it tell equally many"
-            )
-        features = np.array(numbers, dtype=np.float64)
+        features = _features(name, models[name])
         cascade_trace = cascade_trace.with_features(name, features, cost=models[name].highest)
     if label is None and (silent := cascade_trace[dearest].prediction[:, 0] == NO_ANSWER).any():
         cascade_trace, id = cascade_trace.take(np.flatnonzero(~silent)), id[~silent]  # noqa: A001
@@ -100,16 +94,6 @@ def make_live_run(
         )
     rows = dict(zip(PARTS, part_rows(id, PARTS, 0), strict=True))
     traces = {part: cascade_trace.take(of).along(steps, reference=dearest) for part, of in rows.items()}
-    places: Mapping[str, Integers] = {"train": np.empty(0, np.int64), **rows}
-    split = SplitPlan(
-        source="recording",
-        fingerprint=data["fingerprint"],
-        seed=0,
-        pretrained=True,
-        matched_by="content",
-        dropped=0,
-        parts={part: PartRows.of("recording", len(id), of) for part, of in places.items()},
-    )
     if label is None:
         say(f"there are no labels: models are measured by how often they say what {dearest} says")
     reference = {"reference": {"exit": names.index(dearest), "name": dearest}}
@@ -131,7 +115,7 @@ def make_live_run(
             "network": {"exits": [f"{name}: last exit" for name in names][:-1]},
             "inputs": {"kind": kind, "raw": True},
             "data": {"label": None, **data, **unlabelled},
-            "split": split.to_dict(),
+            "split": _split(rows, len(id), data["fingerprint"]).to_dict(),
             "training": {name: type(model.model).__name__ for name, model in models.items()},
             "provenance": provenance(_PACKAGES, command="", seed=0),
         },
@@ -139,6 +123,32 @@ def make_live_run(
     if before not in ("", run.digest) and (removed := remove_of_policy(folder, POLICY, POLICIES)):
         say(f"removed, because there are other answers now: {', '.join(removed)}")
     return run
+
+
+def _features(name: str, recorded: RecordedModel) -> Floats:
+    """Return the features that a model told of each input (n, d)."""
+    numbers = [reply.features or () for reply in recorded.replies]
+    if len(lengths := sorted(set(map(len, numbers)))) > 1:
+        raise InputError(
+            f"{name} told {lengths[0]} numbers of some inputs and {lengths[-1]} of others: let it tell equally many"
+        )
+    return np.array(numbers, dtype=np.float64)
+
+
+def _split(rows: Mapping[str, Integers], n: int, fingerprint: str) -> SplitPlan:
+    """Return the plan of parts of a recording of n inputs, none of which a model was trained on."""
+    return SplitPlan(
+        source="recording",
+        fingerprint=fingerprint,
+        seed=0,
+        pretrained=True,
+        matched_by="content",
+        dropped=0,
+        parts={
+            part: PartRows.of("recording", n, of)
+            for part, of in {"train": np.empty(0, np.int64), **rows}.items()
+        },
+    )
 
 
 def _trace(recorded: RecordedModel, label: Integers | None, id_: Keys) -> ExitTrace:
