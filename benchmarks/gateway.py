@@ -120,7 +120,11 @@ def gateway(
     program = [sys.executable, "-m", "exeunt", "gateway", str(file)]
     keys = [
         subprocess.run(
-            [*program[:-1], "keys", str(file), *option], check=True, capture_output=True, text=True, env={**os.environ, **environment}
+            [*program[:-1], "keys", str(file), *option],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
         ).stdout.split()[0]
         for option in (["--add", "me"], ["--add-admin", "root"])
     ]
