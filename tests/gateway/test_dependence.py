@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 from tests.gateway.made_records import CAP, WITHOUT_FEATURES, records, units, units_of
 
-from exeunt.gateway import dependence as module
+from exeunt.gateway import proposing as module
 from exeunt.gateway.certifying import DEPENDENT
 from exeunt.gateway.evidence import evidence_of
 from exeunt.gateway.folder import GatewayModels

@@ -17,7 +17,7 @@ from exeunt.timing.exit_placement import MeasuredPlaces, PlacedExits
 from exeunt.torch import timed_exits
 from exeunt.torch.executor import StagedExecutor
 from exeunt.torch.timed_exits import exits_by_time
-from exeunt.torch.training import job_network, placed_exits
+from exeunt.torch.training import job, job_network
 from exeunt.torch.training.job import TrainingJob, keep_exits, with_kept_exits
 from exeunt.torch.training.job_network import make_network
 
@@ -127,7 +127,7 @@ def test_placed_exits_are_kept_for_the_next_time(tmp_path, monkeypatch):
     assert with_kept_exits(JOB, tmp_path).exits == ("blocks.1",)
     with pytest.raises(InputError, match="without torchrun"):
         with_kept_exits(JOB, tmp_path / "another")
-    (tmp_path / placed_exits._FILE).write_text(json.dumps({"exits": []}))
+    (tmp_path / job._FILE).write_text(json.dumps({"exits": []}))
     with pytest.raises(ArtefactError, match="does not say where the exits are"):
         with_kept_exits(JOB, tmp_path)
 
