@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("typer")
 
+from tests.cli.command import called
+
 from exeunt._support.files import locked
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
@@ -289,6 +291,27 @@ def test_a_start_that_fails_makes_no_folder(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             exeunt(["gateway", options[0], str(file), *options[1:]])
     assert [one.name for one in tmp_path.iterdir()] == ["gateway.yaml"]
+
+
+def test_looking_at_money_and_keys_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(written(tmp_path, config_text("http://127.0.0.1:1", spend="{day: '20 usd'}")))
+    exeunt(["gateway", "keys", file, "--add", "shop"])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "gateway").iterdir()}
+    capsys.readouterr()
+    exeunt(["gateway", "money", file])
+    assert re.search(r"^each day +20 usd/day +0 usd +20\.00 usd$", capsys.readouterr().out, re.M)
+    exeunt(["gateway", "keys", file])
+    with pytest.raises(InputError, match="'large' is not stopped"):
+        exeunt(["gateway", "money", file, "--resume", "large"])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "gateway").iterdir()} == before
+
+
+def test_a_word_that_is_no_file_is_a_verb_that_there_is_not(tmp_path: Path) -> None:
+    done = called("gateway", "certfy", str(tmp_path / "gateway.yaml"))
+    assert done.status == 2
+    assert "No such command 'certfy'" in done.err
 
 
 def test_two_gateways_do_not_run_in_a_folder(tmp_path: Path) -> None:

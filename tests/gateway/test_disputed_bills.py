@@ -100,6 +100,8 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         assert money.total.spent > 1_000  # somebody has said so
         assert capsys.readouterr().out.endswith("count. It is asked as before.\n")
         assert_overdrawn(run)
+        exeunt(["gateway", "money", file])
+        assert re.search(r"^each day .* nothing, [\d,.]+ usd above it$", capsys.readouterr().out, re.M)
         decided = [
             json.loads(line) for line in (run.gateway.folder / "disputes.jsonl").read_text().splitlines()
         ]

@@ -116,7 +116,7 @@ def keys(file: _File, options: _KeyOptions) -> None:
 
     name = options.add or options.add_admin
     if name is None:
-        echo(_shown(Keys(_folder(file)).clients, config))
+        echo(_shown(Keys(_folder_of(config, file)).clients, config))
         return
     known = Keys(gateway_folder(config.folder))
     again = " Its other key is void." if known.named(name) else ""
@@ -194,10 +194,11 @@ class _MoneyOptions:
 @with_groups
 def money(file: _File, options: _MoneyOptions) -> None:
     """Show limits, what is spent and left of each, and disputed bills; decide these, or let a model be asked again."""
-    config, folder = _config(file), _folder(file)
+    config = _config(file)
+    folder = _folder_of(config, file)
     from exeunt.gateway.folder import gateway_folder
     from exeunt.gateway.keys import Keys
-    from exeunt.gateway.money import decide_disputes, resume_model, resumed_by, spent_in
+    from exeunt.gateway.money import decide_disputes, limits_in, resume_model, resumed_by
     from exeunt.stream.bill import in_usd
 
     if (model := options.book or options.drop) is not None:
@@ -213,12 +214,14 @@ def money(file: _File, options: _MoneyOptions) -> None:
         resume_model(folder, options.resume)
         echo(f"{options.resume} is asked again")
         return
-    limits, disputed = spent_in(folder, config.spend, config.shadow, Keys(gateway_folder(folder)).clients)
-    rows = [
-        [name, of.limit or _NO_LIMIT, in_usd(of.spent), "" if of.left is None else in_usd(of.left)]
-        for name, of in limits.items()
-    ]
-    echo(text_table(["money", "limit", "spent so far", "left"], rows))
+    limits, disputed = limits_in(folder, config.spend, config.shadow, Keys(gateway_folder(folder)).clients)
+    rows = []
+    for name, state in limits.items():
+        left = "" if state["left"] is None else in_usd(state["left"])
+        if state["overdrawn"]:
+            left = f"nothing, {in_usd(state['overdrawn'])} above it"
+        rows.append([name, state["limit"] or _NO_LIMIT, in_usd(state["spent"]), left])
+    echo(text_table(["money", "limit", "spent since the first start", "left now"], rows))
     for model, bills in disputed.items():
         echo(
             f"{model} has billed {in_usd(bills.claimed)} for {counted(bills.bills, 'request')} that can cost "
@@ -234,9 +237,11 @@ class ServeByDefault(typer.core.TyperGroup):
     """`exeunt gateway FILE` is `exeunt gateway serve FILE`."""
 
     def parse_args(self, context: typer.Context, arguments: list[str]) -> list[str]:  # type: ignore[override]
-        """Put the verb before a file."""
-        if arguments and arguments[0] not in self.commands and not arguments[0].startswith("-"):
-            arguments = ["serve", *arguments]
+        """Put the verb before a file. A word that names no file is a verb that there is not."""
+        if arguments and arguments[0] not in self.commands:
+            file = Path(arguments[0])
+            if file.suffix in (".yaml", ".yml") or file.exists():
+                arguments = ["serve", *arguments]
         return super().parse_args(context, arguments)  # type: ignore[arg-type]
 
 
@@ -258,7 +263,12 @@ def _folder(file: Path) -> Path:
                 f"{file} is not the folder of a gateway that has run: give the YAML file of the gateway"
             )
         return file
-    folder = _config(file).folder
+    return _folder_of(_config(file), file)
+
+
+def _folder_of(config: GatewayConfig, file: Path) -> Path:
+    """Return the folder that a gateway's file names. Raises InputError if there is none yet."""
+    folder = config.folder
     if not folder.exists():
         raise InputError(
             f"there is no folder {folder} yet: the first key makes it, `exeunt gateway keys {quote(str(file))} --add "

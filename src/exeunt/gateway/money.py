@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -108,9 +108,9 @@ def resumed_by(model: str) -> str:
 
 def compared_in(folder: Path) -> float:
     """Return the US dollars that comparisons of the gateway in a folder have cost so far, as `Money.compared` does."""
-    if not (file := folder / MONEY).exists():
-        return 0.0
-    with closing(SQLiteStore(file, "normal")) as store:
+    with _store_in(folder) as store:
+        if store is None:
+            return 0.0
         account = store.run(lambda books, _: books.account(_COMPARED), lasting=False)
     return 0.0 if account is None else (account.settled + account.dispatched) / 1e9
 
@@ -125,9 +125,9 @@ def decide_disputes(
     Returns what was decided, and whether the model is stopped still. Raises InputError if none is disputed.
     """
     none = InputError(f"no bill of {model!r:.80} is disputed: the page of the gateway names those that are")
-    if not (file := folder / MONEY).exists():
-        raise none
-    with closing(SQLiteStore(file, "normal")) as store:
+    with _store_in(folder) as store:
+        if store is None:
+            raise none
         ledger = Ledger(name=_ALL, store=store)
         is_stopped = model in ledger.stopped
         bills = [bill for bill in ledger.disputed if bill.model == model]
@@ -143,53 +143,50 @@ def decide_disputes(
 
 def resume_model(folder: Path, model: str) -> None:
     """Let a model be asked again that was stopped. Raises InputError if it is not stopped."""
-    with closing(SQLiteStore(folder / MONEY, "normal")) as store:
+    with _store_in(folder) as store:
         ledger = _opened(store, _ALL)
         if ledger is None or model not in ledger.stopped:
             raise InputError(f"{model!r:.80} is not stopped: it is asked as before")
         ledger.resume(model)
 
 
-class Spent(NamedTuple):
-    """A limit, what is spent of it since the beginning, and what is left, in US dollars; None without a limit."""
-
-    limit: str | None
-    spent: float
-    left: float | None
-
-
-def spent_in(
+def limits_in(
     folder: Path, spend: Spend, shadow: Shadow | None, clients: Iterable[Client]
-) -> tuple[dict[str, Spent], dict[str, Disputed]]:
-    """Return what is spent of the limits of a gateway's file, by name, and disputed bills, by model.
+) -> tuple[dict[str, dict[str, Any]], dict[str, Disputed]]:
+    """Return the limits of a gateway's file by name, each as `Money.state` has it, and disputed bills by model.
 
-    The gateway may run meanwhile, and keeps the limits that it started with.
+    Looking changes nothing. The gateway may run meanwhile, and keeps the limits that it started with.
     """
-    with closing(SQLiteStore(folder / MONEY, "normal")) as store:
+    with _store_in(folder) as store:
         total = _opened(store, _ALL)
-        day = None if total is None else _opened(store, "day", total)
-
-        def spent(ledger: Ledger | None, limit: str | None) -> Spent:
-            if ledger is None:
-                return Spent(limit, 0.0, None if limit is None else float(exact_quantity(limit)[0]))
-            return Spent(limit, ledger.spent, None if limit is None else ledger.left)
-
-        def below(name: str) -> Ledger | None:
-            return None if day is None else _opened(store, name, day)
-
-        limits = {"all": spent(total, spend.total), "each day": spent(day, spend.day and f"{spend.day}/day")}
+        day = _opened(store, "day", total)
+        limits = {
+            "all": _state(total, spend.total),
+            "each day": _state(day, spend.day and f"{spend.day}/day"),
+        }
         if shadow is not None:
-            limits["comparisons"] = spent(below("shadow"), shadow.spend)
+            limits["comparisons"] = _state(_opened(store, "shadow", day), shadow.spend)
         for client in clients:
             if not client.admin:
-                limits[f"client {client.name}"] = spent(
-                    below(f"client {client.name}"), client.spend or spend.key
-                )
+                name = f"client {client.name}"
+                limits[name] = _state(_opened(store, name, day), client.spend or spend.key)
         return limits, {} if total is None else _disputes(total.disputed)
 
 
-def _opened(store: SQLiteStore, name: str, within: Ledger | None = None) -> Ledger | None:
+@contextmanager
+def _store_in(folder: Path) -> Iterator[SQLiteStore | None]:
+    """Open what keeps the ledgers of a gateway's folder; None if nothing was ever spent there."""
+    if not (file := folder / MONEY).exists():
+        yield None
+        return
+    with closing(SQLiteStore(file, "normal")) as store:
+        yield store
+
+
+def _opened(store: SQLiteStore | None, name: str, within: Ledger | None = None) -> Ledger | None:
     """Return a ledger as it is, without setting its limit; None if there is none yet."""
+    if store is None or (within is None and name != _ALL):
+        return None
     try:
         return Ledger(name=name, store=None if within else store, within=within)
     except InputError:
@@ -214,12 +211,14 @@ def _append(file: Path, line: Mapping[str, Any]) -> None:
         raise FileError(f"cannot write {file}, so nothing was decided: {why_it_failed(error)}") from None
 
 
-def _state(ledger: Ledger, limit: str | None) -> dict[str, Any]:
+def _state(ledger: Ledger | None, limit: str | None) -> dict[str, Any]:
     """Return what is spent, since the beginning, and left of a limit, or spent above it. `most`: what may be left, in
-    US dollars.
+    US dollars. `ledger`: None if nothing was ever spent.
     """
-    state = {"limit": limit, "most": None, "spent": ledger.spent, "left": None, "overdrawn": 0.0}
+    spent = 0.0 if ledger is None else ledger.spent
+    state = {"limit": limit, "most": None, "spent": spent, "left": None, "overdrawn": 0.0}
     if limit is None:
         return state
-    most, left = float(exact_quantity(limit)[0]), ledger.left
+    most = float(exact_quantity(limit)[0])
+    left = most if ledger is None else ledger.left
     return {**state, "most": most, "left": max(left, 0.0), "overdrawn": max(-left, 0.0)}
