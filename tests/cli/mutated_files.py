@@ -442,6 +442,9 @@ def mutate_value(file: Path, rng: Any) -> tuple[str, bool]:
     return how, is_another_value(known, made)
 
 
+_NOT_USED = "not used: it was measured on another kind of machine"
+
+
 def sealed_campaign(
     case: Case, seed: int, n: int, say: Callable[[str], None] = print
 ) -> tuple[Counter[Any], list[str]]:
@@ -456,12 +459,13 @@ def sealed_campaign(
         rng = np.random.default_rng([seed, place])
         for _ in range(n):
             how, may_change = mutate_value(file, rng)
-            # A plan for another machine is not used, and `verify` says so.
-            may_change |= file.stem.startswith("plan-") and how.startswith("plan/machine")
+            of_another_machine = file.stem.startswith("plan-") and how.startswith("plan/machine")
             sealed_again(case.root, file)
             counts["mutations"] += 1
             for command in COMMANDS:
                 what, wrong = case.outcome(command, may_change=may_change)
+                if command == "verify" and of_another_machine and _NOT_USED in wrong:
+                    wrong = ""
                 counts[command, what] += 1
                 if wrong:
                     problems.append(f"{command}, {file.relative_to(case.root)}, {how}: {what}, {wrong[:300]}")

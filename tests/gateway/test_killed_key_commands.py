@@ -56,16 +56,16 @@ class Changing:
 
     def kill(self) -> None:
         end = time.monotonic() + 60
-        while not self._has_changed_a_key():
+        while not self._has_changed_keys():
             assert self.process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.01)
         self.end()
 
-    def _has_changed_a_key(self) -> bool:
-        """Return whether the process has made a change since it was started, however slow the machine is."""
+    def _has_changed_keys(self) -> bool:
+        """Return whether the process has made three changes since it was started, however slow the machine is."""
         starts = self.log.read_text().split("opened") if self.log.is_file() else []
-        return len(starts) == self.starts + 1 and ("added" in starts[-1] or "removed" in starts[-1])
+        return len(starts) == self.starts + 1 and starts[-1].count("added") + starts[-1].count("removed") >= 3
 
     def end(self) -> None:
         assert self.process.poll() is None, "it failed"
@@ -131,7 +131,7 @@ def seen(keys: Keys, stable: dict[str, bytes]):
 
 
 def test_processes_that_are_killed_lose_no_key_and_bring_none_back(tmp_path: Path) -> None:
-    assert campaign(tmp_path, processes=2, kills=3, seed=1) >= 5  # one of each start at least
+    assert campaign(tmp_path, processes=2, kills=3, seed=1) > 10
 
 
 @pytest.mark.slow

@@ -103,8 +103,7 @@ def test_a_large_answer_is_read_beside_the_event_loop(make, length, beside, monk
         threads.append(threading.get_ident())
         return outside_json(data)
 
-    for module in ("http_model",):
-        monkeypatch.setattr(f"exeunt.live.{module}.outside_json", noted)
+    monkeypatch.setattr("exeunt.live.http_model.outside_json", noted)
     with served(Long()) as url:
         model = make(url)
         model.max_answer = 1 << 20
