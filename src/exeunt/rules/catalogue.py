@@ -34,8 +34,10 @@ def eero(part: FitPart, *, temperature: float = 0.04, spend: Spend = "exactly") 
 def learned_correctness(part: FitPart) -> Composition:
     """Answers where the exit is most likely right, as learned from the fit part.
 
-    The rates are searched with the learned score. `score`: the main confidence that is learned from. It also takes the
-    arguments of all policies, see `compose`.
+    In the manner of EENet (Ilhan et al. 2023), where a small network per exit scores confidences and the agreement of
+    earlier exits, and a distribution over exits is learned under the budget. Here the score is a logistic regression on
+    the same evidence, and the rates are searched with it. `score`: the main confidence that is learned from. It also
+    takes the arguments of all policies, see `compose`.
     """
     fit, score = part.scored
     rule = correctness_score(fit, score)

@@ -117,7 +117,7 @@ class RunFolder(SavedPolicies):
         if not cls.exists(root):
             raise InputError(why_not_a_run(root))
         needed = (file_digests.COSTS, *(file_digests.trace_file(part) for part in file_digests.TRACED))
-        manifest = read_manifest(root / file_digests.MANIFEST, files=needed, one_of=list(KINDS))
+        manifest = read_manifest(root / file_digests.MANIFEST, files=needed, one_of=[WEIGHTS, *KINDS])
         run = cls(root, manifest, budget)
         check_precision(root, run.manifest)
         return run

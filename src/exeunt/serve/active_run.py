@@ -206,6 +206,11 @@ _LEAST = 0.125
 class Admission:
     """Decides by the time that a request has waited. `late_s`: seconds after which an answer is late.
 
+    When more requests come than can be answered, all would be late. So a request that waited long in the server's own
+    queues is refused. How long is too long follows from the answers: the limit falls with each late one and grows with
+    the others, so that in the long run few of those admitted are late, whatever takes the time (stochastic
+    approximation of a quantile, as in `exeunt.serve.latency_controller`).
+
     `oldest_s`: seconds after which a request is refused, if no others wait in the engine.
     """
 

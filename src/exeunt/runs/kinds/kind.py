@@ -46,12 +46,13 @@ class RunKind:
     `made_by`: how to make such a run anew, for messages; "" for what `exeunt train` makes.
     `executors`: what can run the network, by name, in order of preference; none for a kind that no job runs.
     `models`: "module:function", called as `models(file, digest)` with the checked path of `file` and the run's own
-    digest: returns the run's models, each a `exeunt.runs.manifest.ModelEntry`. "" for a run of one network.
+    digest: returns the run's models, each an `exeunt.runs.manifest.CascadeEntry`. "" for a run of one network.
     `last_exit`: what answers at the network's last exit.
     `is_paid`: whether answers cost money, so that a policy may choose whom to ask, and nothing is timed.
-    `actions`: by verb ("calibrate", "evaluate", "serve"), "module:function" that does it in place of the usual one.
-    `refuses`: by verb ("run", "time", "join" a cascade), why such a run cannot, and what to do; {run}
-    is the run's path, {unit} the unit of its costs.
+    `actions`: by verb ("calibrate", "evaluate", "predict", "serve"), "module:function" that does it in place of the
+    usual one.
+    `refuses`: by verb ("run", "time", "join" a cascade), why such a run cannot, and what to do; {run} is the run's
+    path, {unit} the unit of its costs.
     """
 
     file: str

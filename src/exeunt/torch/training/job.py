@@ -223,6 +223,7 @@ _FILE = "exits.json"
 def with_kept_exits(job: TrainingJob, out: Path) -> TrainingJob:
     """Return the job with the exits that were placed for it before, if they were.
 
+    Times differ from one measurement to the next, and a resumed training needs the same exits.
     Raises ArtefactError for a damaged file, InputError if several processes would have to place them: each would find
     others.
     """
