@@ -40,14 +40,14 @@ def read_document(
     document = read_json(path, remedy=remedy)
     if not isinstance(document, dict) or document.get("format") != format_:
         raise ArtefactError(f"{path} is not a {kind} of exeunt: its 'format' is not {format_!r}; {remedy}")
-    version_there = document.get("version")
-    if not isinstance(version_there, int) or version_there > version:
+    file_version = document.get("version")
+    if not isinstance(file_version, int) or file_version > version:
         raise ArtefactError(
-            f"{path} has {kind} format {version_there!r}, this version reads {version}: upgrade exeunt"
+            f"{path} has {kind} format {file_version!r}, this version reads {version}: upgrade exeunt"
         )
-    if version_there < oldest:
+    if file_version < oldest:
         raise ArtefactError(
-            f"{path} is a {kind} of the old format {version_there}, not of {version}: {remedy}"
+            f"{path} is a {kind} of the old format {file_version}, not of {version}: {remedy}"
         )
     return document
 

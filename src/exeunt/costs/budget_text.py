@@ -34,12 +34,12 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
             f"budget {text!r} is not understood: write a share such as '50%', or a quantity such as "
             f"'{amount_text(full / 2, unit)}'"
         )
-    number, unit_there = float(match[1]) / _inputs(match), match[2]
+    number, budget_unit = float(match[1]) / _inputs(match), match[2]
     if not math.isfinite(number):
         raise InputError(f"budget {text!r} is too large: the full network costs {amount_text(full, unit)}")
-    if unit_there == "%":
+    if budget_unit == "%":
         return number / 100 * full
-    return number * _conversion(unit_there, unit, text)
+    return number * _conversion(budget_unit, unit, text)
 
 
 def exact_quantity(text: str) -> tuple[Decimal, str]:
@@ -91,15 +91,15 @@ def readable_unit(amount: float, unit: str) -> tuple[float, str]:
     return 1.0, unit
 
 
-def _conversion(unit_there: str, unit: str, text: str) -> float:
-    """Return how many `unit` one `unit_there` is."""
-    if unit_there in ("", unit):
+def _conversion(budget_unit: str, unit: str, text: str) -> float:
+    """Return how many `unit` one `budget_unit` is."""
+    if budget_unit in ("", unit):
         return 1.0
-    mine, theirs = _UNITS.get(unit), _UNITS.get(unit_there)
+    mine, theirs = _UNITS.get(unit), _UNITS.get(budget_unit)
     if mine is None or theirs is None or mine[0] != theirs[0]:
         known = [name for name, (dimension, _) in _UNITS.items() if mine and dimension == mine[0]] or [unit]
         raise UnitError(
-            f"budget {text!r} is in {unit_there!r}, which is no unit of these costs: write {', '.join(known)}, or a "
+            f"budget {text!r} is in {budget_unit!r}, which is no unit of these costs: write {', '.join(known)}, or a "
             "share such as '50%', or measure the costs in the unit of the budget"
         )
     return theirs[1] / mine[1]

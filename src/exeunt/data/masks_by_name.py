@@ -111,10 +111,10 @@ def _read(name: str, label: str | None) -> dict[str, _Part]:
         "test": test or other,
         "validation": other if test is not None else None,
     }
-    parts_there = {which: part for which, part in parts.items() if part is not None}
-    if not {"train", "test"} & {*parts_there}:
+    present_parts = {which: part for which, part in parts.items() if part is not None}
+    if not {"train", "test"} & {*present_parts}:
         raise InputError(f"there are no images with masks in {name}; data can be {_FORMS}")
-    return parts_there
+    return present_parts
 
 
 def _table(files: list[AnyPath], label: str | None) -> _Part:

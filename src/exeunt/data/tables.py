@@ -83,35 +83,35 @@ def in_memory(
 
     `cells`: the columns by name, an Arrow table or lists. `name(row)` names a row. `class_names`: by label column.
     """
-    columns_there = find_columns(schema, str(where), columns)
-    inputs = [TableColumn(cells[column], name=name, root=where.parent) for column in columns_there.inputs]
-    labels = None if columns_there.label is None else cells[columns_there.label]
+    data_columns = find_columns(schema, str(where), columns)
+    inputs = [TableColumn(cells[column], name=name, root=where.parent) for column in data_columns.inputs]
+    labels = None if data_columns.label is None else cells[data_columns.label]
     kept_columns = {
         column: KeptColumn.of(TableColumn(cells[column], name=name), schema.field(column).type)
         for column in columns.keep
     }
     return replace(
-        _raw_data(columns_there, inputs, labels, class_names or {}, str(where), columns), kept=kept_columns
+        _raw_data(data_columns, inputs, labels, class_names or {}, str(where), columns), kept=kept_columns
     )
 
 
 def _read_parquet(files: Sequence[AnyPath], columns: Columns) -> RawData:
     with open_arrow(files[0]) as file:
         schema = pq.read_schema(file)
-    columns_there = find_columns(schema, str(files[0]), columns)
-    others = [*columns_there.inputs[1:], *([] if columns_there.label is None else [columns_there.label])]
-    first = ParquetColumn(files, columns_there.inputs[0], [*others, *columns.keep])
-    inputs = [first, *(first.beside(column) for column in columns_there.inputs[1:])]
+    data_columns = find_columns(schema, str(files[0]), columns)
+    others = [*data_columns.inputs[1:], *([] if data_columns.label is None else [data_columns.label])]
+    first = ParquetColumn(files, data_columns.inputs[0], [*others, *columns.keep])
+    inputs = [first, *(first.beside(column) for column in data_columns.inputs[1:])]
     labels: Any = None
-    if columns_there.label is not None:
-        labels = first.beside(columns_there.label)
+    if data_columns.label is not None:
+        labels = first.beside(data_columns.label)
         if not columns.to_predict:
-            labels = pa.concat_tables(_read_column(file, columns_there.label) for file in files)[
-                columns_there.label
+            labels = pa.concat_tables(_read_column(file, data_columns.label) for file in files)[
+                data_columns.label
             ]
     kept_columns = {name: KeptColumn.of(first.beside(name), schema.field(name).type) for name in columns.keep}
     return replace(
-        _raw_data(columns_there, inputs, labels, _class_names(schema), str(files[0]), columns),
+        _raw_data(data_columns, inputs, labels, _class_names(schema), str(files[0]), columns),
         kept=kept_columns,
     )
 
@@ -155,8 +155,8 @@ def _joined(tables: Sequence[pa.Table], files: Sequence[AnyPath], columns: Colum
     """Return the columns that are needed of a table's shards. Their types may differ, as each was guessed alone."""
     if len(tables) == 1:
         return tables[0]
-    columns_there = find_columns(tables[0].schema, str(files[0]), columns)
-    needed = [*columns_there.inputs, *([] if columns_there.label is None else [columns_there.label])]
+    data_columns = find_columns(tables[0].schema, str(files[0]), columns)
+    needed = [*data_columns.inputs, *([] if data_columns.label is None else [data_columns.label])]
     for file, table in zip(files, tables, strict=True):
         check_names(table.column_names, needed, file, files[0])
     selected = [table.select(needed) for table in tables]
@@ -247,7 +247,7 @@ def _kind(values: Sequence[Any], *, texts: bool) -> pa.DataType:
 
 
 def _raw_data(
-    columns_there: Found,
+    data_columns: Found,
     inputs: Sequence[Any],
     column: Any,
     class_names: Mapping[str, tuple[str, ...]],
@@ -255,8 +255,8 @@ def _raw_data(
     wanted: Columns,
 ) -> RawData:
     """Return what was read. `inputs`: one column, or two for pairs. `column`: the classes, in memory or not."""
-    stored = StoredTexts(inputs) if columns_there.kind == "text" else inputs[0]
-    label = columns_there.label or ""
+    stored = StoredTexts(inputs) if data_columns.kind == "text" else inputs[0]
+    label = data_columns.label or ""
     labels = column
     if column is not None and not wanted.to_predict:
         try:
@@ -265,7 +265,7 @@ def _raw_data(
             raise InputError(f"{where}: a cell of {label!r} is not UTF-8: {error}") from None
         labels = _labels(cells, label, where, stored.name, unlabelled=wanted.unlabelled)
     names = None if labels is None else class_names.get(label)
-    return RawData(kind=columns_there.kind, stored=stored, labels=labels, class_names=names)
+    return RawData(kind=data_columns.kind, stored=stored, labels=labels, class_names=names)
 
 
 def _labels(

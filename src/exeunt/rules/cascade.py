@@ -89,8 +89,8 @@ def cascade(
     spare = _spare(calibrate, options.get("delta"))
     steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
     parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
-    policy_made = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
-    return with_unasked(replace(policy_made, cascade=steps), unasked)
+    new_policy = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
+    return with_unasked(replace(new_policy, cascade=steps), unasked)
 
 
 def with_unasked(policy: Policy, unasked: Mapping[str, str]) -> Policy:

@@ -107,9 +107,9 @@ def cheapest(
         progress=progress,
     )
     allowed = candidates.cost.full if budget is None else candidates.cost.budget(budget)
-    policy_made = candidates.cheapest(tested, None if budget is None else allowed)
-    if policy_made is not None:
-        return replace(policy_made, notes={**policy_made.notes, **notes})
+    new_policy = candidates.cheapest(tested, None if budget is None else allowed)
+    if new_policy is not None:
+        return replace(new_policy, notes={**new_policy.notes, **notes})
     is_reference = not fit.reference or all(
         instead(part, reference).quality[:, -1].all() for part in (fit, tested)
     )
@@ -179,9 +179,9 @@ def _chosen(fit: CascadeTrace, reference: str) -> str:
 def _alone(fit: ExitTrace, calibrate: ExitTrace, reference: str | None, **options: Any) -> Policy:
     """Return the policy that always gives the own answers of the last exit; `reference`: the model it belongs to."""
     last = np.eye(fit.n_exits)[-1]
-    policy_made = compose("reference", lambda _: last, fit, calibrate, budget=fit.cost.full, **options)
+    new_policy = compose("reference", lambda _: last, fit, calibrate, budget=fit.cost.full, **options)
     return (
-        policy_made
+        new_policy
         if reference is None
-        else replace(policy_made, cascade=(CascadeStep(reference, fit.n_exits),))
+        else replace(new_policy, cascade=(CascadeStep(reference, fit.n_exits),))
     )

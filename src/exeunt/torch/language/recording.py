@@ -82,10 +82,10 @@ def token_trace(
     Each is what exits say after the same tokens as the full network. Predictions are tokens; costs are of one token.
     """
     rows = list(_recorded(network, prompts, continuations, show=show))
-    score, tokens_said = (np.concatenate(part) for part in zip(*((a, b) for _, a, b, _ in rows), strict=True))
+    score, exit_tokens = (np.concatenate(part) for part in zip(*((a, b) for _, a, b, _ in rows), strict=True))
     return ExitTrace.from_scores(
         score,
-        tokens_said,
+        exit_tokens,
         cost=network.cost,
         id=np.concatenate([keys for *_, keys in rows]),
         groups=Groups(np.concatenate([np.full(len(keys), f"{part} {i}") for i, *_, keys in rows])),
