@@ -67,6 +67,19 @@ def test_a_damaged_part_of_a_file_is_answered_again(jobs, tmp_path, harm):
         same(pq.read_table(out).to_pylist(), expected)
 
 
+def test_a_part_whose_column_has_another_type_is_answered_again(jobs, tmp_path):
+    """A flipped bit of the footer makes bytes of a text, and the seal knows."""
+    fill, _, expected = jobs
+    fill(tmp_path / "out")
+    part = min((tmp_path / "out").glob("*.parquet"))
+    table = pq.read_table(part)
+    at = table.schema.get_field_index("error")
+    pq.write_table(table.set_column(at, "error", table["error"].cast(pa.binary())), part)
+    fill(tmp_path / "out")
+    same(rows_of(tmp_path / "out"), expected)
+    assert pq.read_schema(part).field("error").type == pa.string()
+
+
 def test_a_folder_in_the_place_of_a_part_is_told_before_any_work(jobs, tmp_path):
     fill, _, _ = jobs
     fill(tmp_path / "out")

@@ -90,9 +90,8 @@ def test_a_decoder_is_cut_after_its_layers(name):
     made = network(name)
     assert not made.runs_whole
     assert made.exit_names[0].endswith(".0")
-    assert made.cost.cumulative[0] == pytest.approx(
-        made.cost.full / 2
-    )  # one layer of two, and one head of two
+    # One layer of two, and one head of two; some versions of transformers also multiply to rotate positions.
+    assert made.cost.cumulative[0] == pytest.approx(made.cost.full / 2, rel=5e-4)
     check_answers(StagedExecutor(made, tokens(2)), name, atol=1e-5)
 
 

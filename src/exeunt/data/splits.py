@@ -195,13 +195,7 @@ def plan_split(
     dropped. Data of up to 1 GiB are decoded to find them, larger data are compared as stored. Raises InputError if the
     data have too few inputs, or none of the kind that is needed.
     """
-    if pretrained and source.test is None:
-        raise InputError(
-            f"{source.name} has no test data, and a pretrained network has seen its training data: add "
-            "test data to fit, calibrate and test on, or say that the network has not seen these data (--unseen)"
-        )
-    if test is not None and source.test is not None:
-        raise InputError(f"{source.name} has test data of its own: leave `test` out")
+    _check_test_data(source, test, pretrained=pretrained)
     drawn_from, wanted = "test" if pretrained else "train", {"fit": fit, "calibrate": calibrate}
     source.dataset(drawn_from)  # raises where there are none
     rest_goes_to, left_alone = "", ""
@@ -252,6 +246,17 @@ def plan_split(
         },
         left_alone=left_alone,
     )
+
+
+def _check_test_data(source: DataSource, test: float | None, *, pretrained: bool) -> None:
+    """Raise InputError for a pretrained network without test data, and for a test part where there are test data."""
+    if pretrained and source.test is None:
+        raise InputError(
+            f"{source.name} has no test data, and a pretrained network has seen its training data: add "
+            "test data to fit, calibrate and test on, or say that the network has not seen these data (--unseen)"
+        )
+    if test is not None and source.test is not None:
+        raise InputError(f"{source.name} has test data of its own: leave `test` out")
 
 
 def _least_of_validation(source: DataSource, wanted: Mapping[str, float | None]) -> int:

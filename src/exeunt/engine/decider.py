@@ -57,19 +57,7 @@ class Decider:
         border: float = BORDER,
         mask_scale: int = 1,
     ) -> None:
-        if is_tree(policy.cascade):
-            raise InputError(
-                "a router is for services and functions, which LiveCascade asks: the engine of networks runs all "
-                "models of a cascade in a row; take cascade"
-            )
-        n_exits = segments[-1][1] + 1
-        if exits is None and policy.n_exits != n_exits:
-            raise InputError(f"the policy has {counted(policy.n_exits, 'exit')}, the network {n_exits}")
-        exits = range(n_exits) if exits is None else exits
-        if len(exits) != policy.n_exits:
-            raise InputError(
-                f"the policy has {counted(policy.n_exits, 'exit')}, of the network's: {list(exits)}"
-            )
+        exits = _exits_of(policy, segments[-1][1] + 1, exits)
         self.policy, self.number, self._border, self._mask_scale = policy, number, border, mask_scale
         self._own = {exit_: own for own, exit_ in enumerate(exits)}
         inside = [
@@ -134,3 +122,18 @@ def detail_of(answer: Mapping[str, Any], rows: Any) -> Any:
 def class_probabilities(answer: Mapping[str, Any]) -> Floats:
     """Return the probabilities (n, k) of all classes that an answer holds."""
     return answer.probabilities if isinstance(answer, Evidence) else np.exp(answer[LOG_PROBABILITY])
+
+
+def _exits_of(policy: Policy, n_exits: int, exits: Sequence[int] | None) -> Sequence[int]:
+    """Return the exits of the network that the policy uses, all by default. Raises InputError if it has others."""
+    if is_tree(policy.cascade):
+        raise InputError(
+            "a router is for services and functions, which LiveCascade asks: the engine of networks runs all "
+            "models of a cascade in a row; take cascade"
+        )
+    if exits is None and policy.n_exits != n_exits:
+        raise InputError(f"the policy has {counted(policy.n_exits, 'exit')}, the network {n_exits}")
+    exits = range(n_exits) if exits is None else exits
+    if len(exits) != policy.n_exits:
+        raise InputError(f"the policy has {counted(policy.n_exits, 'exit')}, of the network's: {list(exits)}")
+    return exits

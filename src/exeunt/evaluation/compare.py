@@ -86,12 +86,7 @@ def compare(
     listed_budgets = budget_list(budgets)
     amounts = {name: _amounts(trace, name, listed_budgets) for name, trace in named.items()}
     for name, trace in named.items():
-        n_fit = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)[0].n
-        if n_fit < _LEAST_FIT:
-            raise InputError(
-                f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {n_fit} would be left to fit policies "
-                f"on, and some need {_LEAST_FIT}"
-            )
+        _check_enough(name, trace, trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)[0].n)
     if measure is None:
         measure = partial(measure_in_processes, n=usable_cores() if workers is None else workers)
     with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
@@ -114,6 +109,15 @@ def compare(
         for (name, trace), cache in zip(named.items(), caches, strict=True)
     )
     return Comparison(results, seed=seed, delta=delta, reference=names[0])
+
+
+def _check_enough(name: str, trace: ExitTrace | CascadeTrace, n_fit: int) -> None:
+    """Raise InputError for a trace of too few inputs, `n_fit` of which would be those to fit on."""
+    if n_fit < _LEAST_FIT:
+        raise InputError(
+            f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {n_fit} would be left to fit policies "
+            f"on, and some need {_LEAST_FIT}"
+        )
 
 
 def _records(

@@ -87,7 +87,7 @@ class Parts:
             tally = Tally.from_dict(parse_json(noted[_TALLY]))
             mine = noted[_OF].decode() == self.job
             # Parts of earlier versions have no seal.
-            sealed = noted.get(_SEAL) in (None, _seal(block, noted, part.schema_arrow.names))
+            sealed = noted.get(_SEAL) in (None, _seal(block, noted, part.schema_arrow))
             if whole:  # raises for a page that was changed
                 sealed &= sum(batch.num_rows for batch in part.iter_batches()) == footer.num_rows
             # A recording has no rows for inputs that could not be read.
@@ -101,7 +101,7 @@ class Parts:
         if done.schema is not None:
             table = pa.Table.from_pydict(done.results, schema=done.schema)
         noted = {_OF: self.job.encode(), _TALLY: json.dumps(asdict(done.tally)).encode()}
-        noted[_SEAL] = _seal(done.block, noted, table.schema.names)
+        noted[_SEAL] = _seal(done.block, noted, table.schema)
         content = pa.BufferOutputStream()
         pq.write_table(
             table.replace_schema_metadata({**(table.schema.metadata or {}), **noted}), content, **done.options
@@ -265,9 +265,10 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
                 shutil.rmtree(folder, ignore_errors=True)  # on Windows the open lock stays, and its folder
 
 
-def _seal(block: Block, noted: Mapping[bytes, bytes], names: Sequence[str]) -> bytes:
+def _seal(block: Block, noted: Mapping[bytes, bytes], schema: pa.Schema) -> bytes:
     """Return the digest of what a footer says, which has no checksum of its own, and of which block it is."""
-    return content_digest([block.start, noted[_OF].decode(), noted[_TALLY].decode(), list(names)]).encode()
+    columns = [[field.name, str(field.type)] for field in schema]
+    return content_digest([block.start, noted[_OF].decode(), noted[_TALLY].decode(), columns]).encode()
 
 
 def _name(block: Block) -> str:

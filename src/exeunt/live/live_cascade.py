@@ -258,37 +258,24 @@ class LiveCascade:
             name = policy.cascade[exit_].model
             tells = isinstance(self.models[name], FeatureModel)
             promised = label == NO_ANSWER and not tells  # any model's answer will do for the first
+            final = policy.thresholds[exit_] == -math.inf
             reply = await self.models[name].ask(
-                content,
-                name=name,
-                ledger=ledger,
-                promised=promised,
-                until=due,
-                final=policy.thresholds[exit_] == -math.inf,
+                content, name=name, ledger=ledger, promised=promised, until=due, final=final
             )
             asked_model = name if reply.attempts else asked_model
             cost, bound = cost + reply.cost, bound + reply.bound
             code = NO_ANSWER if reply.answer is None else self._code(reply.answer, exit_)
             if code == NO_ANSWER and reply.features is None:
                 failed[name] = reply.failed or "its answer is none of the classes"
-            if (
-                label == NO_ANSWER
-                and short_of_money(reply.failed)
-                and (other := _cheaper(policy, exit_)) >= 0
-            ):
-                exit_ = other
+            cheaper = _cheaper(policy, exit_) if label == NO_ANSWER and short_of_money(reply.failed) else -1
+            if cheaper >= 0:
+                exit_ = cheaper
                 continue
             replies[name], givers[code] = reply, name
-            evidence = self._evidence(reply, code)
-            if tells:
-                # Of features that did not come nothing is like what was learned from.
-                evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
+            evidence = self._evidence(reply, code, tells=tells)
             decision = policy.decide(exit_, evidence, state)
-            state, label, score = (
-                decision.state,
-                int(decision.answer["prediction"][0]),
-                float(decision.score[0]),
-            )
+            state, score = decision.state, float(decision.score[0])
+            label = int(decision.answer["prediction"][0])
             if watched is not None and exit_ == watched.first:
                 first_score = score
             late = reply.failed == LATE
@@ -299,10 +286,9 @@ class LiveCascade:
             ((exit_, _),) = policy.following(exit_, state)
         giver = "" if label == NO_ANSWER else givers.get(label, "")
         own = replies[giver] if giver else Reply(None, confidence=0.0)
-        answer = self.classes[label] if self.classes and 0 <= label < len(self.classes) else own.answer
         return LiveAnswer(
             id_,
-            None if label == NO_ANSWER else answer,
+            None if label == NO_ANSWER else self._text(label, own),
             asked_model,
             cost,
             bound,
@@ -315,12 +301,16 @@ class LiveCascade:
             *(() if watched is None else (score, first_score, float(state.tie[0]))),
         )
 
+    def _text(self, label: int, reply: Reply) -> str | None:
+        """Return the class of this number, or the answer of the reply that gave it."""
+        return self.classes[label] if self.classes and 0 <= label < len(self.classes) else reply.answer
+
     def _code(self, answer: str, exit_: int) -> int:
         """Return the number of an answer: of its class, or one that no other answer has."""
         return NO_ANSWER + 1 + exit_ if self._codes is None else self._codes.get(answer, NO_ANSWER)
 
-    def _evidence(self, reply: Reply, code: int) -> dict[str, Any]:
-        """Return what a trace of this reply would hold, for one input."""
+    def _evidence(self, reply: Reply, code: int, *, tells: bool) -> dict[str, Any]:
+        """Return what a trace of this reply would hold, for one input. `tells`: whether the model tells features."""
         silent = code == NO_ANSWER
         confidence = np.array([-np.inf if silent else reply.confidence])
         evidence: dict[str, Any] = {
@@ -328,6 +318,9 @@ class LiveCascade:
             "score": confidence,
             "prediction": np.array([code]),
         }
+        if tells:
+            # Of features that did not come nothing is like what was learned from.
+            evidence[FEATURES] = np.array([reply.features or (np.nan,)], dtype=np.float32)
         if self.classes is None or not (silent or reply.probabilities or 0 <= reply.confidence <= 1):
             return evidence
         heard = replace(reply, answer=None) if silent else reply

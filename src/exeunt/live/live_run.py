@@ -70,16 +70,7 @@ def make_live_run(
     """
     tellers = [name for name, model in models.items() if isinstance(model.model, FeatureModel)]
     names = [*tellers, *(name for name in models if name not in tellers)]
-    missing = np.array([[reply.features is None for reply in models[name].replies] for name in tellers]).any(
-        axis=0
-    )
-    if missing.any():
-        say(
-            f"{counted(int(missing.sum()), 'input')} left out of the run: {listed(tellers, 3)} told no features"
-        )
-        known = np.flatnonzero(~missing)
-        models, id = {name: model.take(known) for name, model in models.items()}, id[known]  # noqa: A001
-        label = None if label is None else label[known]
+    models, id, label = _with_features(models, tellers, id, label, say)  # noqa: A001
     answering = {name: model for name, model in models.items() if name not in tellers}
     classes = next(iter(answering.values())).model.classes or ()
     cascade_trace = CascadeTrace({name: _trace(recorded, label, id) for name, recorded in answering.items()})
@@ -123,6 +114,25 @@ def make_live_run(
     if before not in ("", run.digest) and (removed := remove_of_policy(folder, POLICY, POLICIES)):
         say(f"removed, because there are other answers now: {', '.join(removed)}")
     return run
+
+
+def _with_features(
+    models: Mapping[str, RecordedModel],
+    tellers: Sequence[str],
+    keys: Keys,
+    label: Integers | None,
+    say: Callable[[str], None],
+) -> tuple[Mapping[str, RecordedModel], Keys, Integers | None]:
+    """Return models, keys and labels of the inputs of which these models told features."""
+    missing = np.array([[reply.features is None for reply in models[name].replies] for name in tellers]).any(
+        axis=0
+    )
+    if not missing.any():
+        return models, keys, label
+    say(f"{counted(int(missing.sum()), 'input')} left out of the run: {listed(tellers, 3)} told no features")
+    known = np.flatnonzero(~missing)
+    models = {name: model.take(known) for name, model in models.items()}
+    return models, keys[known], None if label is None else label[known]
 
 
 def _features(name: str, recorded: RecordedModel) -> Floats:

@@ -241,21 +241,12 @@ def dearest_plan(
             break
         chosen = plan, paid
     if chosen is None:
-        level = "in expectation" if delta is None else f"at delta={delta:g}"
-        claim = f"that a mean cost of {cost.show(budget)} is kept"
-        cheapest = (
-            f"if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can cost "
-            f"{cost.show(highest)})"
-        )
-        text = f"{counted(n_tested, 'calibration input')} cannot show {claim} {level}, not even {cheapest}"
         remedy = "give more calibration inputs or a higher budget"
         if groups is not None:
-            certify = counted(n_tested, "calibration group certifies", "calibration groups certify")
-            text = f"{certify} nothing {level}, not even {claim} {cheapest}"
             sizes = np.unique(np.geomspace(n_tested + 1, n_tested + _MORE_GROUPS, 50).astype(int)).tolist()
             enough = next((size for size in sizes if passes(np.resize(tested, size))), None)
             remedy = f"about {enough:,} groups like these would do" if enough else "ask for a higher budget"
-        raise InfeasibleBudget(f"{text}: {remedy}")
+        raise InfeasibleBudget(f"{_nothing_passes(cost, budget, n_tested, delta, unit)}: {remedy}")
     plan, paid = chosen
     expected = float(mean(paid, groups))
     fields: dict[str, Any] = {"calibration_cost": expected, "calibration": f"cost-per-{unit}"}
@@ -278,6 +269,20 @@ def dearest_plan(
         **counts_of(groups),
     )
     return plan, {**fields, "certificate": certificate}
+
+
+def _nothing_passes(cost: CostModel, budget: float, n_tested: int, delta: float | None, unit: str) -> str:
+    """Say that no plan keeps the budget, not even that of answering everything at the first exit."""
+    level = "in expectation" if delta is None else f"at delta={delta:g}"
+    claim = f"that a mean cost of {cost.show(budget)} is kept"
+    cheapest = (
+        f"if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can cost "
+        f"{cost.show(cost.highest)})"
+    )
+    if unit == "input":
+        return f"{counted(n_tested, 'calibration input')} cannot show {claim} {level}, not even {cheapest}"
+    certify = counted(n_tested, "calibration group certifies", "calibration groups certify")
+    return f"{certify} nothing {level}, not even {claim} {cheapest}"
 
 
 def _plans(

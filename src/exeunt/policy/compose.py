@@ -221,20 +221,7 @@ def _calibrated(
             raise InputError(
                 "marginal calibration has no exact distribution to certify: use calibration='sequential'"
             )
-        rates = checked_rates(allocate(budget), cost.n_exits)
-        used = np.flatnonzero(rates > 0).tolist()
-        exits = scored_exits(used[:-1], used[-1], calibrate.n) if len(used) == 1 else used[:-1]
-        with ranked(score, calibrate, ties, seed, exits) as inputs:
-            limits = marginal_thresholds(inputs, rates, slack)
-            counts = inputs.counts(limits)
-            watched = cells_of_first_exit(inputs, limits, calibrate.groups, seed)
-        return {
-            "rates": rates,
-            "limits": limits,
-            "counts": counts,
-            "calibration": calibration,
-            "watched": watched,
-        }
+        return _by_marginal_quantiles(allocate, score, part, calibrate, ties, slack)
     if calibration != "sequential":
         raise InputError(f"calibration must be 'sequential' or 'marginal', got {calibration!r}")
     if slack is not None:
@@ -272,6 +259,29 @@ def _calibrated(
         "certificate": None if delta is None else plan.certificate(cost, budget, delta),
         "watched": watched,
     }
+
+
+def _by_marginal_quantiles(
+    allocate: Allocation,
+    score: Score,
+    part: FitPart,
+    calibrate: ExitTrace | StoredTrace,
+    ties: Ties,
+    slack: Slack,
+) -> dict[str, Any]:
+    """Return the fields of a policy whose thresholds are quantiles of all inputs at each exit (EERO, section 3.3)."""
+    rates = checked_rates(allocate(part.budget), part.trace.cost.n_exits)
+    used = np.flatnonzero(rates > 0).tolist()
+    exits = scored_exits(used[:-1], used[-1], calibrate.n) if len(used) == 1 else used[:-1]
+    with ranked(score, calibrate, ties, part.seed, exits) as inputs:
+        limits = marginal_thresholds(inputs, rates, slack)
+        return {
+            "rates": rates,
+            "limits": limits,
+            "counts": inputs.counts(limits),
+            "calibration": "marginal",
+            "watched": cells_of_first_exit(inputs, limits, calibrate.groups, part.seed),
+        }
 
 
 def _neighbours_note(*parts: ExitTrace | StoredTrace) -> dict[str, Any]:

@@ -110,19 +110,21 @@ def cheapest(
     new_policy = candidates.cheapest(tested, None if budget is None else allowed)
     if new_policy is not None:
         return replace(new_policy, notes={**new_policy.notes, **notes})
-    is_reference = not fit.reference or all(
-        instead(part, reference).quality[:, -1].all() for part in (fit, tested)
-    )
-    if max_loss == 0 and allowed >= candidates.cost.full and is_reference:
+    alone_is_enough = max_loss == 0 and allowed >= candidates.cost.full
+    if alone_is_enough and _gives_the_reference(fit, tested, reference):
         with suppress(InfeasibleBudget):
             of_cascade = reference if isinstance(fit, CascadeTrace) else None
             alone = _alone(
                 instead(fit, reference), instead(shaped, reference), of_cascade, delta=each, seed=seed
             )
-            return replace(
-                alone, loss_certificate=candidates.certificate(tested, 0.0, 0.0, CERTAIN), notes=notes
-            )
+            proof = candidates.certificate(tested, 0.0, 0.0, CERTAIN)
+            return replace(alone, loss_certificate=proof, notes=notes)
     raise candidates.infeasible(tested, allowed)
+
+
+def _gives_the_reference(fit: Any, tested: Any, reference: str | None) -> bool:
+    """Return whether the last exit's answers are those of the reference, for every input."""
+    return not fit.reference or all(instead(part, reference).quality[:, -1].all() for part in (fit, tested))
 
 
 def checked_loss(max_loss: float | None, agree: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -85,39 +86,10 @@ def risk_controlled(
     best = 1.0 if calibrate.reference else calibrate.quality[:, -1]
     notes = remark_on_labels(fit)
     chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
-    scores, quality = score_matrix(score, calibrate), calibrate.quality
-    groups = calibrate.groups
-    order = random_order(n_units(calibrate.n, groups), seed)
-    passed: tuple[float, Integers, LossCertificate] | None = None
-    for threshold in _tried(score_matrix(score, fit)):
-        leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
-        exits = leaves.argmax(axis=1)
-        loss = best - quality[np.arange(len(quality)), exits]
-        p = LOSS_BOUNDS[_BOUND_OF[method]](per_unit(loss, groups, max_loss)[order], max_loss, delta)
-        if p > delta:
-            break
-        lost = float(mean(loss, groups))
-        proof = LossCertificate(
-            max_loss,
-            delta,
-            p,
-            method,
-            lost,
-            calibrate.n,
-            calibrate.reference or None,
-            **counts_of(groups),
-            measure=calibrate.measure,
-            of=calibrate.counted,
-        )
-        passed = threshold, exits, proof
-    if passed is None:
-        raise Infeasible(
-            f"{units_text(calibrate.n, n_groups(groups), known_by(calibrate.measure))} cannot show a loss within "
-            f"{max_loss:g} at delta={delta:g}: give more of them, or allow more loss",
-            binding="max_loss",
-        )
-    threshold, exits, proof = passed
-    m = calibrate.n_exits
+    scores, groups = score_matrix(score, calibrate), calibrate.groups
+    tested = _test(method, best, scores, calibrate, max_loss, delta, seed)
+    threshold, proof = _lowest_passing(_tried(score_matrix(score, fit)), tested, calibrate)
+    exits, m = _exits_at(threshold, scores), calibrate.n_exits
     counts = np.bincount(exits, minlength=m)
     rates = mean(np.eye(m)[exits], groups)
     paid = float(mean(calibrate.cost.of_inputs(calibrate.n)[np.arange(calibrate.n), exits], groups))
@@ -142,6 +114,63 @@ def risk_controlled(
         answer=chosen,
         watched=cells_of_first_exit(ranked, limits, groups, seed),
     )
+
+
+def _test(
+    method: Method,
+    best: float | Floats,
+    scores: Floats,
+    calibrate: ExitTrace,
+    max_loss: float,
+    delta: float,
+    seed: int,
+) -> Callable[[float], LossCertificate]:
+    """Return the function that tests a threshold. `best`: quality of the answers that the loss is measured against."""
+    groups, bound = calibrate.groups, LOSS_BOUNDS[_BOUND_OF[method]]
+    order = random_order(n_units(calibrate.n, groups), seed)
+
+    def tested(threshold: float) -> LossCertificate:
+        loss = best - calibrate.quality[np.arange(calibrate.n), _exits_at(threshold, scores)]
+        return LossCertificate(
+            max_loss,
+            delta,
+            bound(per_unit(loss, groups, max_loss)[order], max_loss, delta),
+            method,
+            float(mean(loss, groups)),
+            calibrate.n,
+            calibrate.reference or None,
+            **counts_of(groups),
+            measure=calibrate.measure,
+            of=calibrate.counted,
+        )
+
+    return tested
+
+
+def _exits_at(threshold: float, scores: Floats) -> Integers:
+    """Return the first exit at which the score is at least the threshold, (n,); the last takes all others."""
+    leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
+    return np.asarray(leaves.argmax(axis=1))
+
+
+def _lowest_passing(
+    thresholds: Iterable[float], tested: Callable[[float], LossCertificate], calibrate: ExitTrace
+) -> tuple[float, LossCertificate]:
+    """Return the last threshold of a sequence before one fails its test. Raises Infeasible if the first fails."""
+    passed = None
+    for threshold in thresholds:
+        proof = tested(threshold)
+        if proof.p_value > proof.delta:
+            break
+        passed = threshold, proof
+    if passed is None:
+        units = units_text(calibrate.n, n_groups(calibrate.groups), known_by(calibrate.measure))
+        raise Infeasible(
+            f"{units} cannot show a loss within {proof.max_loss:g} at delta={proof.delta:g}: give more of them, or "
+            "allow more loss",
+            binding="max_loss",
+        )
+    return passed
 
 
 def _tried(scores: Floats) -> Floats:

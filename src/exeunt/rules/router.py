@@ -197,12 +197,10 @@ def _made(
         watched=watched,
         **fields,
     )
-    unasked = {
-        model: f"{model} is not asked: at this budget no input of the fit part gains enough by it."
-        for model in fit.names
-        if model not in policy.models
-    }
-    return noting_unasked(policy, unasked)
+    reason = "is not asked: at this budget no input of the fit part gains enough by it."
+    return noting_unasked(
+        policy, {name: f"{name} {reason}" for name in fit.names if name not in policy.models}
+    )
 
 
 def _pays(

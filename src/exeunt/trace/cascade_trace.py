@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from exeunt._support.arrays import Integers, Keys, check_positive
+from exeunt._support.arrays import Integers, Keys
 from exeunt._support.text import counted
 from exeunt.costs.cost_model import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
@@ -122,22 +122,8 @@ class CascadeTrace:
         """
         from exeunt.trace import from_table  # PyArrow: late
 
-        check_positive(price_per, "price_per")
-        names, highest_of = list(price), dict(highest or {})
-        if unknown := {name for name in highest_of if not isinstance(price.get(name), str)}:
-            raise InputError(
-                f"highest is of prices that are columns of the table, but names {sorted(unknown)}"
-            )
-        data = from_table.read_table(table)
-        costs = {
-            name: CostModel(
-                np.asarray(from_table.read_prices(data, column) / price_per)[..., None],
-                unit=unit,
-                source="price per call",
-                highest=highest_of[name] / price_per if name in highest_of else None,
-            )
-            for name, column in price.items()
-        }
+        names, data = list(price), from_table.read_table(table)
+        costs = from_table.model_costs(data, price, highest or {}, unit, price_per)
         columns = from_table.read_columns(
             data,
             label=label,

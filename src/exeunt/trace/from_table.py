@@ -52,35 +52,19 @@ def read_columns(
 
     See `ExitTrace.from_table`.
     """
-    if loss is None and (prediction is None or confidence is None):
-        raise InputError(
-            "name the columns of confidences and predictions, or those of losses where answers are graded"
-        )
-    if label is not None and loss is not None:
-        raise InputError(
-            "answers are graded, or right or wrong by labels: name columns of losses or of labels, not both"
-        )
-    for role, name in {"label": label, "id": id_, "groups": groups}.items():
-        if not isinstance(name, str | None):
-            raise InputError(f"{role} must name a column of the table, got {type(name).__name__}")
-    if rows_per_group != 1 and groups is None:
-        raise InputError("rows_per_group is about groups: name their column with groups=...")
-    data = read_table(table)
     columns_given = {"confidence": confidence, "prediction": prediction, "loss": loss}
     column_names = {role: names for role, names in columns_given.items() if names is not None}
+    single = {"label": label, "id": id_, "groups": groups}
+    _check_roles(column_names, single, rows_per_group)
+    data = read_table(table)
     columns_of = dict(
         zip(column_names, exit_columns(list(column_names.values()), data.column_names), strict=True)
     )
     m = len(next(iter(columns_of.values())))
-    if {len(names) for names in columns_of.values()} != {m} or m == 0:
-        raise InputError(
-            f"give one {' and one '.join(columns_of)} column per exit, got "
-            f"{' and '.join(str(len(names)) for names in columns_of.values())}: "
-            f"{'; '.join(', '.join(names) or 'none' for names in columns_of.values())}"
-        )
+    _check_as_many(columns_of)
     _check_columns(
         data,
-        [*(name for names in columns_of.values() for name in names), *filter(None, (label, id_, groups))],
+        [*(name for names in columns_of.values() for name in names), *filter(None, single.values())],
     )
     empty = np.zeros((data.num_rows, m), dtype=bool)
     columns_of_exits = partial(_of_exits, data, columns_of, empty if empty_is_no_answer else None)
@@ -89,12 +73,7 @@ def read_columns(
         named[label] = _column(data, label)
     codes = class_codes(named, labelled=label is not None, classes=classes) if named else []
     if label is not None and not any((codes[exit_] == codes[m]).any() for exit_ in range(m)):
-        last = columns_of["prediction"][-1]
-        predicted, meant = data[last][0].as_py(), data[label][0].as_py()
-        raise InputError(
-            f"no prediction equals its label in any row (row 0: {last!r} is {predicted!r}, {label!r} is "
-            f"{meant!r}): write classes alike in both, or name the right column of labels"
-        )
+        raise InputError(_never_right(data, columns_of["prediction"][-1], label))
     numbers = {role: columns_of_exits(role, _numbers) for role in columns_of if role != "prediction"}
     columns: dict[str, Any] = {
         "score": np.stack(numbers["confidence"], axis=1) if confidence is not None else None,
@@ -111,6 +90,42 @@ def read_columns(
         np.where(empty, 0.0, values), "losses" if better == "lower" else "qualities", columns_of["loss"]
     )
     return {**columns, "loss": values, "better": better, "measure": measure}
+
+
+def _check_roles(of_exits: Mapping[str, Any], single: Mapping[str, Any], rows_per_group: int) -> None:
+    """Raise InputError unless the columns that are named say how good answers are, in one way, and groups are named."""
+    if "loss" not in of_exits and not {"confidence", "prediction"} <= of_exits.keys():
+        raise InputError(
+            "name the columns of confidences and predictions, or those of losses where answers are graded"
+        )
+    if "loss" in of_exits and single["label"] is not None:
+        raise InputError(
+            "answers are graded, or right or wrong by labels: name columns of losses or of labels, not both"
+        )
+    for role, name in single.items():
+        if not isinstance(name, str | None):
+            raise InputError(f"{role} must name a column of the table, got {type(name).__name__}")
+    if rows_per_group != 1 and single["groups"] is None:
+        raise InputError("rows_per_group is about groups: name their column with groups=...")
+
+
+def _check_as_many(columns_of: Mapping[str, Sequence[str]]) -> None:
+    """Raise InputError unless each kind, such as confidences, has as many columns, one per exit."""
+    if len({len(names) for names in columns_of.values()}) > 1 or not all(columns_of.values()):
+        raise InputError(
+            f"give one {' and one '.join(columns_of)} column per exit, got "
+            f"{' and '.join(str(len(names)) for names in columns_of.values())}: "
+            f"{'; '.join(', '.join(names) or 'none' for names in columns_of.values())}"
+        )
+
+
+def _never_right(data: pa.Table, prediction: str, label: str) -> str:
+    """Say that no prediction equals its label, with both of the first row."""
+    predicted, meant = data[prediction][0].as_py(), data[label][0].as_py()
+    return (
+        f"no prediction equals its label in any row (row 0: {prediction!r} is {predicted!r}, {label!r} is {meant!r}): "
+        "write classes alike in both, or name the right column of labels"
+    )
 
 
 def _of_exits(
@@ -139,6 +154,28 @@ def read_prices(table: pa.Table, price: float | str) -> float | Floats:
             "count, such as a millionth of the highest"
         )
     return values
+
+
+def model_costs(
+    table: pa.Table,
+    price: Mapping[str, float | str],
+    highest: Mapping[str, float],
+    unit: str,
+    price_per: float,
+) -> dict[str, CostModel]:
+    """Return the costs of an answer of each model, see `CascadeTrace.from_table`."""
+    arrays.check_positive(price_per, "price_per")
+    if unknown := {name for name in highest if not isinstance(price.get(name), str)}:
+        raise InputError(f"highest is of prices that are columns of the table, but names {sorted(unknown)}")
+    return {
+        name: CostModel(
+            np.asarray(read_prices(table, column) / price_per)[..., None],
+            unit=unit,
+            source="price per call",
+            highest=highest[name] / price_per if name in highest else None,
+        )
+        for name, column in price.items()
+    }
 
 
 def read_table(table: Any, **format_: str | None) -> pa.Table:

@@ -6,7 +6,7 @@ An encoder, which returns features, also gets a classifier: a head like the othe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
@@ -76,13 +76,7 @@ def attach(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
     if OWN in (exits, head):
-        options = [
-            name
-            for name, option in options_given.items()
-            if not (option is None or option is False or option == OWN)
-        ]
-        if options:
-            raise InputError(f"with exits={OWN!r} there are no heads to add, leave out: {', '.join(options)}")
+        _refuse_head_options(options_given)
         own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes, masks=masks)
         return _finished(own, example, its_graph, check=check, verbose=verbose)
 
@@ -112,18 +106,11 @@ def attach(
             make_head(made_of, point.shape, width, layout)
             for point, layout in zip(points, of_points, strict=True)
         ]
-    head_costs = [
-        placement.count_macs(head_module, torch.zeros(2, *point.shape))
-        for head_module, point in zip(new_heads, points, strict=True)
-    ]
-    # Each exit costs the backbone up to it, and all heads up to and including its own.
-    cumulative = np.array([*(p.cost for p in points), full]) + np.cumsum([*head_costs, 0.0])
-    source = placement.count_source(read_example(model, example).n_tokens)
     network = EarlyExitNetwork(
         model,
         [module.to(device).train(model.training) for module in new_heads],
         points,
-        cost=CostModel(cumulative, source=source, heads=[*head_costs, 0.0]),
+        cost=_costs(new_heads, points, full, read_example(model, example).n_tokens),
         backbone_macs=full,
         options=made_of if isinstance(made_of, heads.HeadOptions) else None,
         n_classes=width,
@@ -134,6 +121,24 @@ def attach(
     if new_classifier:
         _check_new_classifier(network, example)
     return _finished(network, example, graph, check=check, verbose=verbose)
+
+
+def _refuse_head_options(options: Mapping[str, Any]) -> None:
+    """Raise InputError for options of heads, where a network brings its own exits."""
+    if given := [name for name, option in options.items() if option not in (None, False, OWN)]:
+        raise InputError(f"with exits={OWN!r} there are no heads to add, leave out: {', '.join(given)}")
+
+
+def _costs(
+    new_heads: Sequence[nn.Module], points: Sequence[placement.ExitPoint], full: float, n_tokens: int | None
+) -> CostModel:
+    """Return what each exit costs: the backbone up to it, and all heads up to and including its own."""
+    heads_alone = [
+        placement.count_macs(head, torch.zeros(2, *point.shape))
+        for head, point in zip(new_heads, points, strict=True)
+    ]
+    cumulative = np.array([*(point.cost for point in points), full]) + np.cumsum([*heads_alone, 0.0])
+    return CostModel(cumulative, source=placement.count_source(n_tokens), heads=[*heads_alone, 0.0])
 
 
 def _finished(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from exeunt._support.arrays import Floats
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError, NotExportable
 from exeunt.torch.batches import rows_of
@@ -116,18 +117,7 @@ def open_own_exits(
         costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
     else:
         costs = np.array([*placement.graph_macs(graph, batch.at_least_two(), names), full])
-        if len(late := np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)):
-            exit_ = int(late[0])
-            why = (
-                f"what output {exit_ - 1} needs computes it, too"
-                if exit_
-                else "nothing of any cost computes it"
-            )
-            raise InputError(
-                f"output {exit_} of the network is no exit of its own: {why} (multiply-adds up to each: "
-                f"{', '.join(f'{cost:.4g}' for cost in costs)}). Return the logits in the order in which inputs shall "
-                "leave, each from layers of its own, and not parts of one tensor"
-            )
+        _check_increasing(costs)
     points = [
         placement.ExitPoint(name, float(cost), tuple(logits[0].shape[1:]))
         for name, cost in zip(names, costs, strict=False)
@@ -144,6 +134,20 @@ def open_own_exits(
         mask_scale=mask_scale_of((logits[0].shape[2], logits[0].shape[3]), example) if masks else 1,
     )
     return network, graph
+
+
+def _check_increasing(costs: Floats) -> None:
+    """Raise InputError unless each exit costs more than the exit before it. `costs` (m,): multiply-adds up to each."""
+    if len(late := np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)):
+        exit_ = int(late[0])
+        why = (
+            f"what output {exit_ - 1} needs computes it, too" if exit_ else "nothing of any cost computes it"
+        )
+        raise InputError(
+            f"output {exit_} of the network is no exit of its own: {why} (multiply-adds up to each: "
+            f"{', '.join(f'{cost:.4g}' for cost in costs)}). Return the logits in the order in which inputs shall "
+            "leave, each from layers of its own, and not parts of one tensor"
+        )
 
 
 def refuse_unasked(output: Any) -> None:

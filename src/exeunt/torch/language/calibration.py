@@ -8,9 +8,9 @@ sequence, so no correction is needed). Prompts are the units: tokens of one are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -32,6 +32,8 @@ _ASSUMED = (
     "future prompts are exchangeable with these, and that nothing else was fitted on them. A token is counted along "
     "the exit that says it, without layers that are computed later"
 )
+_PROMPTS: Mapping[str, Any] = {"row": "token", "rows_per_group": 1}
+"""What groups are: prompts of tokens, which weigh alike."""
 _SPARE = 3.0
 """Standard errors of the mean cost between a budget and the first policy that is tested for it."""
 _MANY = 20_000
@@ -136,11 +138,10 @@ class Candidates:
         check_between(delta, "delta", 0.0, 1.0)
         level = delta if max_loss is None or budget is None else delta / 2
         asked = _Asked(max_loss, budget, level, measure, of)
-        if (
-            max_loss is not None
-            and measure == "agreement"
-            and betting(np.zeros(n), max_loss, delta=level) > level
-        ):
+        least = (
+            0.0 if max_loss is None or measure != "agreement" else betting(np.zeros(n), max_loss, delta=level)
+        )
+        if least > level:
             raise self._infeasible(asked, n)  # before anything is generated
 
         def paid(found: Sequence[Continuation]) -> float:
@@ -168,18 +169,18 @@ class Candidates:
             raise self._infeasible(asked, n)
         proof = None
         if max_loss is not None:
+            n_tokens = sum(len(continuation.tokens) for continuation in found)
             proof = LossCertificate(
                 max_loss,
                 delta,
                 p,
                 "betting",
                 float(lost.mean()),
-                sum(len(one.tokens) for one in found),
+                n_tokens,
                 measure=measure,
                 of=of,
-                row="token",
+                **_PROMPTS,
                 n_groups=len(found),
-                rows_per_group=1,
             )
         return self._tested(candidate, found, proof, budget, delta)
 
@@ -219,9 +220,8 @@ class Candidates:
                 cost_quantile=budget,
                 n_calibration=len(exits),
                 assumption=_ASSUMED,
-                row="token",
+                **_PROMPTS,
                 n_groups=len(found),
-                rows_per_group=1,
             )
         return replace(
             candidate,

@@ -18,7 +18,7 @@ import torch
 from exeunt._support.files import check_writable, locked, remove_half_written, write_text
 from exeunt._support.sealed_json import content_digest
 from exeunt._support.text import counted
-from exeunt.data import open_source, plan_split
+from exeunt.data import DataSource, SplitPlan, open_source, plan_split
 from exeunt.data.columns import NO_LABELS
 from exeunt.errors import InputError
 from exeunt.runs.file_digests import CONFIG, TRACED
@@ -103,14 +103,7 @@ def train_language_model(
 def _trained(
     job: LanguageJob, out: Path, *, command: str, config: str, say: Callable[[str], None], progress: bool
 ) -> RunFolder:
-    source = open_source(
-        job.data, label=NO_LABELS, text=job.text, unlabelled=True, calibration_data=job.calibration_data
-    )
-    if source.kind != "text" or len(job.text) > 1:
-        got = "images" if source.kind != "text" else f"the columns {', '.join(job.text)}"
-        raise InputError(
-            f"{job.data} must hold one text for each prompt, got {got}: a decoder continues texts"
-        )
+    source = _prompts_of(job)
     check_model(job.model, None)
     tokenizer = padding_tokenizer(job.model.removeprefix("hf:"))
     chat = bool(tokenizer.chat_template) if job.chat is None else job.chat
@@ -157,7 +150,25 @@ def _trained(
     save_model_config(job.model, model, out)
     example = {"input_ids": torch.zeros(1, length, dtype=torch.long)}
     about = {
-        "model": {"spec": job.model, "n_classes": model.config.vocab_size, "macs": network.backbone_macs},
+        **_about(job, network, plan, model.config.vocab_size, n_tokens),
+        "inputs": {
+            **save_preparation(tokenizer, out, example),
+            "longest": None,
+            "chat": chat,
+            "most_tokens": job.most_tokens,
+            "ends": ends,
+        },
+        "provenance": provenance(PACKAGES, command=command, seed=job.seed),
+    }
+    return RunFolder.create(out, cost=network.cost, traces=traces, about=about, network=DECODER)
+
+
+def _about(
+    job: LanguageJob, network: DecoderWithExits, plan: SplitPlan, vocabulary: int, n_tokens: int
+) -> dict[str, Any]:
+    """Return what the manifest says of the network, the prompts and the training."""
+    return {
+        "model": {"spec": job.model, "n_classes": vocabulary, "macs": network.backbone_macs},
         "network": network.config(),
         "class_names": [],
         "data": {
@@ -171,16 +182,20 @@ def _trained(
         },
         "split": plan.to_dict(),
         "training": {**_RECIPE, **job.recipe, "tokens": n_tokens},
-        "inputs": {
-            **save_preparation(tokenizer, out, example),
-            "longest": None,
-            "chat": chat,
-            "most_tokens": job.most_tokens,
-            "ends": ends,
-        },
-        "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
-    return RunFolder.create(out, cost=network.cost, traces=traces, about=about, network=DECODER)
+
+
+def _prompts_of(job: LanguageJob) -> DataSource:
+    """Open the data of a job. Raises InputError unless they hold one text for each prompt."""
+    source = open_source(
+        job.data, label=NO_LABELS, text=job.text, unlabelled=True, calibration_data=job.calibration_data
+    )
+    if source.kind != "text" or len(job.text) > 1:
+        got = "images" if source.kind != "text" else f"the columns {', '.join(job.text)}"
+        raise InputError(
+            f"{job.data} must hold one text for each prompt, got {got}: a decoder continues texts"
+        )
+    return source
 
 
 def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:

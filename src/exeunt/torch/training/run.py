@@ -157,16 +157,7 @@ def _run_training(
     if finished is not None and not finished.runs_whole:
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
-    source = open_source(
-        job.data,
-        label=job.label,
-        text=job.text,
-        calibration_data=job.calibration_data,
-        unlabelled=job.unlabelled,
-        **job.of_masks,
-    )
-    if not any(map(len, source.datasets.values())):
-        raise InputError(f"{job.data} holds no inputs: give data with some")
+    source = _data_of(job)
     asked, job = job, job.on_texts() if source.kind == "text" else job
     if job.unlabelled:
         job = _without_labels(job, source, say)
@@ -206,6 +197,21 @@ def _run_training(
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
     return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
+
+
+def _data_of(job: TrainingJob) -> DataSource:
+    """Open the data of a job. Raises InputError for data without inputs."""
+    source = open_source(
+        job.data,
+        label=job.label,
+        text=job.text,
+        calibration_data=job.calibration_data,
+        unlabelled=job.unlabelled,
+        **job.of_masks,
+    )
+    if not any(map(len, source.datasets.values())):
+        raise InputError(f"{job.data} holds no inputs: give data with some")
+    return source
 
 
 def _without_labels(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> TrainingJob:
