@@ -156,7 +156,7 @@ CASES = [
     for name in NAMES
     if (kind, name) != ("text", "load")  # texts are answered by `predict`
 ]
-"""The others take minutes: they build, cut or time networks. `verify` of all files: tests/run/test_verification.py."""
+"""The others take minutes: they build, cut or time networks. `verify` of all files: tests/runs/test_verification.py."""
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

@@ -27,8 +27,8 @@ from exeunt.jobs import predict_inputs
 from exeunt.jobs.cluster.jobs import RayWorkers, connected
 from exeunt.jobs.predict import predict_folder
 from exeunt.runs.folder import RunFolder
+from jobs.damaged_parts import campaign, same
 from object_store import put_folder
-from predicting.damaged_parts import campaign, same
 
 UNKNOWN = "it is not an image in a format that Pillow knows"
 
