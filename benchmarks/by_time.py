@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.cascade import Way, share_of_time, test_inputs, timed, timed_way, with_int8
-from benchmarks.runtime.networks import nobody_leaves
-from benchmarks.texts import EXEUNT
 from experiments.banking77 import EXITS
 from experiments.ingredients import BLOCKS
 from experiments.pages import RESULTS, TRACES, kept_numbers, parser, table, write_page
 
 import exeunt as ex
+from benchmarks.cascade import Way, share_of_time, test_inputs, timed, timed_way, with_int8
+from benchmarks.runtime.networks import nobody_leaves
+from benchmarks.texts import EXEUNT
 from exeunt.guarantees.confidence_intervals import wilson_interval
 from exeunt.jobs.cascade_run import make_cascade
 from exeunt.jobs.timed_run import TimedNetwork
@@ -32,7 +32,7 @@ from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import InputPreparation
 from exeunt.runs.runner import load
 from exeunt.timing.bench import all_heads_policy, whole_network
-from exeunt.timing.measuring import Spread, describe_machine
+from exeunt.timing.timing_tools import Spread, describe_machine
 
 PAGE = RESULTS / "by-time.md"
 SHARES = (0.3, 0.5, 0.6, 0.7)

@@ -36,7 +36,7 @@ from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import InputPreparation, part_data
 from exeunt.runs.runner import load
 from exeunt.timing.bench import whole_network
-from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
+from exeunt.timing.timing_tools import Spread, describe_machine, time_interleaved
 from exeunt.trace.cascade_step import CascadeStep
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 import exeunt as ex
 from exeunt.policy import allocation
 from exeunt.rules import baselines
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,11 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from benchmarks.core import best, forget_peak, peak_mib
-from benchmarks.runtime.one_file import session
 from experiments.pages import RESULTS, parser, table, write_page
 from onnx.parser import parse_model
 
+from benchmarks.core import best, forget_peak, peak_mib
+from benchmarks.runtime.one_file import session
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER, CPU
 from exeunt.engine.inputs import input_keys
@@ -33,7 +33,7 @@ from exeunt.runs.runner import Runner
 from exeunt.score.confidence import NamedScore, margin, softmax
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.timing.bench import all_heads_policy
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy

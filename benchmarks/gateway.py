@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+
 from benchmarks.gateway_opening import measured as opening
 
 if TYPE_CHECKING:
@@ -343,7 +344,7 @@ def main() -> None:
 def page(numbers: dict[str, Any]) -> str:
     from experiments.pages import table
 
-    from exeunt.timing.measuring import describe_machine
+    from exeunt.timing.timing_tools import describe_machine
 
     direct = numbers["latency"]["no proxy"]
     added = [

@@ -155,7 +155,7 @@ def main() -> None:
 def page(numbers: dict[str, Any]) -> str:
     from experiments.pages import table
 
-    from exeunt.timing.measuring import describe_machine
+    from exeunt.timing.timing_tools import describe_machine
 
     one = [
         [name, *(f"{rate:,.0f}" for rate in row.values()), f"{TARGETS[name]:,}" if name in TARGETS else ""]

@@ -26,7 +26,7 @@ from experiments.pages import RESULTS, parser, table, write_page
 
 import exeunt as ex
 from exeunt.policy.calibration import ALWAYS, Thresholds
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 from exeunt.trace.cascade_step import CascadeStep
 
 if TYPE_CHECKING:

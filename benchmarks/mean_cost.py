@@ -18,7 +18,7 @@ from experiments.pages import RESULTS, parser, table, write_page
 from scipy import integrate
 
 from exeunt.costs.mean_cost import MeanCostDistribution, list_totals, matched_probability, matched_quantile
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.pages import RESULTS, parser, write_page
 
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 
 PAGE = RESULTS / "texts-on-the-clock.md"
 EXEUNT = (sys.executable, "-m", "exeunt")

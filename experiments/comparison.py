@@ -25,7 +25,7 @@ from exeunt._support.files import write_text
 from exeunt.evaluation import Comparison, TraceResult
 from exeunt.evaluation.compare import open_trace
 from exeunt.guarantees.confidence_intervals import mean_interval
-from exeunt.policy.ensemble import can_be_ensembled
+from exeunt.policy.ensemble_fitting import can_be_ensembled
 from exeunt.rules.catalogue import preset
 
 FOLDER = RESULTS / "comparison"

@@ -97,7 +97,7 @@ def clock(run: Path) -> dict[str, Any]:
 
     from benchmarks.texts import EXEUNT, printed
 
-    from exeunt.timing.measuring import describe_machine
+    from exeunt.timing.timing_tools import describe_machine
 
     for command in (
         ("export", run),

@@ -36,18 +36,18 @@ from experiments.gateway_traffic import (
     USERS,
     WEIGHT,
     Asked,
-    Traffic,
+    RequestStream,
     tasks_of,
 )
 from experiments.pages import RESULTS, Measurements, kept_numbers, parser, table, write_page
 from experiments.router import asked
 
 from exeunt.evaluation.one_split import mixture_curve
-from exeunt.gateway.certifying import Plan, Tested
+from exeunt.gateway.certifier import Plan, ProposalUnderTest
 from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import Evidence, evidence_of
 from exeunt.gateway.gateway import Gateway
-from exeunt.gateway.proposing import LOSS
+from exeunt.gateway.proposals import LOSS
 from exeunt.guarantees.confidence_intervals import wilson_interval
 from exeunt.stream.drawing import Drawing
 from exeunt.stream.records import COMPARED, Record, Said
@@ -152,7 +152,7 @@ class Road:
     was certified, and when.
     """
 
-    def __init__(self, questions: Questions, traffic: Traffic, folder: Path) -> None:
+    def __init__(self, questions: Questions, traffic: RequestStream, folder: Path) -> None:
         self._questions, self._traffic, self._now = questions, traffic, START
         file = folder / "gateway.yaml"
         file.write_text(config_text(questions, UNITS[traffic.name]))
@@ -224,7 +224,7 @@ class Road:
                 if plan.passed == now:
                     self.passed.append(self._about(proposal, plan))
 
-    def _about(self, proposal: Tested, plan: Plan) -> dict[str, Any]:
+    def _about(self, proposal: ProposalUnderTest, plan: Plan) -> dict[str, Any]:
         begun = self.gateway.records.units()
         return {
             "proposal": proposal.number, "rows": proposal.rows, "share": plan.share, "units": len(begun),
@@ -232,7 +232,7 @@ class Road:
             "tightest": self.gateway.certifier.tightest(proposal, plan, LOSS),
         }  # fmt: skip
 
-    def truth(self, proposal: Tested, plan: Plan) -> dict[str, Any]:
+    def truth(self, proposal: ProposalUnderTest, plan: Plan) -> dict[str, Any]:
         """Return what a plan loses and saves in the long run, per request, and what one would do otherwise."""
         policy, known, price = plan.policy, self.known, self._questions.price
         if policy is None or known.trace is None:
@@ -270,7 +270,7 @@ class Road:
 
 def road(questions: Questions, name: str, order: int) -> dict[str, Any]:
     """Return what was certified in one order of one kind of traffic, when, and what is true of it."""
-    traffic = Traffic(name, order, SIZES[name], PACE, questions.task)
+    traffic = RequestStream(name, order, SIZES[name], PACE, questions.task)
     started = time.process_time()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         one = Road(questions, traffic, Path(folder))

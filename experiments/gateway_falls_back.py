@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from experiments.gateway import MAX_LOSS, PACE, REFERENCE, Questions, Road
-from experiments.gateway_traffic import TURNS, Traffic
+from experiments.gateway_traffic import TURNS, RequestStream
 from experiments.pages import RESULTS, Measurements, kept_numbers, parser, table, write_page
 
 from exeunt.gateway.live_policy import LivePolicy
@@ -45,7 +45,7 @@ class Answers:
     """
 
     def __init__(self, questions: Questions, name: str) -> None:
-        self.traffic = Traffic(name, 0, KINDS[name], PACE, questions.task)
+        self.traffic = RequestStream(name, 0, KINDS[name], PACE, questions.task)
         self.folder = tempfile.TemporaryDirectory()
         road = Road(questions, self.traffic, Path(self.folder.name))
         asyncio.run(road.drive())

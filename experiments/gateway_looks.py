@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from experiments.pages import table
 
-from exeunt.gateway.certifying import Certifier, Tested
-from exeunt.gateway.proposing import FEWEST, LOSS, values_of
+from exeunt.gateway.certifier import Certifier, ProposalUnderTest
+from exeunt.gateway.proposals import FEWEST, LOSS, values_of
 from exeunt.guarantees.p_values import betting
 from exeunt.stream import bets
 
@@ -94,7 +94,7 @@ def half_at(passes: Callable[[int], float]) -> int:
 # -- real questions ----------------------------------------------------------------------------------------------------
 
 
-def looks_of(certifier: Certifier, proposal: Tested) -> dict[str, Any]:
+def looks_of(certifier: Certifier, proposal: ProposalUnderTest) -> dict[str, Any]:
     """Return how soon plans of a proposal pass, unit by unit: its first one, and the one in the middle of the walk."""
     evidence, made = certifier.held_out(proposal), {}
     for name, place in (("first", 0), ("middle", len(proposal.plans) // 2)):

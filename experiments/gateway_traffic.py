@@ -1,4 +1,4 @@
-"""Traffic made of graded questions: each once, repeated prompts, users, conversations; and what is true of it.
+"""RequestStream made of graded questions: each once, repeated prompts, users, conversations; and what is true of it.
 
 What a policy loses on a question does not depend on what came before, so the mean over a long run is a sum over
 questions, weighed by how often each is asked.
@@ -45,7 +45,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class RequestStream:
     """So many units of traffic of the kind `name`, `pace` of them begin on a day. `task` (q,): of each question."""
 
     name: str

@@ -113,7 +113,7 @@ def train_all(given: Any) -> dict[str, Any]:
     from experiments.runs import kept_trace, trained
 
     from exeunt.runs.file_digests import TRACED
-    from exeunt.torch.exits.placement import count_macs
+    from exeunt.torch.exits.multiply_adds import count_macs
     from exeunt.torch.training.job import TrainingJob
     from exeunt.trace import concatenate
     from exeunt.zoo import resnet20, resnet56

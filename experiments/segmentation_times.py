@@ -19,7 +19,7 @@ from exeunt.runs import Runner, load
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import load_preparation
 from exeunt.timing.bench import heads_policy
-from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
+from exeunt.timing.timing_tools import Spread, describe_machine, time_interleaved
 from exeunt.torch.to_onnx import export_run
 
 TIMED = ("auto", "stopping", "EERO", "the gate alone (ECO-M2F)")

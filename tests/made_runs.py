@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ABOUT = {
-    "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4},
+    "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4, "macs": 16.0},
     "network": {"exits": ("layer1", "layer2"), "head": "grid"},
     "inputs": {"kind": "image"},
     "class_names": ["ant", "bee", "cow", "dog"],

@@ -31,7 +31,7 @@ from exeunt._support.files import read_json, write_json
 from exeunt._support.limits import usable_cores
 from exeunt.data.decode_all import default_cache
 from exeunt.runs.folder import RunFolder
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 from exeunt.torch.to_onnx import export_run
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from benchmarks.runtime.ways import SHARES
 import exeunt as ex
 from exeunt.rules import baselines
 from exeunt.runs.streaming import Batch
-from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.timing.millisecond_costs import self_consistent_cost
+from exeunt.timing.timing_tools import Spread, time_interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -102,7 +102,12 @@ def write_run(
     save_weights(network, folder / "weights.safetensors")
     write_json(folder / "backbone.json", {"macs": network.backbone_macs})
     about: dict[str, Any] = {
-        "model": {"spec": spec, "weights": None, "n_classes": network.n_classes},
+        "model": {
+            "spec": spec,
+            "weights": None,
+            "n_classes": network.n_classes,
+            "macs": network.backbone_macs,
+        },
         "network": network.config(),
         "inputs": save_preparation(prepare, folder, torch.zeros(1)),
         "class_names": [],

@@ -29,7 +29,7 @@ from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.policy.calibration import Thresholds
-from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
+from exeunt.timing.timing_tools import Spread, describe_machine, time_interleaved
 from exeunt.torch.timed_exits import AUTO
 from exeunt.torch.to_onnx import export_run
 

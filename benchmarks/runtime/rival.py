@@ -17,7 +17,7 @@ from exeunt.runs.executors import open_executor
 from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.runner import Runner
-from exeunt.timing.measuring import Spread, time_interleaved
+from exeunt.timing.timing_tools import Spread, time_interleaved
 from exeunt.torch import attach, record, train
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import build_model

@@ -30,7 +30,7 @@ from benchmarks.serving.prepared import check_runs, prepare
 from experiments.pages import RESULTS, kept_numbers, parser
 
 from exeunt._support.limits import usable_cores
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 
 PARTS = ("loads", "trouble", "overhead")
 _COUNTED_S = 10.0

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from exeunt.rules.router import cascade_router as cascade_router
     from exeunt.rules.router import router as router
     from exeunt.rules.stopping import stopping as stopping
-    from exeunt.runs.loading import load as load
+    from exeunt.runs.open_path import load as load
     from exeunt.trace import CascadeTrace as CascadeTrace
     from exeunt.trace import ExitTrace as ExitTrace
     from exeunt.trace import Groups as Groups
@@ -86,7 +86,7 @@ _HOMES = {
     "rules.common_threshold": "common_threshold risk_controlled",
     "rules.router": "cascade_router router",
     "rules.stopping": "stopping",
-    "runs.loading": "load",
+    "runs.open_path": "load",
     "trace": "CascadeTrace ExitTrace Groups StoredTrace",
     "watch": "Watch",
 }

@@ -10,7 +10,7 @@ from exeunt.runs.folder import RunFolder
 from exeunt.runs.manifest import provenance
 
 ABOUT = {
-    "model": {"spec": "mine:net", "weights": None, "n_classes": 5},
+    "model": {"spec": "mine:net", "weights": None, "n_classes": 5, "macs": 8.0},
     "network": {"exits": ("a", "b"), "head": "grid"},
     "inputs": {"kind": "text"},
     "class_names": [],

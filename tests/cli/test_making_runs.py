@@ -231,7 +231,7 @@ def test_mistakes(folder):
 
 
 def test_a_cascade_is_timed_against_its_models(folder, monkeypatch):
-    monkeypatch.setattr("exeunt.timing.measuring.other_work", lambda: "other work takes the cores")
+    monkeypatch.setattr("exeunt.timing.timing_tools.other_work", lambda: "other work takes the cores")
     exeunt("calibrate", "both", "--budget", "90%", "--policy", "eero", cwd=folder)
     options = ("--batch-size", "8", "--repeats", "3", "--max-seconds", "1")
     done = exeunt("bench", "both", *options, cwd=folder)

@@ -15,7 +15,7 @@ from exeunt.cli.app import app
 from exeunt.errors import InputError
 from exeunt.jobs.timed_run import TimedNetwork
 from exeunt.runs.kinds import KINDS
-from exeunt.runs.kinds.weights import WEIGHTS
+from exeunt.runs.kinds.pytorch import WEIGHTS
 from exeunt.torch import attach
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.training.recipe import Recipe

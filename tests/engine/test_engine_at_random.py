@@ -63,7 +63,7 @@ class Used:
             self.shown_at[own], outputs = self.policy.answer(own, shown(self._logits[:, own])[0], outputs)
 
 
-class Traffic:
+class RequestStream:
     """Tickets at random through an engine, on a clock of its own."""
 
     def __init__(self, seed, n):
@@ -264,7 +264,7 @@ class Traffic:
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32))
 def test_traffic_at_random(seed):
-    traffic = Traffic(seed, 200)
+    traffic = RequestStream(seed, 200)
     traffic.run()
     traffic.check()
 
@@ -273,7 +273,7 @@ def test_traffic_at_random(seed):
 def test_a_million_rows():
     full = 0
     for seed in range(500):
-        traffic = Traffic(seed, 2000)
+        traffic = RequestStream(seed, 2000)
         traffic.run()
         full += traffic.check()
     assert full > 450_000

@@ -107,7 +107,7 @@ def test_what_are_no_probabilities_is_refused(said, says):
 def about(**model):
     return {
         **ABOUT,
-        "model": {"spec": "made", "n_classes": 4, **model},
+        "model": {"spec": "made", "n_classes": 4, "macs": 8.0, **model},
         "network": {"exits": []},
         "inputs": {"kind": "text", "raw": True},
     }

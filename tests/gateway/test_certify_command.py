@@ -8,7 +8,7 @@ from tests.gateway.made_records import MODELS, records
 
 pytest.importorskip("typer")
 
-from exeunt.gateway.standing import STANDING
+from exeunt.gateway.certification_status import STANDING
 from exeunt.stream.records import Records
 
 TEXT = "p1\nGuarantee: with probability 95% over all looks and questions together, nothing is lost."

@@ -10,11 +10,11 @@ import pytest
 from scipy.stats import binom
 from tests.gateway.made_records import CAP, WITHOUT_FEATURES, records, units, units_of
 
-from exeunt.gateway import proposing as module
-from exeunt.gateway.certifying import DEPENDENT
+from exeunt.gateway import proposals as module
+from exeunt.gateway.certifier import DEPENDENT
 from exeunt.gateway.evidence import evidence_of
 from exeunt.gateway.folder import GatewayModels
-from exeunt.gateway.proposing import dependence, permutation_p_value
+from exeunt.gateway.proposals import dependence, permutation_p_value
 from exeunt.stream.records import COMPARED, NOT_GRADED, Said
 
 

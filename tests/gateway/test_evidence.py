@@ -14,7 +14,7 @@ from tests.gateway.made_records import CAP, MODELS, WITHOUT_FEATURES, keep, reco
 import exeunt as ex
 from exeunt.gateway.evidence import OVER_CAP, evidence_of, own_settings, paid_for
 from exeunt.gateway.folder import GatewayModels
-from exeunt.gateway.proposing import values_of
+from exeunt.gateway.proposals import values_of
 from exeunt.policy.calibration import Thresholds
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Said

@@ -16,10 +16,10 @@ pytest.importorskip("yaml")
 
 from exeunt.cli.app import run as exeunt
 from exeunt.gateway import gateway
-from exeunt.gateway.standing import standing
+from exeunt.gateway.certification_status import certification_status
 
 from .running_gateway import running
-from .test_certifying import World
+from .test_certifier import World
 from .test_gateway import eventually
 
 NOT_SO_MANY = (
@@ -35,7 +35,7 @@ def come_again(world: World, later: list[int]) -> None:
 
 
 def said(world: World) -> str:
-    return str(standing(world.certifier, world.config))
+    return str(certification_status(world.certifier, world.config))
 
 
 def test_where_hardly_any_user_is_still_to_come_it_is_said_and_what_would_do(tmp_path: Path) -> None:
@@ -118,5 +118,5 @@ def test_a_client_who_brings_most_units_is_named(tmp_path: Path) -> None:
     world.day(190, client="clinic")
     assert "mostly about it" not in said(world)  # there is no other
     world.day(10)
-    found = str(standing(world.certifier, world.config))
+    found = str(certification_status(world.certifier, world.config))
     assert "clinic brings 95% of the compared units, so what is certified is mostly about it." in found

@@ -25,8 +25,8 @@ import openai
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError, InputError
+from exeunt.gateway.certification_status import CertificationStatus, Certified
 from exeunt.gateway.mock_provider import MockProvider
-from exeunt.gateway.standing import Certified, Standing
 
 from .made_state import made_policy
 from .running_gateway import PRICES, Running, answer, config_text, free_port, right_answer, running
@@ -149,7 +149,7 @@ def test_a_budget_takes_the_dearest_policy_that_is_certified_now(
 
     def certify(*names: str) -> None:
         found = {name: Certified(name, [], None, {}) for name in names}
-        monkeypatch.setattr(run.gateway, "standing", Standing(found, []))
+        monkeypatch.setattr(run.gateway, "standing", CertificationStatus(found, []))
 
     eventually(lambda: run.gateway.standing is not None)  # it is found once at the start
     for share in (0.6, 0.5, 0.7):

@@ -20,10 +20,11 @@ from starlette.responses import Response, StreamingResponse
 
 from exeunt.errors import InputError
 from exeunt.gateway.answering import Active, Answering
-from exeunt.gateway.chat_model import Breaker, ChatReply
+from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.chat_model import ChatReply
 from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.completion_chunks import Sink
 from exeunt.gateway.mock_provider import MockProvider
-from exeunt.gateway.streamed import Sink
 from exeunt.live.live_cascade import LiveAnswer
 
 from .running_gateway import PRICES, Running, answer, running

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from exeunt._support.outside_json import outside_json
+from exeunt.gateway.completion_chunks import chunks_of, understood
 from exeunt.gateway.mock_provider import MockProvider
-from exeunt.gateway.streamed import chunks_of, understood
 
 from .hostile_answers import CALLS, SECOND, Hostile
 from .made_state import made_policy

@@ -10,7 +10,8 @@ pytest.importorskip("typer")
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
-from exeunt.gateway.chat_model import Breaker, ChatModel
+from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.folder import GatewayModels
 from exeunt.gateway.judge import Judge, grader_of
 from exeunt.gateway.labels import agreement

@@ -21,11 +21,12 @@ from starlette.responses import Response, StreamingResponse
 
 from exeunt._support.outside_json import outside_json
 from exeunt.errors import InputError
-from exeunt.gateway.chat_model import Breaker, ChatModel
+from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.completion_chunks import Sink
 from exeunt.gateway.config import read_config
 from exeunt.gateway.mock_provider import MockProvider
-from exeunt.gateway.streamed import Sink
 
 from .running_gateway import PRICES, Running, answer, config_text, running
 from .test_hostile import said, stream
@@ -128,9 +129,9 @@ def test_a_large_answer_is_read_beside_the_event_loop(
         threads[threading.get_ident()] = threads.get(threading.get_ident(), False) or len(data) > 1 << 18
         return outside_json(data)
 
-    for module in ("chat_model", "streamed"):
+    for module in ("chat_model", "completion_chunks"):
         monkeypatch.setattr(f"exeunt.gateway.{module}.outside_json", noted)
-    monkeypatch.setattr("exeunt.gateway.streamed._LENGTH", 1 << 20)  # all in one chunk
+    monkeypatch.setattr("exeunt.gateway.completion_chunks._LENGTH", 1 << 20)  # all in one chunk
     for length in (9, 300_000):
         run.provider.answer = lambda *_, n=length: "z" * n
         assert "z" * length in run.ask("x", stream=streams).text

@@ -30,7 +30,7 @@ from exeunt.gateway.page_state import PageState
 from exeunt.gateway.saved_policies import REFERENCE
 from mutated_json import is_another_value, json_mutations
 
-from .test_certifying import DAYS, World
+from .test_certifier import DAYS, World
 from .test_keys import client, write_former
 
 FEW, MANY, SEED = 2, 40, 61

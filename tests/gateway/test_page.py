@@ -16,8 +16,8 @@ from chromium import browser, set_screen, shown
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
 from exeunt.gateway import app
+from exeunt.gateway.certification_status import CertificationStatus, Certified
 from exeunt.gateway.page_state import PageState
-from exeunt.gateway.standing import Certified, Standing
 
 from .made_state import FORECAST, GUARANTEES, LIVE, LOSING, SHADOW, made_policy
 from .running_gateway import Running, right_answer, running
@@ -114,7 +114,7 @@ def test_from_the_shadow_to_a_policy_and_back(
 
         run.gateway.policies.add(made_policy())
         certified = Certified("p1", ["Guarantee: at most 20 points below large."], None, {"max_loss": 0.2})
-        monkeypatch.setattr(run.gateway, "standing", Standing({}, [], {"p1": certified}))
+        monkeypatch.setattr(run.gateway, "standing", CertificationStatus({}, [], {"p1": certified}))
         shown(browser, "controls", "!element.hidden && element.innerText.includes('policy p1')")
         browser.find_element("id", "choose").click()
         assert shown(browser, "sure-what") == "Let policy p1 answer from now on?"

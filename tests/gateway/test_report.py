@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from chromium import browser, set_screen
-from exeunt.gateway.certification import Measured, Way
+from exeunt.gateway.certification_status import CertificationStatus, Certified
+from exeunt.gateway.plan_measurement import Measured, Way
 from exeunt.gateway.report import render, write_report
-from exeunt.gateway.standing import Certified, Standing
 from exeunt.stream.ratios import Interval
 
 from .made_state import FORECAST, GUARANTEES, LIVE
@@ -46,9 +46,9 @@ def alike() -> Certified:
 
 
 def test_it_is_written_where_more_than_the_time_has_changed(tmp_path: Path) -> None:
-    file, found = tmp_path / "r.html", Standing({"p2": certified()}, [FORECAST])
+    file, found = tmp_path / "r.html", CertificationStatus({"p2": certified()}, [FORECAST])
 
-    def written(now: float, bill: str = TOLD, standing: Standing = found) -> bool:
+    def written(now: float, bill: str = TOLD, standing: CertificationStatus = found) -> bool:
         before = file.stat().st_ino if file.exists() else 0
         write_report(standing, file, reference="large", bill=bill, now=now)
         return file.stat().st_ino != before
@@ -58,7 +58,7 @@ def test_it_is_written_where_more_than_the_time_has_changed(tmp_path: Path) -> N
     assert "2027-01-15 08:00 UTC" in file.read_text()
     assert written(1.8e9 + 7200, bill="Since 18 Nov 2026, the first start, 32.00 usd were saved.")
     assert "2027-01-15 10:00 UTC" in file.read_text()
-    assert written(1.8e9 + 7200, standing=Standing({}, []))
+    assert written(1.8e9 + 7200, standing=CertificationStatus({}, []))
     for damaged in (b"", b"\xff"):
         file.write_bytes(damaged)
         assert written(1.8e9 + 7200)
@@ -66,7 +66,7 @@ def test_it_is_written_where_more_than_the_time_has_changed(tmp_path: Path) -> N
 
 def test_it_says_what_is_certified_and_what_was_saved(tmp_path: Path) -> None:
     write_report(
-        Standing({"p2": certified()}, [FORECAST]),
+        CertificationStatus({"p2": certified()}, [FORECAST]),
         tmp_path / "r.html",
         reference="large",
         bill=TOLD,
@@ -81,15 +81,17 @@ def test_it_says_what_is_certified_and_what_was_saved(tmp_path: Path) -> None:
 
 
 def test_nothing_is_certified_yet_and_two_policies_are() -> None:
-    page = render(Standing({}, [FORECAST]), reference="large", bill=TOLD, now=1.8e9)
+    page = render(CertificationStatus({}, [FORECAST]), reference="large", bill=TOLD, now=1.8e9)
     assert "<h1>Nothing is certified now</h1>" in page
     assert TOLD in page
     found = {name: certified(name) for name in ("p2", "p5")}
-    page = render(Standing(found, []), reference="large", bill=TOLD, now=1.8e9)
+    page = render(CertificationStatus(found, []), reference="large", bill=TOLD, now=1.8e9)
     assert "<h1>p2 and p5 are certified</h1>" in page
     assert page.count("<section>") == 2
     of_none = Certified("p1", GUARANTEES, None, {})
-    assert "<circle" not in render(Standing({"p1": of_none}, []), reference="large", bill=TOLD, now=1.8e9)
+    assert "<circle" not in render(
+        CertificationStatus({"p1": of_none}, []), reference="large", bill=TOLD, now=1.8e9
+    )
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
@@ -98,7 +100,9 @@ def test_it_fits_on_a_phone_and_names_are_text(browser: Any, tmp_path: Path, wid
     set_screen(browser, width=width, scheme=scheme)
     long = "a-provider/a-model-whose-name-is-far-longer-than-a-phone-is-wide"
     found = {"p2": certified(), MARKUP: certified(MARKUP, long), "p7": alike()}
-    write_report(Standing(found, [MARKUP]), tmp_path / "r.html", reference="large", bill=MARKUP, now=1.8e9)
+    write_report(
+        CertificationStatus(found, [MARKUP]), tmp_path / "r.html", reference="large", bill=MARKUP, now=1.8e9
+    )
     browser.get((tmp_path / "r.html").as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.execute_script("return document.querySelectorAll('img').length") == 0

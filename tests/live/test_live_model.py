@@ -15,7 +15,7 @@ from tests.ledger.made_stores import made_store
 import exeunt as ex
 from exeunt.errors import OverBudget
 from exeunt.ledger.ledger import Reservation
-from exeunt.live.live_cascade import run_apart
+from exeunt.live.live_cascade import run_in_own_thread
 from exeunt.live.live_model import FailedAttempt, LiveModel, Reply, work_through
 
 
@@ -280,7 +280,7 @@ def test_an_interruption_of_a_thread_of_its_own_cancels_the_work():
     try:
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
-            run_apart(work())
+            run_in_own_thread(work())
     finally:
         signal.signal(signal.SIGINT, usual)
     assert ended == [True]

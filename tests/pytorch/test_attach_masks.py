@@ -16,7 +16,7 @@ from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.network import record
 from exeunt.torch.exits.pixel_heads import PixelHead, places_of_tokens
 from exeunt.torch.exits.placement import find_candidates
-from exeunt.torch.training.recipe import at_pixels_of, cross_entropies, mean_loss, objective
+from exeunt.torch.training.losses import at_pixels_of, cross_entropies, mean_loss, objective
 from exeunt.trace.mask_trace import image_losses
 
 EXAMPLE = torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
-from exeunt.torch.exits.placement import count_macs, cumulative_macs
+from exeunt.torch.exits.multiply_adds import count_macs, cumulative_macs
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from exeunt.torch.training.recipe import cross_entropies, distillations, objective
+from exeunt.torch.training.losses import cross_entropies, distillations, objective
 
 
 def some_logits(m=3, n=5, k=4):

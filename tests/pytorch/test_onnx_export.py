@@ -30,7 +30,7 @@ from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
 from exeunt.runs.folder import RunFolder  # noqa: E402
 from exeunt.runs.runner import load  # noqa: E402
-from exeunt.timing.measuring import describe_machine  # noqa: E402
+from exeunt.timing.timing_tools import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
 from exeunt.torch.models.preparation import save_preparation  # noqa: E402

@@ -28,7 +28,7 @@ def made_run(folder: Path, spec: str, cost_factor: float = 1.0) -> tuple[RunFold
     save_weights(network, folder / "weights.safetensors")
     trace = record(network, [(IMAGES, torch.zeros(30, dtype=torch.int64), torch.arange(30))])
     about = {
-        "model": {"spec": spec, "n_classes": 10},
+        "model": {"spec": spec, "n_classes": 10, "macs": 8.0},
         "network": network.config(),
         "inputs": save_preparation(Preprocess(size=(8, 8)), folder, IMAGES[:2]),
         "class_names": list("0123456789"),

@@ -24,10 +24,10 @@ from exeunt.errors import ArtefactError, InputError, MissingExtra
 from exeunt.jobs.cascade_run import make_cascade
 from exeunt.runs.file_digests import MANIFEST
 from exeunt.runs.folder import RunFolder
-from exeunt.runs.kinds.weights import WEIGHTS
+from exeunt.runs.kinds.pytorch import WEIGHTS
 from exeunt.runs.manifest import sealed_manifest
 from exeunt.runs.verification import verify
-from exeunt.torch.exits.placement import output_of
+from exeunt.torch.exits.multiply_adds import output_of
 from exeunt.torch.training import run as module
 from exeunt.torch.training import teacher as teachers
 from exeunt.torch.training.job import TrainingJob

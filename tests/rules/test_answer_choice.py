@@ -8,7 +8,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.policy.answer_kinds import EnsembleAnswer, OwnAnswer
-from exeunt.policy.ensemble import can_be_ensembled, choose_answer, ensemble_pays
+from exeunt.policy.ensemble_fitting import can_be_ensembled, choose_answer, ensemble_is_better
 from exeunt.rules.catalogue import PRESETS
 from exeunt.rules.common_threshold import risk_controlled
 from exeunt.score.kinds import ConstantScore
@@ -51,7 +51,7 @@ def test_every_policy_takes_ensemble_answers_and_says_more_with_them(name, parts
 @pytest.mark.parametrize(("most", "highest"), [(4, 3), (3, 3), (200, 10**9)])
 def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
     """They hold a number for every pair of classes, those that do not occur included."""
-    monkeypatch.setattr("exeunt.policy.ensemble._MOST_CLASSES", most)
+    monkeypatch.setattr("exeunt.policy.ensemble_fitting._MOST_CLASSES", most)
 
     def numbered(trace):
         """The same without probabilities, and with another number for the last class."""
@@ -128,8 +128,8 @@ def test_auto_ensembles_where_it_helps_alone():
 def test_probabilities_are_ensembled_in_doubt_and_tables_are_not(gained, lost, by_probabilities, by_tables):
     own, ensemble = np.zeros(1000), np.zeros(1000)
     ensemble[:gained] = own[500 : 500 + lost] = 1.0
-    assert ensemble_pays(ensemble, own, probabilities=True) == by_probabilities
-    assert ensemble_pays(ensemble, own, probabilities=False) == by_tables
+    assert ensemble_is_better(ensemble, own, probabilities=True) == by_probabilities
+    assert ensemble_is_better(ensemble, own, probabilities=False) == by_tables
 
 
 def test_auto_ensembles_at_the_budgets_where_it_helps():
@@ -168,9 +168,9 @@ def test_auto_ensembles_no_probabilities_that_the_calibration_part_lacks(parts):
 
 def test_auto_ensembles_nothing_that_would_fill_the_memory(parts, monkeypatch):
     fit, calibrate, _ = parts
-    monkeypatch.setattr("exeunt.policy.ensemble._MOST_OUTPUTS", fit.n * 4 - 1)
+    monkeypatch.setattr("exeunt.policy.ensemble_fitting._MOST_OUTPUTS", fit.n * 4 - 1)
     assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, OwnAnswer)
-    monkeypatch.setattr("exeunt.policy.ensemble._MOST_OUTPUTS", fit.n * 4)
+    monkeypatch.setattr("exeunt.policy.ensemble_fitting._MOST_OUTPUTS", fit.n * 4)
     assert isinstance(ex.auto(fit, calibrate, budget="60%", seed=1).answer, EnsembleAnswer)
 
 

@@ -16,7 +16,7 @@ import exeunt as ex
 from exeunt.policy.allocation_search import price_path
 from exeunt.policy.answer_kinds import OwnAnswer
 from exeunt.policy.calibration import ALWAYS, Thresholds
-from exeunt.policy.ensemble import fit_ensemble
+from exeunt.policy.ensemble_fitting import fit_ensemble
 from exeunt.rules.cascade import _comparing, _Search, find_cascade, with_unasked
 from exeunt.trace.cascade_step import CascadeStep
 
@@ -222,7 +222,7 @@ def test_models_are_ensembled_by_tables_where_one_has_no_probabilities(seed):
 @pytest.mark.parametrize("pays", [True, False])
 def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkeypatch):
     fit = world(600)
-    monkeypatch.setattr("exeunt.rules.cascade.ensemble_pays", lambda ensemble, own, probabilities: pays)
+    monkeypatch.setattr("exeunt.rules.cascade.ensemble_is_better", lambda ensemble, own, probabilities: pays)
     steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
     right = {
         answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps)
@@ -233,7 +233,7 @@ def test_the_search_measures_the_answers_that_the_policy_would_give(pays, monkey
 
 
 def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
-    monkeypatch.setattr("exeunt.rules.cascade.ensemble_pays", lambda ensemble, own, probabilities: True)
+    monkeypatch.setattr("exeunt.rules.cascade.ensemble_is_better", lambda ensemble, own, probabilities: True)
     for n in (19, 20):  # a table of five predicted labels by four classes
         search = _Search(_comparing(world(n), 0), 6.0, "auto")
         ensemble = _Search(_comparing(world(n), 0), 6.0, "ensemble")

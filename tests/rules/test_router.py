@@ -17,7 +17,7 @@ from exeunt.rules.by_name import policy_set
 from exeunt.rules.router import _limits, _on_paths
 from exeunt.rules.router_plans import learned_router
 from exeunt.score.kernel_regression import KernelRegression
-from exeunt.score.routing import NEXT
+from exeunt.score.router_score import NEXT
 from exeunt.trace.cascade_step import CascadeStep
 
 PRICES = {"small": 1.0, "code": 2.0, "large": 8.0}

@@ -16,7 +16,7 @@ from exeunt.policy.calibration import NEVER
 from exeunt.runs.executors import open_executor
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.runner import load
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 from made_runs import ABOUT, made_run, made_trace
 
 
@@ -352,3 +352,20 @@ def test_a_damaged_plan_is_refused(run):
     file.write_text(json.dumps({**json.loads(sound), "sha256": content_digest(body), "plan": body}))
     with pytest.raises(ex.ArtefactError, match="cannot be read as a plan"):
         run.plan("onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"exits": ["layer1"]}}, r"names 1 exit, and the costs are of 3: name all but the last"),
+        ({"model": {"spec": "mine:net", "n_classes": 4}}, r"model\.macs is missing"),
+        ({"inputs": None}, r"inputs must be"),
+    ],
+)
+def test_a_run_that_could_not_be_read_back_is_not_made(tmp_path, change, message):
+    (tmp_path / "weights.safetensors").write_bytes(b"w")
+    trace = made_trace()
+    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    with pytest.raises(ex.InputError, match=message):
+        RunFolder.create(tmp_path, cost=trace.cost, traces=parts, about={**ABOUT, **change})
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]

@@ -16,7 +16,7 @@ from exeunt.engine.plan import Plan
 from exeunt.onnx.manifest import OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.verification import verify
-from exeunt.timing.measuring import describe_machine
+from exeunt.timing.timing_tools import describe_machine
 from made_runs import made_run
 
 SEGMENTS = ((0, 1), (2, 2))

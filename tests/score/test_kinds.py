@@ -10,7 +10,14 @@ import pytest
 import exeunt as ex
 from exeunt.policy.learned_quality import correctness_score
 from exeunt.rules.stopping import learned
-from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience, score_from_dict
+from exeunt.score.kinds import (
+    KINDS,
+    ConfidentPatience,
+    ConstantScore,
+    Patience,
+    check_can_be_read,
+    score_from_dict,
+)
 from exeunt.score.learned import Grid, LearnedScore
 from exeunt.trace.derived import score_matrix
 
@@ -108,3 +115,21 @@ def test_infinite_scores_have_ranks(n):
     grid = Grid.of({"score": np.linspace(0, 1, 50)[:, None]}, "score")
     rank = grid.rank("score", np.r_[[-np.inf, np.inf], np.full(n, 0.5)])
     assert rank[:3].tolist() == [0.0, 1.0, pytest.approx(0.5)]
+
+
+class _Ratio:
+    """A score of one's own: the second probability beside the first, negative."""
+
+    def __call__(self, evidence):
+        return -np.sort(evidence["probabilities"], axis=-1)[..., -2]
+
+    def to_dict(self):
+        return {"kind": "ratio"}
+
+
+def test_a_score_that_could_not_be_read_back_is_refused_before_a_file_is_written(tmp_path, monkeypatch):
+    with pytest.raises(ex.InputError, match=r"'ratio' could not be read back.*KINDS\['ratio'\] = a function"):
+        check_can_be_read(_Ratio())
+    monkeypatch.setitem(KINDS, "ratio", lambda _: _Ratio())
+    check_can_be_read(_Ratio())
+    assert isinstance(score_from_dict(_Ratio().to_dict()), _Ratio)

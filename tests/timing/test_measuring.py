@@ -18,9 +18,9 @@ from exeunt.timing.bench import (
     policy_alternative,
     time_alternatives,
 )
-from exeunt.timing.measuring import Spread, describe_machine, is_this_machine, other_work, time_interleaved
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
 from exeunt.timing.profile import measure_profile
+from exeunt.timing.timing_tools import Spread, describe_machine, is_this_machine, other_work, time_interleaved
 
 INPUTS = np.zeros((5, 2))
 HEADS = [0.003, 0.005, 0.007, 0.0]
@@ -232,7 +232,7 @@ def test_a_machine_is_known_by_its_processor_its_usable_cores_and_its_device(mon
     before = {name: value for name, value in here.items() if name != "device"}
     assert is_this_machine(before)
     assert not is_this_machine(before, "cuda (Made Up 1)")
-    monkeypatch.setattr("exeunt.timing.measuring.usable_cores", lambda: here["cores"] + 1)
+    monkeypatch.setattr("exeunt.timing.timing_tools.usable_cores", lambda: here["cores"] + 1)
     assert not is_this_machine(here)
 
 
@@ -297,7 +297,7 @@ def test_ways_are_timed_at_every_batch_size():
 def test_other_work_is_told_where_it_takes_the_cores(monkeypatch, load, own, cores, told):
     monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0), raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: cores)
-    monkeypatch.setattr("exeunt.timing.measuring.usable_cores", lambda: own)
+    monkeypatch.setattr("exeunt.timing.timing_tools.usable_cores", lambda: own)
     start = f"other work keeps {load:.1f} of the machine's {cores} cores busy, and the network would compute on {own}:"
     assert other_work().startswith(start) is told
     assert bool(other_work()) is told

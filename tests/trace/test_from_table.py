@@ -10,8 +10,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.score.confidence import NO_ANSWER
-from exeunt.trace.from_table import exit_columns, matching_columns, read_table
 from exeunt.trace.parquet import is_trace_file
+from exeunt.trace.table_columns import exit_columns, matching_columns, read_table
 
 COLUMNS = {"confidence": ["c0", "c1"], "prediction": ["p0", "p1"], "label": "y"}
 

@@ -61,7 +61,7 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     from exeunt.jobs.timed_run import TimedNetwork
     from exeunt.runs.folder import RunFolder
     from exeunt.timing.bench import time_alternatives
-    from exeunt.timing.measuring import other_work
+    from exeunt.timing.timing_tools import other_work
 
     allowed = "batch sizes must be whole numbers of at least 1, such as 1,64,256"
     sizes = sorted(set(numbers(options.batch_size, allowed, kind=int, least=1)))

@@ -130,7 +130,7 @@ class Rule:
 
     def check(self, *, certified: bool) -> None:
         """Raise InputError for unknown values, or a calibration that cannot certify a budget."""
-        from exeunt.policy.ensemble import ANSWERS
+        from exeunt.policy.ensemble_fitting import ANSWERS
 
         if self.answer not in (None, *ANSWERS):
             raise InputError(f"--answer must be own, best, ensemble or auto, got {self.answer!r}")

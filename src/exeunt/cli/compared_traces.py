@@ -110,7 +110,7 @@ def open_traces(
     Paths with the same file name are named by their whole path. With `agreement`, tables need no labels. Raises
     InputError for a table whose columns are not named, or options of tables without a table.
     """
-    from exeunt.trace.from_table import read_table
+    from exeunt.trace.table_columns import read_table
 
     are_tables = [_is_table(path) for path in paths]
     if (options := changed(tables)) and not any(are_tables):

@@ -61,11 +61,11 @@ class _CertifyOptions:
 def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
     """Show what is certified now, what was saved, and how many more requests it takes; as often as one likes."""
     folder, labels = _folder(file), options.labels
+    from exeunt.gateway.certification_status import STANDING
     from exeunt.gateway.evidence import own_settings
     from exeunt.gateway.folder import REPORT, GatewayModels
     from exeunt.gateway.labels import agreement, read_labels
     from exeunt.gateway.money import compared_in
-    from exeunt.gateway.standing import STANDING
     from exeunt.stream.bill import Bill, Span
     from exeunt.stream.records import COMPARED, Records
 

@@ -10,7 +10,7 @@ rows, and `gather` to join rows of several batches. Executors keep nothing betwe
 failed is repeated on fewer rows.
 
 An executor is opened by a function `open_x(run, *, threads=None, trusted=None, segments=None) -> Executor`
-named in `exeunt.runs.executors`; a third executor is one file and one line there. `threads`: how many to
+that a kind of run names (see `exeunt.runs.kinds.kind.ExecutorKind`). `threads`: how many to
 compute with, None leaves it to the library. `trusted`: see `load`. `segments`: those of a plan; None is the executor's
 own choice (the finest cut). Segments that it cannot run raise InputError.
 """

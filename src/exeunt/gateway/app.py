@@ -25,12 +25,12 @@ from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError, Ove
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.completion_chunks import DONE, Sink, chunks_of, event, without_logprobs
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.keys import Client
 from exeunt.gateway.metrics import CONNECTIONS
 from exeunt.gateway.page_state import PageState
-from exeunt.gateway.streamed import DONE, Sink, chunks_of, event, without_logprobs
 from exeunt.web.answers import PARTS, counts_response, events_response, missing_money, page_parts
 from exeunt.web.connection import REFUSED
 from exeunt.web.limits import TOO_MANY

@@ -14,7 +14,7 @@ import msgspec
 
 from exeunt._support.outside_json import DEEPEST, check_brackets, check_outside, nfkc
 from exeunt.errors import InputError
-from exeunt.gateway.streamed import Sink
+from exeunt.gateway.completion_chunks import Sink
 
 _PASSED_ON = (
     *("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias"),

@@ -14,7 +14,8 @@ from exeunt._support.arrays import check_between, check_positive
 from exeunt._support.yaml_text import read_yaml
 from exeunt.costs.budget_text import exact_quantity, parse_budget
 from exeunt.errors import ExeuntError, InputError, UnitError
-from exeunt.gateway.chat_model import Breaker, ChatModel
+from exeunt.gateway.breaker import Breaker
+from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, mapping, options_of, read_as, read_entry
 from exeunt.gateway.folder import JUDGE
 from exeunt.gateway.graders import find_grader_beside

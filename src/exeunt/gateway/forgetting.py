@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from exeunt.errors import InputError
-from exeunt.gateway.certifying import FORGOTTEN, forget_proposals
+from exeunt.gateway.certifier import FORGOTTEN, forget_proposals
 from exeunt.gateway.keys import Keys
 from exeunt.gateway.saved_policies import forget_policies
 from exeunt.stream.records import Records

@@ -19,10 +19,10 @@ from exeunt._support.sqlite import WAIT_S
 from exeunt._support.threads import GRADING, PAYING
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import CLIENT, REQUEST, UNIT, Active, Answered, Answering, short_of_money
-from exeunt.gateway.certifying import Apart, Certifier
+from exeunt.gateway.certification_status import STANDING, CertificationStatus, certification_status
+from exeunt.gateway.certifier import Apart, Certifier
 from exeunt.gateway.chat_model import ChatReply
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.comparing import Comparing, said_of, told_text
 from exeunt.gateway.config import FEATURES, GatewayConfig
 from exeunt.gateway.evidence import OVER_CAP, is_outside
 from exeunt.gateway.failure_log import FailureLog, log_failure
@@ -35,9 +35,9 @@ from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
 from exeunt.gateway.money import MONEY, Money
 from exeunt.gateway.report import write_report
+from exeunt.gateway.request_stream import RequestStream
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
-from exeunt.gateway.standing import STANDING, Standing, standing
-from exeunt.gateway.traffic import Traffic
+from exeunt.gateway.shadow_requests import ShadowRequests, said_of, told_text
 from exeunt.live.live_run import digest_of
 from exeunt.stream.records import Record, Records
 from exeunt.stream.units import Arrival, Place, Unit
@@ -100,8 +100,8 @@ class Gateway:
         self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._certifying: asyncio.Task[None] | None = None
-        self.standing: Standing | None = None
-        self.traffic = Traffic(config, self.models, self.records, self._secret, clock())
+        self.standing: CertificationStatus | None = None
+        self.traffic = RequestStream(config, self.models, self.records, self._secret, clock())
         self.certifier = Certifier(config, self.models, self.records, self.policies, clock())
         self.live = LivePolicy(
             config,
@@ -404,7 +404,7 @@ class Gateway:
     def find_standing(self) -> None:
         """Update `standing`, keep it for the command, and write the report."""
         question = self.certifier.question
-        current = standing(self.certifier, self.config)
+        current = certification_status(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
         former, self.standing = self.standing, current
@@ -536,11 +536,11 @@ def _measure(gateway: Gateway) -> None:
     )
 
 
-def _comparing(gateway: Gateway) -> Comparing | None:
+def _comparing(gateway: Gateway) -> ShadowRequests | None:
     config, ledger = gateway.config, gateway.money.shadow
     if config.shadow is None or ledger is None:
         return None
-    return Comparing(
+    return ShadowRequests(
         config.models,
         config.compared,
         config.cap,

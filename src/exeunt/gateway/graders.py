@@ -9,12 +9,13 @@ import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from exeunt._support.files import parse_json
+from exeunt._support.files import file_digest, parse_json
 from exeunt._support.outside_json import nfkc
 from exeunt.errors import InputError, one_line
 from exeunt.gateway.chat_request import text_of
@@ -120,6 +121,13 @@ def find_grader_beside(text: str, folder: Path) -> None:
     kind, _, options = text.partition(" ")
     if ":" in kind and not options:
         find_beside(kind, folder)
+
+
+def code_digest(text: str) -> str:
+    """Return a digest of the module of a grader of one's own: another text grades otherwise. "" for other graders."""
+    kind, _, options = text.partition(" ")
+    spec = find_spec(kind.partition(":")[0]) if ":" in kind and not options else None
+    return file_digest(Path(spec.origin)) if spec is not None and spec.has_location and spec.origin else ""
 
 
 def _checked(

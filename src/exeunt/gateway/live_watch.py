@@ -14,7 +14,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.answering import Active, Seen
 from exeunt.stream.records import COMPARED, NOT_PAID
 from exeunt.watch import Alarm, Watch
-from exeunt.watch.alarm import loss_alarm
+from exeunt.watch.alarm_report import loss_alarm
 from exeunt.watch.e_detectors import EvidenceCurve, evidence_level
 from exeunt.watch.loss_detector import LossDetector
 

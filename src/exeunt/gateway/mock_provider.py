@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from exeunt.gateway.chat_request import text_of
-from exeunt.gateway.streamed import DONE, chunks_of, event
+from exeunt.gateway.completion_chunks import DONE, chunks_of, event
 
 
 class MockProvider:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from exeunt.errors import ExeuntError, one_line
+from exeunt.gateway.certification_status import Certified
 from exeunt.gateway.gateway import Gateway
-from exeunt.gateway.proposing import LOSS
-from exeunt.gateway.standing import Certified
+from exeunt.gateway.proposals import LOSS
 from exeunt.stream.ratios import FEWEST
 
 _OF_SPAN = (

@@ -13,8 +13,8 @@ from pathlib import Path
 from exeunt import __version__
 from exeunt._support.files import open_regular, write_text
 from exeunt.evaluation.report import allowed_hash, page_part
-from exeunt.gateway.certification import Way
-from exeunt.gateway.standing import Certified, Standing
+from exeunt.gateway.certification_status import CertificationStatus, Certified
+from exeunt.gateway.plan_measurement import Way
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 480, 290, 44, 44
 _LINE, _LONGEST = 14.0, 30
@@ -31,7 +31,7 @@ section > .caption { margin-top: 22px; }
 """
 
 
-def write_report(standing: Standing, path: Path, *, reference: str, bill: str, now: float) -> None:
+def write_report(standing: CertificationStatus, path: Path, *, reference: str, bill: str, now: float) -> None:
     """Write the page of what a gateway has certified, atomically, unless it says the same already, but for the time.
     `reference`: the model that it is measured by. `bill`: what was saved by the time `now`, see `Bill.told`.
     """
@@ -42,7 +42,7 @@ def write_report(standing: Standing, path: Path, *, reference: str, bill: str, n
         write_text(path, page)
 
 
-def render(standing: Standing, *, reference: str, bill: str, now: float) -> str:
+def render(standing: CertificationStatus, *, reference: str, bill: str, now: float) -> str:
     """Return the page: what is certified, what was measured, and what one would do otherwise."""
     style = page_part("page.css") + _STYLE
     allowed = f"default-src 'none'; style-src '{allowed_hash(style)}'; base-uri 'none'; form-action 'none'"

@@ -1,6 +1,6 @@
 """The policies in a gateway's folder, and which of them answers.
 
-`policies/p1.json`, `p2.json`, ... are plans that were certified (see `exeunt.gateway.certifying`). A router's policy
+`policies/p1.json`, `p2.json`, ... are plans that were certified (see `exeunt.gateway.certifier`). A router's policy
 holds features of some requests, so only its owner can read it; `p1.clients` names the clients whose they are. Once one
 of these is forgotten, an empty `p1.forgotten` is in place of both. `active.json` holds what was activated, and when:
 [[time, name], ...]; [time, name, "back"] where the activation before it was undone. Before the first one, the reference

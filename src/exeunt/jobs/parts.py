@@ -267,7 +267,8 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
 
 def _seal(block: Block, noted: Mapping[bytes, bytes], schema: pa.Schema) -> bytes:
     """Return the digest of what a footer says, which has no checksum of its own, and of which block it is."""
-    columns = [[field.name, str(field.type)] for field in schema]
+    # Parquet calls the elements of lists otherwise than Arrow does.
+    columns = [[field.name, str(field.type).replace("<element: ", "<item: ")] for field in schema]
     return content_digest([block.start, noted[_OF].decode(), noted[_TALLY].decode(), columns]).encode()
 
 

@@ -26,7 +26,7 @@ from exeunt.runs.executors import open_executor
 from exeunt.runs.file_digests import FOLDERS, TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds.onnx import ONNX
-from exeunt.runs.kinds.weights import WEIGHTS
+from exeunt.runs.kinds.pytorch import WEIGHTS
 from exeunt.runs.manifest import provenance
 from exeunt.runs.run_inputs import load_preparation, part_data
 from exeunt.runs.run_path import INT8, PRECISIONS, refuse_precision

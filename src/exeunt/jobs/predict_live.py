@@ -24,7 +24,7 @@ from exeunt.jobs.parts import JOURNAL
 from exeunt.jobs.predict import PredictJob
 from exeunt.jobs.summary import PredictionSummary, Tally
 from exeunt.ledger import Ledger
-from exeunt.live.live_cascade import LiveAnswer, LiveAnswers, LiveCascade, run_apart
+from exeunt.live.live_cascade import LiveAnswer, LiveAnswers, LiveCascade, run_in_own_thread
 from exeunt.live.live_run import check_models, live_cascade
 from exeunt.live.models_file import read_models
 from exeunt.policy import Pace, PolicySet
@@ -204,7 +204,7 @@ class LiveJob(PredictJob):
                 finally:
                     await live.close()
 
-            known |= dict(zip(places, run_apart(ask()), strict=True))
+            known |= dict(zip(places, run_in_own_thread(ask()), strict=True))
         return known
 
     def _cost_apart(self, arrays: dict[str, Any]) -> Floats:

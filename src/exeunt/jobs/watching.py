@@ -27,7 +27,7 @@ from exeunt.score.tie_breaking import scramble
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.fields import id_keys
 from exeunt.watch import Watch
-from exeunt.watch.alarm import REMEDY
+from exeunt.watch.alarm_report import REMEDY
 
 _MOST = 10_000_000
 """Of more predictions of a job, one in two, three, ... is watched, or of groups one in so many."""

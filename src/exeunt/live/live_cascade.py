@@ -233,7 +233,7 @@ class LiveCascade:
             finally:
                 await self.close()
 
-        return run_apart(ask())
+        return run_in_own_thread(ask())
 
     async def close(self) -> None:
         """Close the models' connections of this event loop."""
@@ -341,7 +341,7 @@ def _cheaper(policy: Policy, exit_: int) -> int:
     return max((k for k in range(exit_) if k > of and before(cascade, k) == of), default=-1)
 
 
-def run_apart(work: Coroutine[Any, Any, T]) -> T:
+def run_in_own_thread(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in a thread of its own: in a notebook this one has an event loop already.
 
     If this thread is interrupted meanwhile, the coroutine is cancelled.

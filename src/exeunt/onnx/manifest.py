@@ -14,7 +14,7 @@ from exeunt._support.text import counted
 from exeunt.errors import ArtefactError, InputError
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds.onnx import ONNX
-from exeunt.runs.kinds.weights import WEIGHTS
+from exeunt.runs.kinds.pytorch import WEIGHTS
 
 FOLDER = "onnx"
 _FILE = "manifest.json"

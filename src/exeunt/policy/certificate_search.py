@@ -183,10 +183,10 @@ def plan_by_cost(
     """Return the fields of a policy, planned by what calibration inputs cost.
 
     The fit inputs give the thresholds of plans from the cheapest up; calibration inputs choose one of them, see
-    `dearest_plan`. Raises as that does.
+    `most_expensive_plan`. Raises as that does.
     """
     plans = _plans(allocate, cost, budget, fit, calibrate.n_units)
-    (rates, limits), fields = dearest_plan(
+    (rates, limits), fields = most_expensive_plan(
         ((plan, calibrate.paid(plan[1])) for plan in plans),
         with_highest(cost, fit.costs, calibrate.costs, delta),
         budget,
@@ -201,7 +201,7 @@ def plan_by_cost(
     return {"rates": rates, "limits": limits, "counts": counts, "watched": watched, **fields}
 
 
-def dearest_plan(
+def most_expensive_plan(
     plans: Iterable[tuple[_Plan, Floats]],
     cost: CostModel,
     budget: float,

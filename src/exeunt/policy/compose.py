@@ -25,7 +25,7 @@ from exeunt.policy.calibration import (
     sequential_thresholds,
 )
 from exeunt.policy.certificate_search import SMALLEST_DELTA, Costed, plan_by_cost, plan_cost
-from exeunt.policy.ensemble import AnswerChoice, choose_answer, remark_on_labels
+from exeunt.policy.ensemble_fitting import AnswerChoice, choose_answer, remark_on_labels
 from exeunt.policy.external_calibration import ranked
 from exeunt.policy.policy import Policy
 from exeunt.policy.watched_cells import cells_of_first_exit, cells_of_plan, scored_exits

@@ -27,8 +27,8 @@ from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.policy.watched_cells import MOST_COUNTED, WatchedCells
 from exeunt.score.confidence import FEATURES
-from exeunt.score.kinds import Score, score_from_dict
-from exeunt.score.routing import NEXT
+from exeunt.score.kinds import Score, check_can_be_read, score_from_dict
+from exeunt.score.router_score import NEXT
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace
 from exeunt.trace.cascade_step import CascadeStep, check_steps, is_tree, models_in_order, path_to
@@ -302,7 +302,11 @@ class Policy:
         return self.counts is not None and np.array_equal(counts, self.counts)
 
     def save(self, path: str | Path) -> None:
-        """Write the policy as JSON with a digest, atomically; `load` gives it back to the last bit."""
+        """Write the policy as JSON with a digest, atomically; `load` gives it back to the last bit.
+
+        Raises InputError for a score of your own that `exeunt.score.kinds.KINDS` does not know.
+        """
+        check_can_be_read(self.score)
         write_sealed(path, "policy", self.to_dict(), format_="exeunt-policy", version=VERSION)
 
     @classmethod

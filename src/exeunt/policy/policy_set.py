@@ -13,6 +13,7 @@ from exeunt._support.text import text_table
 from exeunt.costs.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import AGAIN, VERSION, Policy, read_policies
+from exeunt.score.kinds import check_can_be_read
 from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import models_in_order
 from exeunt.trace.cascade_trace import CascadeTrace
@@ -151,6 +152,8 @@ class PolicySet:
 
     def save(self, path: str | Path) -> None:
         """Write the set as one JSON file, atomically; `load` gives it back to the last bit."""
+        for policy in self.policies:
+            check_can_be_read(policy.score)
         body = [policy.to_dict() for policy in self.policies]
         write_sealed(path, "policies", body, format_="exeunt-policy-set", version=VERSION)
 

@@ -18,13 +18,13 @@ from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.policy.allocation_search import RightWithin, beats
 from exeunt.policy.answer_kinds import OwnAnswer
-from exeunt.policy.ensemble import (
+from exeunt.policy.ensemble_fitting import (
     AnswerChoice,
     EnsembleFit,
     can_be_ensembled,
     check_answer,
     classes_of,
-    ensemble_pays,
+    ensemble_is_better,
 )
 from exeunt.policy.policy_set import feasible
 from exeunt.rules.catalogue import preset
@@ -448,5 +448,5 @@ class _Search:
         if self._answer in ("own", "best") or (self._answer == "auto" and not answers.can_be_ensembled):
             return own
         ensemble = self._on.ensembled(steps)(amount)
-        pays = ensemble_pays(ensemble, own, probabilities=answers.has_log_probability)
+        pays = ensemble_is_better(ensemble, own, probabilities=answers.has_log_probability)
         return own if self._answer == "auto" and not pays else ensemble

@@ -15,7 +15,7 @@ from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.allocation_search import common_threshold_path
 from exeunt.policy.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds
 from exeunt.policy.compose import Composition, FitPart, composed
-from exeunt.policy.ensemble import AnswerChoice, choose_answer, remark_on_labels
+from exeunt.policy.ensemble_fitting import AnswerChoice, choose_answer, remark_on_labels
 from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks

@@ -14,8 +14,8 @@ from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.policy.allocation_search import beats
 from exeunt.policy.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds, exits_under
-from exeunt.policy.certificate_search import SMALLEST_DELTA, Costed, dearest_plan, with_highest
-from exeunt.policy.ensemble import ANSWERS
+from exeunt.policy.certificate_search import SMALLEST_DELTA, Costed, most_expensive_plan, with_highest
+from exeunt.policy.ensemble_fitting import ANSWERS
 from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.rules.cascade import cascade, check_models, noting_unasked, right_within
 from exeunt.rules.router_plans import (
@@ -85,7 +85,7 @@ def cascade_router(
     The fit part gives the price at which the mean cost is the budget, and `calibrate` a common threshold: an input is
     answered where answering is worth so much more than going on. It is the most generous one that keeps the budget, in
     expectation or, with `delta`, with a certificate: P(mean cost <= budget) >= 1 - delta (see
-    `exeunt.policy.certificate_search.dearest_plan`). Where paths are of one model, `calibrate` chooses the price.
+    `most_expensive_plan`). Where paths are of one model, `calibrate` chooses the price.
     `cheapest(policy="cascade_router")` certifies a loss. Where no router answers the fit inputs better than a `cascade`
     by two standard errors, it is that cascade.
 
@@ -101,7 +101,9 @@ def cascade_router(
         raise InputError(f"answer must be 'own', 'ensemble' or 'auto', got {answer!r}")
     amount = fit.answering.budget(budget, reference=reference)
     learned = learned_router(fit, answer, None, seed)
-    if not _pays(learned.by_cost(amount, calibrate.n).plan(amount), fit, amount, answer, order, seed):
+    if not _router_is_better(
+        learned.by_cost(amount, calibrate.n).plan(amount), fit, amount, answer, order, seed
+    ):
         options: dict[str, Any] = {"reference": reference, "delta": delta, "seed": seed, "ties": ties}
         in_a_row = cascade(fit, calibrate, budget=amount, answer=answer, order=order, **options)
         reason = "It asks models in a row: no router answers the fit inputs better."
@@ -168,7 +170,7 @@ def _made(
 
     cost = fit.along(learned.steps, reference=reference).cost
     highest = with_highest(cost, by_inputs[id(fit)].costs, by_inputs[id(calibrate)].costs, delta)
-    (plan, limits), fields = dearest_plan(
+    (plan, limits), fields = most_expensive_plan(
         plans(), highest, amount, calibrate.n, calibrate.groups, delta, seed
     )
     parts = costed(plan, fit), costed(plan, calibrate)
@@ -203,7 +205,7 @@ def _made(
     )
 
 
-def _pays(
+def _router_is_better(
     plan: Plan, fit: CascadeTrace, amount: float, answer: str, order: Sequence[str] | None, seed: int
 ) -> bool:
     """Return whether a router answers fit inputs better than the cascade does that would be chosen in its place."""

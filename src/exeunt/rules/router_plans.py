@@ -12,11 +12,11 @@ import numpy as np
 from exeunt._support.arrays import Floats, Integers
 from exeunt.policy.allocation_search import beats
 from exeunt.policy.answer_kinds import Answer, EnsembleAnswer, OwnAnswer
-from exeunt.policy.ensemble import can_be_ensembled, held_out_ensemble
+from exeunt.policy.ensemble_fitting import can_be_ensembled, held_out_ensemble
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.score.kernel_regression import KernelRegression
 from exeunt.score.learned import Grid
-from exeunt.score.routing import Known, Routing
+from exeunt.score.router_score import RouterInputs, Routing
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep, path_to
@@ -179,7 +179,7 @@ class LearnedRouter:
             for rest, rows in self.folds:
                 fitted = KernelRegression.fit(features[rest], own[rest], seed)(features[rows])
                 held_out[exit_][rows], self.unlike[exit_][rows] = fitted
-        self.known = Known(grid, _often_predicted(answered), regressions, silent)
+        self.known = RouterInputs(grid, _often_predicted(answered), regressions, silent)
         self.columns, _ = self._columns(answered, held_out)
         self.safe = {
             exit_: k for exit_ in held_out for k in self.following[exit_] if self.steps[k].model == best
@@ -346,7 +346,7 @@ class LearnedRouter:
         columns = [
             [0, *(1 + i for i, k in enumerate(self.following[exit_]) if k in to)] for exit_ in exits_left
         ]
-        known = Known(
+        known = RouterInputs(
             self.known.grid,
             self.known.classes,
             {to[exit_]: regression for exit_, regression in self.known.quality.items() if exit_ in to},

@@ -36,6 +36,7 @@ from typing import Any, TypeVar
 
 from exeunt._support.files import make_folder, write_json
 from exeunt._support.sealed_json import DIGEST, read_built, read_sealed, write_sealed
+from exeunt._support.text import counted
 from exeunt.costs.cost_model import CostModel
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
@@ -43,11 +44,11 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy
 from exeunt.runs import file_digests
 from exeunt.runs.kinds import KINDS, RunKind, imported
-from exeunt.runs.kinds.weights import WEIGHTS
-from exeunt.runs.manifest import REMEDY, CascadeEntry, read_manifest, sealed_manifest
+from exeunt.runs.kinds.pytorch import WEIGHTS
+from exeunt.runs.manifest import REMEDY, CascadeEntry, check_entries, read_manifest, sealed_manifest
 from exeunt.runs.run_path import at_precision, check_precision, split_budget, why_not_a_run
 from exeunt.runs.saved_policies import SavedPolicies, remove_of_policy
-from exeunt.timing.measuring import is_this_machine
+from exeunt.timing.timing_tools import is_this_machine
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 
@@ -89,12 +90,20 @@ class RunFolder(SavedPolicies):
     ) -> RunFolder:
         """Complete the folder `path` to a run folder; it holds its network, and model and tokenizer if there are any.
 
-        `about`: the manifest's other entries, JSON-able: model, heads, data, split, training, provenance.
-        `network`: the file that the network is in, which tells its kind. Raises InputError without it.
+        `about`: the manifest's other entries, JSON-able: `model` (spec, n_classes, macs), `network` (exits: the names
+        of all but the last), `inputs` (kind: "image" or "text"), `class_names`, `data` (name), `split`, `training` and
+        `provenance`. `network`: the file that the network is in, which tells its kind. Raises InputError without it,
+        and for entries that are missing or of another kind.
         """
         root = Path(path)
         if not (root / network).is_file():
             raise InputError(f"{root} has no {network}: write it before the run folder is made")
+        check_entries(sealed_manifest(about, {}))
+        if len(names := about["network"]["exits"]) + 1 != cost.n_exits:
+            raise InputError(
+                f"network.exits names {counted(len(names), 'exit')}, and the costs are of {cost.n_exits}: name all but "
+                "the last"
+            )
         # A folder with a manifest is complete, and this one is being made again.
         (root / file_digests.MANIFEST).unlink(missing_ok=True)
         remove_of_policy(root)

@@ -66,10 +66,10 @@ class _MoreOfInputs(_Inputs, total=False):
 class _Model(TypedDict):
     spec: str
     n_classes: int
+    macs: float
 
 
 class _MoreOfModel(_Model, total=False):
-    macs: float
     model: str
     precision: str
     runs_whole: str
@@ -111,15 +111,15 @@ def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) ->
     )
     body = {name: entry for name, entry in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
-    built(path, manifest, _check, kind="manifest", remedy=REMEDY)
+    built(path, manifest, check_entries, kind="manifest", remedy=REMEDY)
     known = set(manifest["files"])
     if missing := sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known):
         raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged; {REMEDY}")
     return manifest
 
 
-def _check(manifest: Mapping[str, Any]) -> None:
-    """Raise InputError for entries of other kinds, and for classes of which some have no name."""
+def check_entries(manifest: Mapping[str, Any]) -> None:
+    """Raise InputError for entries that are missing or of other kinds, and for classes of which some have no name."""
     check_kind(manifest, _Manifest, "")
     names, n = manifest["class_names"], manifest["model"]["n_classes"]
     if names and len(names) != n:

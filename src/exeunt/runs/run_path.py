@@ -11,7 +11,7 @@ from typing import Any
 from exeunt.errors import ArtefactError, InputError
 from exeunt.runs.file_digests import CONFIG, MANIFEST
 from exeunt.runs.kinds.cascade import CASCADE
-from exeunt.runs.kinds.weights import WEIGHTS
+from exeunt.runs.kinds.pytorch import WEIGHTS
 from exeunt.runs.manifest import read_manifest
 
 INT8 = "int8"

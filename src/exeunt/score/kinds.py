@@ -1,4 +1,4 @@
-"""The kinds of score that a policy file may name. A score of your own needs an entry here to be read back."""
+"""The kinds of score that a policy file may name. A score of your own needs an entry in `KINDS` to be read back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore, StartsEmpty
 from exeunt.score.gate import Gate
 from exeunt.score.learned import LearnedScore, larger
-from exeunt.score.routing import Routing
+from exeunt.score.router_score import Routing
 
 
 class Score(Protocol):
@@ -178,7 +178,7 @@ def _part(memory: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): column for name, column in memory.items() if name.startswith(prefix)}
 
 
-_KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {
+KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {
     "named": lambda body: NamedScore(body["name"]),
     "learned": LearnedScore.from_dict,
     "constant": lambda _: ConstantScore(),
@@ -194,6 +194,19 @@ _KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {
 
 def score_from_dict(body: dict[str, Any]) -> Score:
     """Rebuild a score from its `to_dict`. Raises InputError for a kind that this version does not know."""
-    if body["kind"] not in _KINDS:
-        raise InputError(f"unknown kind of score {body['kind']!r}: this version knows {sorted(_KINDS)}")
-    return _KINDS[body["kind"]](body)
+    if body["kind"] not in KINDS:
+        raise InputError(f"unknown kind of score {body['kind']!r}: {_known(body['kind'])}")
+    return KINDS[body["kind"]](body)
+
+
+def check_can_be_read(score: Score) -> None:
+    """Raise InputError for a score that `score_from_dict` could not rebuild."""
+    if (kind := score.to_dict()["kind"]) not in KINDS:
+        raise InputError(f"a policy with a score of kind {kind!r} could not be read back: {_known(kind)}")
+
+
+def _known(kind: str) -> str:
+    return (
+        f"known are {', '.join(sorted(KINDS))}; for a score of your own first write "
+        f"exeunt.score.kinds.KINDS[{kind!r}] = a function of its to_dict() that returns the score"
+    )

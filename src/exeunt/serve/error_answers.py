@@ -21,51 +21,51 @@ from exeunt.web.answers import missing_money
 _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3
 
-Told = tuple[int, str, Mapping[str, str]]
+ObservedBatch = tuple[int, str, Mapping[str, str]]
 """Status, why, and headers."""
 
 
 @singledispatch
-def told(error: Exception) -> Told:
+def told(error: Exception) -> ObservedBatch:
     """Return what a client is told of an error."""
     return 500, f"unexpected {type(error).__name__}: see the log of the server", {}
 
 
 @told.register
-def _(error: ExeuntError) -> Told:
+def _(error: ExeuntError) -> ObservedBatch:
     _log.error(one_line(error))
     return 500, str(error), {}
 
 
 @told.register
-def _(error: InputError) -> Told:
+def _(error: InputError) -> ObservedBatch:
     return 422, str(error), {}
 
 
 @told.register(QueueFull)
 @told.register(EngineStopped)
-def _(error: Exception) -> Told:
+def _(error: Exception) -> ObservedBatch:
     return 503, str(error), {"retry-after": "1"}
 
 
 @told.register
-def _(error: OverBudget) -> Told:
+def _(error: OverBudget) -> ObservedBatch:
     return missing_money(error, program="server")
 
 
 @told.register
-def _(error: HTTPException) -> Told:
+def _(error: HTTPException) -> ObservedBatch:
     return error.status_code, error.detail, error.headers or {}
 
 
 @told.register
-def _(_: ClientDisconnect) -> Told:
+def _(_: ClientDisconnect) -> ObservedBatch:
     return 499, "the client disconnected", {}  # only the log reads it
 
 
 @told.register(RequestValidationError)
 @told.register(ValidationError)
-def _(error: RequestValidationError | ValidationError) -> Told:
+def _(error: RequestValidationError | ValidationError) -> ObservedBatch:
     return 422, problems(error), {}
 
 

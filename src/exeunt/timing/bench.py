@@ -24,7 +24,7 @@ from exeunt.policy import Policy
 from exeunt.policy.calibration import NEVER, Thresholds
 from exeunt.score.confidence import NamedScore
 from exeunt.score.kinds import Score
-from exeunt.timing.measuring import Spread, time_interleaved
+from exeunt.timing.timing_tools import Spread, time_interleaved
 
 _INPUTS = 32  # one measurement takes at least this many inputs, in batches of the size that is timed
 _EXIT = "forced_exit"

@@ -18,7 +18,7 @@ from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.timing.bench import all_heads_policy, forced_exits, last_head_policy, whole_network
-from exeunt.timing.measuring import seconds_of, waiting_clock
+from exeunt.timing.timing_tools import seconds_of, waiting_clock
 
 _FEWEST_BATCHES, _FEWEST_INPUTS = 20, 200  # both are reached, small batches are therefore timed more often
 _TURN = 5  # passes in a row: in turns of one, each would find the other's weights in the caches

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from exeunt._support.arrays import Floats
 from exeunt.engine.executor import Executor, Segments
 from exeunt.score.confidence import Evidence, softmax
-from exeunt.timing.measuring import describe_machine, seconds_of, waiting_clock
+from exeunt.timing.timing_tools import describe_machine, seconds_of, waiting_clock
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from exeunt.torch.cutting.cut import cut  # noqa: E402 - torch must be known to 
 from exeunt.torch.cutting.cut_points import cut_points  # noqa: E402
 from exeunt.torch.exits.attach import attach  # noqa: E402
 from exeunt.torch.exits.heads import Head, HeadOptions  # noqa: E402
+from exeunt.torch.exits.multiply_adds import count_macs, cumulative_macs  # noqa: E402
 from exeunt.torch.exits.network import EarlyExitNetwork, record  # noqa: E402
-from exeunt.torch.exits.placement import count_macs, cumulative_macs  # noqa: E402
 from exeunt.torch.models.by_name import build_model  # noqa: E402
 from exeunt.torch.timed_exits import exits_by_time  # noqa: E402
 from exeunt.torch.training.checkpoint import EpochMetrics, History  # noqa: E402

@@ -24,8 +24,8 @@ from exeunt.policy import Policy
 from exeunt.policy.calibration import Thresholds
 from exeunt.timing.bench import forced_exits, heads_policy, whole_network
 from exeunt.timing.exit_placement import MeasuredPlaces, PlacedExits, choose_exits
-from exeunt.timing.measuring import time_interleaved
 from exeunt.timing.profile import measure_profile
+from exeunt.timing.timing_tools import time_interleaved
 from exeunt.torch.calls import Inputs
 from exeunt.torch.devices import limit_threads
 from exeunt.torch.executor import StagedExecutor

@@ -120,11 +120,11 @@ class CascadeTrace:
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace import from_table  # PyArrow: late
+        from exeunt.trace import table_columns
 
-        names, data = list(price), from_table.read_table(table)
-        costs = from_table.model_costs(data, price, highest or {}, unit, price_per)
-        columns = from_table.read_columns(
+        names, data = list(price), table_columns.read_table(table)
+        costs = table_columns.model_costs(data, price, highest or {}, unit, price_per)
+        columns = table_columns.read_columns(
             data,
             label=label,
             better=better,
@@ -134,16 +134,16 @@ class CascadeTrace:
             classes=classes,
             groups=groups,
             rows_per_group=rows_per_group,
-            confidence=from_table.model_columns(confidence, names, "confidence"),
-            prediction=from_table.model_columns(prediction, names, "prediction"),
-            loss=from_table.model_columns(loss, names, "loss"),
+            confidence=table_columns.model_columns(confidence, names, "confidence"),
+            prediction=table_columns.model_columns(prediction, names, "prediction"),
+            loss=table_columns.model_columns(loss, names, "loss"),
         )
         make = ExitTrace.from_scores if loss is None else ExitTrace.from_losses
         trace = make(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
         models = cls({name: trace.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
         if not features:
             return models
-        numbers = from_table.read_features(data, features)
+        numbers = table_columns.read_features(data, features)
         return models.with_features("features", numbers, cost=features_price / price_per)
 
     @property

@@ -44,7 +44,7 @@ from exeunt.trace.splitting import part_rows
 if TYPE_CHECKING:
     from exeunt.score.tie_breaking import Ties
     from exeunt.trace.cascade_step import CascadeStep
-    from exeunt.trace.from_table import CostIs
+    from exeunt.trace.table_columns import CostIs
 
 _NO_KEYS = cast("Keys", None)  # stands for "make keys from the content"
 
@@ -270,7 +270,7 @@ class ExitTrace:
         always wrong.
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace.from_table import read_columns, table_cost  # PyArrow is imported late
+        from exeunt.trace.table_columns import read_columns, table_cost  # PyArrow is imported late
 
         columns = read_columns(
             table,

@@ -20,7 +20,7 @@ from exeunt.trace.fields import id_keys
 from exeunt.watch.e_detectors import UrnDetectors
 
 
-class Told(NamedTuple):
+class ObservedBatch(NamedTuple):
     """Inputs that count, (n,) each. `first_scores`: at the first exit that can answer. None where not given."""
 
     exits: Integers
@@ -28,9 +28,11 @@ class Told(NamedTuple):
     first_scores: Floats | None
     ties: Floats | None
 
-    def only(self, rows: slice | Booleans) -> Told:
+    def only(self, rows: slice | Booleans) -> ObservedBatch:
         """Return some of the inputs."""
-        return Told(self.exits[rows], *(None if column is None else column[rows] for column in self[1:]))
+        return ObservedBatch(
+            self.exits[rows], *(None if column is None else column[rows] for column in self[1:])
+        )
 
 
 _GROUPS = 10_000
@@ -65,13 +67,13 @@ class ObservedInputs:
         ties: ArrayLike | None,
         groups: ArrayLike | None,
         decided: ArrayLike | None,
-    ) -> Told:
+    ) -> ObservedBatch:
         """Return the inputs that count; see `Watch.update`, also for errors."""
         known = isinstance(exits, np.ndarray) and exits.dtype == np.int64 and exits.ndim == 1
         exits_of: Integers = exits if known else arrays.integers(exits, "exits", ndim=1)  # type: ignore[assignment]
         n = len(exits_of)
         score, first = _numbers(scores, "scores", n), _numbers(first_scores, "first_scores", n)
-        observed = Told(exits_of, score, first, tie := _numbers(ties, "ties", n))
+        observed = ObservedBatch(exits_of, score, first, tie := _numbers(ties, "ties", n))
         if groups is not None or decided is not None:
             observed = observed.only(self._kept(n, groups, decided))
         if not len(observed.exits):
@@ -149,7 +151,7 @@ class ObservedInputs:
         ends = [(share + _END) ** -0.5 for share in (by_first, 1 - by_first)]
         return UrnDetectors(cells.counts, divisions, np.stack([*map(_less_sure, bets), *ends], axis=1))
 
-    def cells_of(self, observed: Told, before: int) -> Integers:
+    def cells_of(self, observed: ObservedBatch, before: int) -> Integers:
         """Return the cell of each input (n,), as the urn numbers them. `before`: how many inputs came before."""
         exits, scores, first_scores, ties = observed
         if first_scores is None:

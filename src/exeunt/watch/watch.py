@@ -23,10 +23,10 @@ from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.derived import score_matrix
 from exeunt.trace.groups import n_units
-from exeunt.watch.alarm import Alarm, changed_since, drift_alarm, loss_alarm
+from exeunt.watch.alarm_report import Alarm, changed_since, drift_alarm, loss_alarm
 from exeunt.watch.e_detectors import MOST, MOST_EVIDENCE, EvidenceCurve, UrnDetectors, evidence_after
 from exeunt.watch.loss_detector import LossDetector
-from exeunt.watch.observed_inputs import LatestInputs, ObservedInputs, Told
+from exeunt.watch.observed_inputs import LatestInputs, ObservedBatch, ObservedInputs
 
 VERSION = 1
 _FORMAT = "exeunt-watch"
@@ -196,7 +196,7 @@ class Watch:
         self._urn = self._inputs.urn()
         self._equally = np.full(len(self._urn.evidence), 1 / len(self._urn.evidence))
 
-    def _batch(self, observed: Told) -> list[Alarm]:
+    def _batch(self, observed: ObservedBatch) -> list[Alarm]:
         """Take note of at most `MOST` inputs."""
         cells = self._inputs.cells_of(observed, self.n)
         urn, n = cast("UrnDetectors", self._urn), len(cells)

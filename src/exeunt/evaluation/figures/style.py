@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-    from exeunt.timing.measuring import Spread
+    from exeunt.timing.timing_tools import Spread
 
 # Okabe and Ito, "Color universal design" (2008), with brown for the yellow, which is too pale on white.
 COLOURS = {

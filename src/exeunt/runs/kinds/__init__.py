@@ -12,9 +12,17 @@ __all__ = ["KINDS", "ExecutorKind", "RunKind", "imported"]
 
 
 def _kinds() -> Mapping[str, RunKind]:
-    names = (module.name for module in iter_modules(__path__) if module.name != "kind")
-    kinds = (import_module(f"{__name__}.{name}").KIND for name in names)
-    return {kind.file: kind for kind in kinds}
+    kinds: dict[str, RunKind] = {}
+    for module in iter_modules(__path__):
+        if module.name == "kind":
+            continue
+        kind = getattr(import_module(f"{__name__}.{module.name}"), "KIND", None)
+        if not isinstance(kind, RunKind):
+            raise TypeError(f"{__name__}.{module.name} must hold a KIND, a RunKind, got {kind!r}")
+        if kind.file in kinds:
+            raise ValueError(f"two kinds of runs hold their network in {kind.file}, one is {module.name}")
+        kinds[kind.file] = kind
+    return kinds
 
 
 KINDS = _kinds()

@@ -22,7 +22,7 @@ from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.devices import seeded
-from exeunt.torch.exits import heads, placement
+from exeunt.torch.exits import heads, multiply_adds, placement
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
 from exeunt.torch.exits.own import OWN, open_own_exits, refuse_unasked
 from exeunt.torch.exits.pixel_heads import make_pixel_head
@@ -134,11 +134,11 @@ def _costs(
 ) -> CostModel:
     """Return what each exit costs: the backbone up to it, and all heads up to and including its own."""
     heads_alone = [
-        placement.count_macs(head, torch.zeros(2, *point.shape))
+        multiply_adds.count_macs(head, torch.zeros(2, *point.shape))
         for head, point in zip(new_heads, points, strict=True)
     ]
     cumulative = np.array([*(point.cost for point in points), full]) + np.cumsum([*heads_alone, 0.0])
-    return CostModel(cumulative, source=placement.count_source(n_tokens), heads=[*heads_alone, 0.0])
+    return CostModel(cumulative, source=multiply_adds.count_source(n_tokens), heads=[*heads_alone, 0.0])
 
 
 def _finished(
@@ -208,7 +208,7 @@ def encoder_features(model: nn.Module, example: Inputs) -> tuple[int, ...] | Non
     Raises InputError if it fails on the example, or brings exits of its own.
     """
     with evaluating(model):
-        output = placement.output_of(model, example)
+        output = multiply_adds.output_of(model, example)
     refuse_unasked(output)
     if getattr(output, "logits", None) is not None or (features := first_tensor(output)).ndim == 2:
         return None

@@ -15,7 +15,7 @@ from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.graph import ModelGraph
-from exeunt.torch.exits import placement
+from exeunt.torch.exits import multiply_adds, placement
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import check_kind, mask_scale_of
 from exeunt.torch.named_inputs import read_example
@@ -93,7 +93,7 @@ def open_own_exits(
     if isinstance(model, _OwnExits):
         model = model.network
     with evaluating(model):
-        logits = _checked_logits(placement.output_of(model, example), rows_of(example), masks=masks)
+        logits = _checked_logits(multiply_adds.output_of(model, example), rows_of(example), masks=masks)
     for logit in logits:
         check_kind(logit, example, masks=masks)
     sizes = {tuple(logit.shape[2:]) for logit in logits}
@@ -112,11 +112,11 @@ def open_own_exits(
         )
     batch = read_example(wrapped, example)
     graph = try_graph(wrapped, batch.at_least_two())
-    full = placement.count_macs(wrapped, example)
+    full = multiply_adds.count_macs(wrapped, example)
     if isinstance(graph, NotExportable):
         costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
     else:
-        costs = np.array([*placement.graph_macs(graph, batch.at_least_two(), names), full])
+        costs = np.array([*multiply_adds.graph_macs(graph, batch.at_least_two(), names), full])
         _check_increasing(costs)
     points = [
         placement.ExitPoint(name, float(cost), tuple(logits[0].shape[1:]))
@@ -126,7 +126,7 @@ def open_own_exits(
         wrapped,
         [nn.Identity() for _ in names],
         points,
-        cost=CostModel(costs, source=placement.count_source(batch.n_tokens)),
+        cost=CostModel(costs, source=multiply_adds.count_source(batch.n_tokens)),
         backbone_macs=full,
         options=None,
         n_classes=width,

@@ -1,32 +1,27 @@
-"""What a pass costs up to each module, in multiply-adds; and placing exits evenly by this cost, or at named modules."""
+"""Placing exits evenly by what a pass costs up to each module, or at named modules."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, fx, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from exeunt._support.text import counted
-from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
+from exeunt.errors import ExeuntWarning, InputError, NotExportable
 from exeunt.score.mask_confidence import MOST_MASK_CLASSES
 from exeunt.torch.batches import rows_of
-from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, modules_named, on_return
+from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, on_return
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
 from exeunt.torch.cutting.graph import ModelGraph
-from exeunt.torch.named_inputs import ExampleBatch, read_example
-
-_FLOPS_PER_MAC = 2
+from exeunt.torch.exits.multiply_adds import macs_up_to, output_of
+from exeunt.torch.named_inputs import read_example
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def find_candidates(
         shapes, calls = _shapes(
             model, example, names, maps=None if not masks else "needed" if graph is None else "kept"
         )
-        *costs, full = _macs(model, example, list(shapes)).tolist()
+        *costs, full = macs_up_to(model, example, list(shapes)).tolist()
     points = [
         ExitPoint(name, cost, shapes[name], calls[name]) for name, cost in zip(shapes, costs, strict=True)
     ]
@@ -116,19 +111,6 @@ def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> lis
     return [distinct[i] for i in sorted(chosen)]
 
 
-def output_of(model: nn.Module, example: Inputs) -> Any:
-    """Return what a model returns. Raises InputError with the reason if it fails on the example."""
-    args, kwargs = as_call(example)
-    try:
-        with torch.no_grad():
-            return model(*args, **kwargs)
-    except ExeuntError:
-        raise
-    except Exception as error:  # code of the user's may raise anything
-        shapes = ", ".join(str(tuple(x.shape)) for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-        raise InputError(f"the network fails on a batch of shape {shapes}: {one_line(error)}") from error
-
-
 def check_width(width: int, n_classes: int | None) -> None:
     """Raise InputError for logits of another width than `n_classes`, unless that is None."""
     if n_classes not in (None, width):
@@ -149,132 +131,6 @@ def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> Non
             raise InputError(f"exit {name!r} is named twice: name each exit once")
     if not names:
         raise InputError("exits is empty: name at least one exit, or give a number such as exits=7")
-
-
-def _shapes(
-    model: nn.Module, example: Inputs, names: Sequence[str], *, maps: str | None = None
-) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
-    """Run the model once; return the shape of each module's features for one input, by last call, and its calls.
-
-    `maps`: "needed" if each module must return one feature map or tokens; "kept" if others are left out.
-    """
-    calls: Counter[str] = Counter()
-    shapes: dict[str, tuple[int, ...]] = {}
-    n, left_out = rows_of(example), set[str]()
-
-    def keep(name: str, output: Any) -> None:
-        is_map = isinstance(output, Tensor) and output.ndim in (3, 4)
-        if maps == "kept" and not is_map:
-            left_out.add(name)
-            return
-        if maps == "needed" and not isinstance(output, Tensor):
-            tensors = output.values() if isinstance(output, Mapping) else output
-            count = counted(sum(isinstance(tensor, Tensor) for tensor in tensors), "tensor")
-            raise InputError(
-                f"module {name!r} returns a {type(output).__name__} of {count}, and an exit of masks reads one feature "
-                "map: name the modules inside it, each of which returns one"
-            )
-        features = first_tensor(output)
-        if features.ndim < 2 or len(features) != n or not features.is_floating_point():
-            raise InputError(
-                f"module {name!r} returns {features.dtype} of shape {tuple(features.shape)} on a batch of {n}: "
-                "an exit needs features with the batch as their first axis"
-            )
-        calls[name] += 1
-        shapes.pop(name, None)  # so that the order is that of the last calls
-        shapes[name] = tuple(features.shape[1:])
-
-    args, kwargs = as_call(example)
-    with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
-        model(*args, **kwargs)
-    if idle := [name for name in names if name not in shapes and name not in left_out]:
-        raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
-    return shapes, calls
-
-
-def count_macs(model: nn.Module, example: Inputs) -> float:
-    """Return the model's multiply-adds per input, averaged over `example` (a batch of any size).
-
-    As usual, matrix products, convolutions and attention count; additions, activations and normalisations do not. The
-    model is run in eval mode, on tensors without data if its code allows that.
-    """
-    return float(_macs(model, example, [])[-1])
-
-
-def cumulative_macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np.float64]:
-    """Return the multiply-adds per input from the start of a pass to each named module's last return, (len(names),).
-
-    `count_macs` returns those of the whole pass.
-
-    Raises InputError for a name that the model does not have, and for a module that does not run.
-    """
-    return _macs(model, example, names)[:-1]
-
-
-def graph_macs(graph: ModelGraph, example: ExampleBatch, names: Sequence[str]) -> NDArray[np.float64]:
-    """Return the multiply-adds per input up to each named module's last operation in a model's graph, (len(names),).
-
-    Operations run in the order of `graph.nodes`, which may differ from that of the model's code.
-    """
-    counter, own, before = FlopCounterMode(display=False), dict[fx.Node, int](), 0
-
-    def count(node: fx.Node, _value: Any) -> None:
-        nonlocal before
-        own[node], before = counter.get_total_flops() - before, counter.get_total_flops()
-
-    with _plain_attention(), counter:
-        graph.run(example, count)
-    flops = np.cumsum([own.get(node, 0) for node in graph.nodes])
-    return flops[[graph.spans[name].last for name in names]] / (_FLOPS_PER_MAC * example.n)
-
-
-def count_source(n_tokens: int | None) -> str:
-    """Return how costs were obtained, for a CostModel. `n_tokens`: length of the texts; None for other inputs."""
-    return "flop counter" if n_tokens is None else f"flop counter, texts of {n_tokens} tokens"
-
-
-def _macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np.float64]:
-    """Return the multiply-adds per input at each module's last return, and of the whole pass."""
-    modules = modules_named(model, names)
-    batch = read_example(model, example)
-    weights = (*model.named_parameters(), *model.named_buffers())
-    with evaluating(model), torch.no_grad():
-        try:
-            shapes = replace(batch, tensors=tuple(tensor.to("meta") for tensor in batch.tensors))
-            flops = _count(model, modules, shapes, {name: tensor.to("meta") for name, tensor in weights})
-        except (RuntimeError, NotImplementedError):  # the model's code depends on values
-            flops = _count(model, modules, batch, {})
-    if absent := [name for name in names if name not in flops]:
-        raise InputError(f"module {absent[0]!r} did not run on the example: name one that does")
-    return np.array([*(flops[name] for name in names), flops[""]]) / (_FLOPS_PER_MAC * batch.n)
-
-
-def _count(
-    model: nn.Module, modules: Mapping[str, nn.Module], example: ExampleBatch, weights: dict[str, Tensor]
-) -> dict[str, int]:
-    """Return the floating-point operations up to each module's last return, and of the whole pass under "".
-
-    `weights`: replace the model's parameters and buffers of these names.
-    """
-    counter = FlopCounterMode(display=False)
-    flops: dict[str, int] = {}
-    with _plain_attention(), counter:
-        with on_return(modules, lambda name, _output: flops.__setitem__(name, counter.get_total_flops())):
-            torch.func.functional_call(model, weights, *as_call(example.inputs))
-        flops[""] = counter.get_total_flops()
-    return flops
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Compute attention by matrix products: the counter does not see the fused kernels of the CPU."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def check_kind(logits: Tensor, example: Inputs, *, masks: bool) -> None:
@@ -318,3 +174,44 @@ def _size(example: Inputs) -> tuple[int, int]:
     if not tensors or tensors[0].ndim != 4:
         raise InputError("masks are of images: give inputs of shape (images, channels, height, width)")
     return tensors[0].shape[2], tensors[0].shape[3]
+
+
+def _shapes(
+    model: nn.Module, example: Inputs, names: Sequence[str], *, maps: str | None = None
+) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
+    """Run the model once; return the shape of each module's features for one input, by last call, and its calls.
+
+    `maps`: "needed" if each module must return one feature map or tokens; "kept" if others are left out.
+    """
+    calls: Counter[str] = Counter()
+    shapes: dict[str, tuple[int, ...]] = {}
+    n, left_out = rows_of(example), set[str]()
+
+    def keep(name: str, output: Any) -> None:
+        is_map = isinstance(output, Tensor) and output.ndim in (3, 4)
+        if maps == "kept" and not is_map:
+            left_out.add(name)
+            return
+        if maps == "needed" and not isinstance(output, Tensor):
+            tensors = output.values() if isinstance(output, Mapping) else output
+            count = counted(sum(isinstance(tensor, Tensor) for tensor in tensors), "tensor")
+            raise InputError(
+                f"module {name!r} returns a {type(output).__name__} of {count}, and an exit of masks reads one feature "
+                "map: name the modules inside it, each of which returns one"
+            )
+        features = first_tensor(output)
+        if features.ndim < 2 or len(features) != n or not features.is_floating_point():
+            raise InputError(
+                f"module {name!r} returns {features.dtype} of shape {tuple(features.shape)} on a batch of {n}: "
+                "an exit needs features with the batch as their first axis"
+            )
+        calls[name] += 1
+        shapes.pop(name, None)  # so that the order is that of the last calls
+        shapes[name] = tuple(features.shape[1:])
+
+    args, kwargs = as_call(example)
+    with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
+        model(*args, **kwargs)
+    if idle := [name for name in names if name not in shapes and name not in left_out]:
+        raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
+    return shapes, calls

@@ -21,8 +21,9 @@ from exeunt._support.arrays import Floats
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
 from exeunt.torch.devices import seeded
+from exeunt.torch.exits.multiply_adds import count_source, cumulative_macs
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.exits.placement import ExitPoint, count_source, cumulative_macs, place_exits
+from exeunt.torch.exits.placement import ExitPoint, place_exits
 from exeunt.torch.language.decoder import Decoder
 
 _HIDDEN = 4 / 3

@@ -17,8 +17,8 @@ from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import load_preparation, split_of
 from exeunt.torch.calls import Inputs, logits_of, to_device
+from exeunt.torch.exits.multiply_adds import output_of
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.exits.placement import output_of
 from exeunt.torch.models.by_name import runs_custom_code
 from exeunt.torch.open_run import load_network
 from exeunt.torch.training.recipe import TEACHERS, Recipe

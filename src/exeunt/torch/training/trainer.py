@@ -21,16 +21,14 @@ from exeunt.torch.calls import as_call, logits_of, to_device
 from exeunt.torch.devices import epoch_seed, seeded
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
-from exeunt.torch.training.recipe import (
-    Recipe,
+from exeunt.torch.training.losses import (
     at_pixels_of,
     cross_entropies,
-    known_or_said,
-    make_optimiser,
+    labels_or_predictions,
     mean_loss,
     objective,
-    rate_factor,
 )
+from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -115,7 +113,7 @@ class Trainer:
                 args, kwargs = as_call(inputs)
                 logits = [x.float() for x in self.learner(*args, **kwargs)]
                 if label is None or self.recipe.unlabelled:
-                    label = known_or_said(label, logits[-1])
+                    label = labels_or_predictions(label, logits[-1])
                 if self.network.masks:
                     label = at_pixels_of(label, logits)
                 sums.add(mean_loss(cross_entropies(logits, label), label), logits, label)
@@ -213,7 +211,7 @@ class Trainer:
         self.fabric.backward(loss * self._share(len(logits[0])))
         optimiser.step()
         if label is None or recipe.unlabelled:
-            label = known_or_said(label, logits[-1] if target is None else target)
+            label = labels_or_predictions(label, logits[-1] if target is None else target)
         sums.add(entropies, logits, label)
 
     def _share(self, n: int) -> float:

@@ -21,7 +21,7 @@ from exeunt.stream.units import Arrival, Place, Unit, Units
 _REMEMBERED = 200_000
 
 
-class Traffic:
+class RequestStream:
     """The requests to `auto` in order of arrival. It goes on from the records after a restart.
 
     `units`: that requests belong to. `setting`: the number of models, grader and rules as they are. `bill`: what was

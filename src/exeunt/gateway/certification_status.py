@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from exeunt._support.text import counted, text_table
-from exeunt.gateway.certification import Measured, measured
-from exeunt.gateway.certifying import DEPENDENT, Certifier, Plan, Tested
+from exeunt.gateway.certifier import DEPENDENT, Certifier, Plan, ProposalUnderTest
 from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.evidence import Evidence
-from exeunt.gateway.proposing import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
+from exeunt.gateway.plan_measurement import Measured, measured
+from exeunt.gateway.proposals import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
 from exeunt.stream import bets
 from exeunt.stream.ratios import Interval
+from exeunt.stream.records import NOT_GRADED, NOT_PAID
 
 STANDING = "standing"
 """Under this name the records keep what is certified, for who asks another process."""
@@ -31,7 +32,7 @@ _DECIDES = 0.5
 
 
 @dataclass(frozen=True)
-class Standing:
+class CertificationStatus:
     """Where a question stands. `certified`: by name of a policy, what is guaranteed of it and what was measured, of
     the plan of each proposal that passed last. `notes`: what else is to be known, and what it takes to certify more.
     `earlier`: those that passed before these, and are certified, too.
@@ -94,15 +95,15 @@ class Certified:
         return {"sentences": self.sentences, "measured": numbers, "limits": self.limits}
 
 
-def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
+def certification_status(certifier: Certifier, config: GatewayConfig) -> CertificationStatus:
     """Return where the question of a gateway stands."""
     if certifier.question is None or config.promise is None:
-        return Standing(
+        return CertificationStatus(
             {}, ["Nothing is promised: write `promise: {max_loss: 5%}` into the file of the gateway."]
         )
     certified: dict[str, Certified] = {}
     earlier: dict[str, Certified] = {}
-    notes = [*_about_question(certifier), *_short_of_money(certifier)]
+    notes = [*_about_question(certifier), *_short_of_money(certifier), *_ungraded(certifier)]
     for proposal in certifier.proposals:
         if proposal.ended:
             notes.append(
@@ -121,7 +122,7 @@ def standing(certifier: Certifier, config: GatewayConfig) -> Standing:
             passed_plan = _Passed(certifier, config, config.promise, proposal, plan, evidence)
             group[plan.name] = passed_plan.certified()
     notes += _forecast(certifier, config)
-    return Standing(certified, notes, earlier)
+    return CertificationStatus(certified, notes, earlier)
 
 
 def _about_question(certifier: Certifier) -> list[str]:
@@ -150,6 +151,22 @@ def _short_of_money(certifier: Certifier) -> list[str]:
     ]
 
 
+def _ungraded(certifier: Certifier) -> list[str]:
+    """Return a sentence if more than 2% of the comparisons have no grade."""
+    reasons, compared = certifier.ungraded()
+    ungraded = sum(reasons.values())
+    if ungraded <= compared / 50:
+        return []
+    remedies = {
+        NOT_GRADED: "the grader failed (the log says why)",
+        NOT_PAID: "money for the judge was short (let comparisons cost more: spend of shadow)",
+    }
+    why = " and ".join(f"{remedies[reason]} {counted(n, 'time')}" for reason, n in reasons.items())
+    return [
+        f"{ungraded} of {counted(compared, 'compared request')} have no grade: {why}. Each counts as lost in the tests."
+    ]
+
+
 @dataclass(frozen=True)
 class _Passed:
     """A plan that has passed, and what tested it."""
@@ -157,7 +174,7 @@ class _Passed:
     certifier: Certifier
     config: GatewayConfig
     promise: Promise
-    proposal: Tested
+    proposal: ProposalUnderTest
     plan: Plan
     evidence: Evidence
 
@@ -288,7 +305,7 @@ def _forecast(certifier: Certifier, config: GatewayConfig) -> list[str]:
     return [*forecast, *_mostly_one_client(certifier)]
 
 
-def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Tested) -> list[str]:
+def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: ProposalUnderTest) -> list[str]:
     """Return how many more units and periods the next plan of a proposal takes."""
     if not proposal.plans:
         return [
@@ -341,7 +358,7 @@ def _until_first_proposal(certifier: Certifier, config: GatewayConfig) -> list[s
 
 
 def _units_to_come(
-    certifier: Certifier, config: GatewayConfig, proposal: Tested, plan: Plan
+    certifier: Certifier, config: GatewayConfig, proposal: ProposalUnderTest, plan: Plan
 ) -> Interval | None:
     """Return about how many more held-out units a plan takes, with a range, by the units that it was tested on."""
     evidence = certifier.held_out(proposal)

@@ -25,12 +25,13 @@ from exeunt.errors import ArtefactError, FileError
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.evidence import Evidence, evidence_of, own_settings
 from exeunt.gateway.folder import PROPOSALS, GatewayModels
-from exeunt.gateway.proposing import FEWEST, Proposal, dependence, limits_of, propose, values_of, watched_by
+from exeunt.gateway.graders import code_digest
+from exeunt.gateway.proposals import FEWEST, Proposal, dependence, limits_of, propose, values_of, watched_by
 from exeunt.gateway.saved_policies import GatewayPolicies, clients_of, strange_models
 from exeunt.policy import Policy
 from exeunt.stream import bets
 from exeunt.stream.drawing import Period
-from exeunt.stream.records import Records
+from exeunt.stream.records import ASKED, COMPARED, Records
 from exeunt.stream.units import HOUR_S, Unit
 
 _log = logging.getLogger("exeunt.gateway")
@@ -87,7 +88,7 @@ class Plan:
 
 
 @dataclass
-class Tested:
+class ProposalUnderTest:
     """A proposal and how its tests stand. `number`: among all, which gives its `weight`. `fitted`: units that it was
     made of. `tests_from`: the first unit that tests it. `rows`: of a unit that its plans answer.
 
@@ -160,7 +161,7 @@ class ProposalStore:
         with self._records.reading() as connection:
             return int(connection.execute("SELECT COALESCE(MAX(number), 0) FROM proposal").fetchone()[0])
 
-    def add(self, proposal: Tested, clients: Collection[str]) -> None:
+    def add(self, proposal: ProposalUnderTest, clients: Collection[str]) -> None:
         """Write a proposal. `clients`: whose requests it was made of."""
         number, rows = proposal.number, []
         for place, plan in enumerate(proposal.plans):
@@ -189,7 +190,7 @@ class ProposalStore:
         with self._records.writing() as connection:
             connection.executemany("INSERT INTO factor VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def pass_plan(self, proposal: Tested, place: int) -> None:
+    def pass_plan(self, proposal: ProposalUnderTest, place: int) -> None:
         """Write that a plan has passed, and the name of its policy."""
         plan = proposal.plans[place]
         with self._records.writing() as connection:
@@ -205,7 +206,7 @@ class ProposalStore:
     def _plan_file(self, proposal: int, place: int) -> Path:
         return self._folder / f"{proposal}-{place}.json"
 
-    def proposals(self, question: Question) -> list[Tested]:
+    def proposals(self, question: Question) -> list[ProposalUnderTest]:
         """Return the proposals of a question, with their bets so far."""
         with self._records.reading() as connection:
             rows = connection.execute(
@@ -213,12 +214,12 @@ class ProposalStore:
                 "WHERE question = ? ORDER BY number",
                 (question.number,),
             )
-            proposals = [Tested(*row) for row in rows]
+            proposals = [ProposalUnderTest(*row) for row in rows]
             for proposal in proposals:
                 self._restore_plans(connection, proposal)
         return proposals
 
-    def _restore_plans(self, connection: sqlite3.Connection, proposal: Tested) -> None:
+    def _restore_plans(self, connection: sqlite3.Connection, proposal: ProposalUnderTest) -> None:
         plans, number = proposal.plans, (proposal.number,)
         for place, *columns in connection.execute(
             "SELECT place, needed, share, cost, policy, passed FROM plan WHERE proposal = ? ORDER BY place",
@@ -311,6 +312,7 @@ class Certifier:
             "reference": models.reference,
             "models": dict(models.identity),
             "grader": models.grader,
+            **({"code of the grader": code} if (code := code_digest(models.grader)) else {}),
             "prices": {name: dict(config.models[name].price) for name in sorted(models.highest)},
             "features": None if config.features is None else asdict(config.features),
             "cap": config.cap,
@@ -397,12 +399,12 @@ class Certifier:
         """How many units fit policies."""
         return self._records.count_units(self._fitting)
 
-    def held_out(self, proposal: Tested) -> Evidence:
+    def held_out(self, proposal: ProposalUnderTest) -> Evidence:
         """Return the evidence of the units that have tested a proposal."""
         periods = _listed(period for period, units in proposal.bet_on.items() if units)
         return self._evidence(f"{self._tests(proposal)} AND period IN ({periods})")
 
-    def _tests(self, proposal: Tested) -> str:
+    def _tests(self, proposal: ProposalUnderTest) -> str:
         """Return an SQL condition for the units that may test a proposal."""
         return f"held_out AND number >= {proposal.tests_from} AND {self._drawn_now}"
 
@@ -447,11 +449,13 @@ class Certifier:
         evidence: Evidence,
         proposed: Proposal | None,
         correlation: float,
-    ) -> Tested:
+    ) -> ProposalUnderTest:
         """Write a proposal, and return it. One without plans counts, too: its time has passed."""
         tests_from = max(question.tests_from, (self._records.kept(FORGOTTEN) or 0) + 1)
         rows, kind = (0, "") if proposed is None else (proposed.rows, proposed.kind)
-        proposal = Tested(number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation)
+        proposal = ProposalUnderTest(
+            number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation
+        )
         if proposed is not None:
             held_out = self._evidence(f"held_out AND closed IS NOT NULL AND number >= {tests_from}")
             for policy, needed, saved in zip(proposed.plans, proposed.needed, proposed.saved, strict=True):
@@ -469,7 +473,7 @@ class Certifier:
         has_bet = [self._bet(proposal, settled) for proposal in self.proposals]
         return self._passes(now) if any(has_bet) else None
 
-    def _bet(self, proposal: Tested, settled: Sequence[int]) -> bool:
+    def _bet(self, proposal: ProposalUnderTest, settled: Sequence[int]) -> bool:
         """Bet on the periods on which it has not been bet, in their order. Returns whether there were any.
 
         A unit that was chosen when money was missing counts as one that loses and costs all it can. If it were left
@@ -485,7 +489,7 @@ class Certifier:
             proposal.bet_on[period] = evidence.n_units
         return proposal.units > before
 
-    def _bet_period(self, proposal: Tested, period: int, evidence: Evidence) -> None:
+    def _bet_period(self, proposal: ProposalUnderTest, period: int, evidence: Evidence) -> None:
         rows, pending = [], []
         for place, plan in enumerate(proposal.plans):
             if plan.policy is None:
@@ -517,7 +521,7 @@ class Certifier:
                     self.store.pass_plan(proposal, place)
         return passed
 
-    def needed(self, proposal: Tested) -> float:
+    def needed(self, proposal: ProposalUnderTest) -> float:
         """Return the wealth at which a plan passes."""
         promise = self._config.promise
         return float("inf") if promise is None else 1 / (promise.delta * proposal.weight)
@@ -531,7 +535,7 @@ class Certifier:
         promise = self._config.promise
         return {} if promise is None else limits_of(promise)
 
-    def tightest(self, proposal: Tested, plan: Plan, promise: str) -> float:
+    def tightest(self, proposal: ProposalUnderTest, plan: Plan, promise: str) -> float:
         """Return the lowest share of a promised limit that a plan has reached, 1 if none below it."""
         reached = [
             share
@@ -540,7 +544,7 @@ class Certifier:
         ]
         return min(reached, default=_FIRST_LOOK)
 
-    def withheld(self, proposal: Tested) -> str:
+    def withheld(self, proposal: ProposalUnderTest) -> str:
         """Return why nothing of a proposal is certified now; "" if nothing stands in the way."""
         if proposal.correlation < DEPENDENT and self._config.units is None:
             return (
@@ -555,9 +559,15 @@ class Certifier:
         periods = self._periods("1")
         return sum(period.is_short for period in periods), len(periods)
 
+    def ungraded(self) -> tuple[dict[str, int], int]:
+        """Return how many compared requests of the question have no grade, by the reason, and how many there were."""
+        first = 0 if self.question is None else self.question.fits_from
+        counts = {why: self._records.count("unit >= ? AND compared = ?", (first, why)) for why in ASKED}
+        return {why: n for why, n in counts.items() if n and why != COMPARED}, sum(counts.values())
+
     # -- files ----------------------------------------------------------------------------------------------
 
-    def _keep_policy(self, proposal: Tested, place: int, plan: Plan) -> str:
+    def _keep_policy(self, proposal: ProposalUnderTest, place: int, plan: Plan) -> str:
         """Keep the policy of a plan, which may answer from now on, and return its name."""
         promise, policy = self._config.promise, plan.policy
         assert policy is not None  # noqa: S101 - for types

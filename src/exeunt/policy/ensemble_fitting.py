@@ -319,7 +319,7 @@ def choose_answer(
             rule, answered = _best_fitted(fit)
         elif answer == "ensemble" or (answer == "auto" and possible):
             ensemble, held_out = held_out_ensemble(fit)
-            if answer == "ensemble" or ensemble_pays(
+            if answer == "ensemble" or ensemble_is_better(
                 rights_of(held_out, seed=0)(amount),
                 rights_of(answered, seed=0)(amount),
                 probabilities=fit.has_log_probability,
@@ -343,7 +343,7 @@ def check_answer(answer: AnswerChoice | None) -> None:
         raise InputError(f"answer must be 'own', 'best', 'ensemble' or 'auto', got {answer!r}")
 
 
-def ensemble_pays(ensemble: Floats, own: Floats, *, probabilities: bool) -> bool:
+def ensemble_is_better(ensemble: Floats, own: Floats, *, probabilities: bool) -> bool:
     """Return whether to answer with the ensemble, by whether each fit input (n,) is right within the budget either way.
 
     With `probabilities` of all classes the ensemble answers unless own answers are better by half a standard error, or

@@ -25,7 +25,7 @@ _QUALITY = "predicted quality"
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class RouterInputs:
     """What is known at the exits of a tree, as columns. `grid`: ranks scores; None where no exit has any.
 
     `classes`: those whose prediction has columns of its own. `quality`: by exit, what its features tell of the quality
@@ -74,7 +74,7 @@ class Routing(StartsEmpty):
     follows for inputs that are like none that was learned from.
     """
 
-    known: Known
+    known: RouterInputs
     following: Sequence[Sequence[int]]
     weights: Sequence[Floats]
     safe: Mapping[int, int]
@@ -126,6 +126,6 @@ class Routing(StartsEmpty):
             int(exit_): KernelRegression.from_dict(regression) for exit_, regression in body["quality"]
         }
         weights = [np.array(matrix, dtype=np.float64) for matrix in body["weights"]]
-        known = Known(grid, tuple(body["classes"]), quality, frozenset(map(int, body["silent"])))
+        known = RouterInputs(grid, tuple(body["classes"]), quality, frozenset(map(int, body["silent"])))
         following = [tuple(map(int, some)) for some in body["following"]]
         return cls(known, following, weights, {int(exit_): int(to) for exit_, to in body["safe"]})

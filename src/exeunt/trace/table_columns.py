@@ -1,4 +1,4 @@
-"""Tables of other origin, with a confidence and a prediction per exit, read for `from_table` of the traces."""
+"""Columns of tables of other origin, with a confidence and a prediction per exit: for `from_table` of the traces."""
 
 from __future__ import annotations
 

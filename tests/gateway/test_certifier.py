@@ -14,18 +14,18 @@ import pytest
 pytest.importorskip("httpx")
 pytest.importorskip("yaml")
 
-from exeunt.gateway.certifying import ALARM, Certifier
+from exeunt.gateway.certification_status import certification_status
+from exeunt.gateway.certifier import ALARM, Certifier
 from exeunt.gateway.config import read_config
 from exeunt.gateway.folder import gateway_folder
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.gateway import _bound_models
 from exeunt.gateway.keys import Keys
+from exeunt.gateway.request_stream import RequestStream
 from exeunt.gateway.saved_policies import GatewayPolicies
-from exeunt.gateway.standing import standing
-from exeunt.gateway.traffic import Traffic
 from exeunt.stream import bets
 from exeunt.stream.drawing import Period
-from exeunt.stream.records import COMPARED, Record, Records, Said
+from exeunt.stream.records import COMPARED, NOT_GRADED, Record, Records, Said
 
 from .running_gateway import config_text
 
@@ -66,19 +66,28 @@ class World:
         self.models.write(self.folder)
         self.records = Records(self.folder)
         self.policies = GatewayPolicies(self.folder, self.models)
-        self.traffic = Traffic(self.config, self.models, self.records, b"secret", self.now)
+        self.traffic = RequestStream(self.config, self.models, self.records, b"secret", self.now)
         self.certifier = Certifier(self.config, self.models, self.records, self.policies, self.now)
 
     passed: list[list[str]]
 
-    def day(self, n: int = 100, *, client: str = "shop", refused: int = 0, alike: bool = False) -> list[str]:
+    def day(
+        self,
+        n: int = 100,
+        *,
+        client: str = "shop",
+        refused: int = 0,
+        alike: bool = False,
+        ungraded: int = 0,
+    ) -> list[str]:
         """Let a day pass with n conversations of a request each. Returns the names of plans that passed after it."""
         rng = np.random.default_rng([int(self.now), 1])
         period = Period(int(self.now // DAY), 1.0, n, n, refused)
         day_wrong = rng.random() < 0.5
         for k in range(n):
             self._number += 1
-            self._add(rng, period, client, day_wrong if alike else None, refused=k < refused)
+            compared = "" if k < refused else NOT_GRADED if k < ungraded else COMPARED
+            self._add(rng, period, client, day_wrong if alike else None, compared=compared)
         self.records.update((), [period])
         self.now = (period.number + 1) * DAY + 2 * 3600
         passed = asyncio.run(self.certifier.advance(self.now, (), at_once)) or []
@@ -86,7 +95,7 @@ class World:
         return passed
 
     def _add(
-        self, rng: np.random.Generator, period: Period, client: str, day_wrong: bool | None, *, refused: bool
+        self, rng: np.random.Generator, period: Period, client: str, day_wrong: bool | None, *, compared: str
     ) -> None:
         from exeunt.stream.units import Unit
 
@@ -97,14 +106,15 @@ class World:
             else day_wrong and rng.random() < 0.5
         )
         unit = Unit(
-            number, client, self.now, self.now, 1, self.now, period=period.number, probability=1.0, drawn=not refused,
-            held_out=self.traffic.drawing.is_held_out(number), setting=self.traffic.setting, refused=refused,
+            number, client, self.now, self.now, 1, self.now, period=period.number, probability=1.0,
+            drawn=bool(compared), held_out=self.traffic.drawing.is_held_out(number), setting=self.traffic.setting,
+            refused=not compared,
         )  # fmt: skip
         score = -float(rng.random()) / 10 if sure else -1 - float(rng.random())
         said = {"small": Said(1e-5, score, 1.0 - wrong), "large": Said(1e-4, None, 1.0)}
         record = Record(
             number, self.now, client, f"{number:032x}", said, setting=self.traffic.setting, unit=number, is_open=True,
-            answered="large", asked=("large",), cost=1e-4, compared="" if refused else COMPARED,
+            answered="large", asked=("large",), cost=1e-4, compared=compared,
         )  # fmt: skip
         self.records.add(record, [unit])
 
@@ -150,7 +160,7 @@ def test_plans_are_certified_after_the_periods_that_it_takes(world: World) -> No
     about = policy.notes["gateway"]
     assert about["max_loss"] == 0.1
     assert 0 < about["share"] < 1
-    found = standing(world.certifier, world.config)
+    found = certification_status(world.certifier, world.config)
     assert passed[-1] in found.certified
     assert [
         name for name in passed if found.of(name) is None
@@ -208,8 +218,35 @@ def test_whatever_changes_what_is_tested_asks_anew(world: World, more: dict[str,
     assert world.certifier.proposals == []
     assert n >= 1
     assert f"its next one has {bets.weight(n + 1):.0%} of delta" in str(
-        standing(world.certifier, world.config)
+        certification_status(world.certifier, world.config)
     )
+
+
+def test_a_grader_of_ones_own_whose_code_is_edited_asks_anew(tmp_path: Path) -> None:
+    grader = tmp_path / "edited_grader.py"
+    grader.write_text("def grade(request, answer, reference):\n    return 1.0\n")
+    world = World(
+        tmp_path,
+        shadow="{models: [small], share: 1, audit: 1, spend: '100 usd', grader: 'edited_grader:grade'}",
+    )
+    assert world.certifier.question.number == 1
+    world.open()
+    assert world.certifier.question.number == 1
+    grader.write_text("def grade(request, answer, reference):\n    return 0.5\n")
+    world.open()
+    assert (world.certifier.question.number, world.certifier.question.why) == (
+        2,
+        "code of the grader changed",
+    )
+
+
+def test_comparisons_without_a_grade_are_told_with_the_reason(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.day(ungraded=2)
+    assert "no grade" not in str(certification_status(world.certifier, world.config))
+    world.day(ungraded=40)
+    text = str(certification_status(world.certifier, world.config))
+    assert "42 of 200 compared requests have no grade: the grader failed (the log says why) 42 times." in text
 
 
 def test_what_changes_nothing_that_is_tested_asks_nothing(world: World) -> None:
@@ -260,7 +297,7 @@ def test_units_for_which_money_was_missing_count_as_lost(tmp_path: Path) -> None
     world = World(tmp_path)
     assert days(world, 8, refused=20) == []  # without these, something is certified after six days
     assert "In 8 of 8 periods money for comparisons was missing" in str(
-        standing(world.certifier, world.config)
+        certification_status(world.certifier, world.config)
     )
     proposal = world.certifier.proposals[0]
     held_out = world.records.of_units("held_out AND number >= ?", (proposal.tests_from,), refused=True)
@@ -270,13 +307,15 @@ def test_units_for_which_money_was_missing_count_as_lost(tmp_path: Path) -> None
 def test_where_units_depend_on_one_another_the_owner_must_say_what_they_are(tmp_path: Path) -> None:
     world = World(tmp_path, promise="{max_loss: 40%}")
     assert days(world, 10, alike=True) == []
-    assert "write `units` into the file" in str(standing(world.certifier, world.config))
+    assert "write `units` into the file" in str(certification_status(world.certifier, world.config))
     world.records.close()
     world.open(units="conversation")  # what they are by default, now the owner's own choice
     assert world.certifier.question.number == 1
     days(world, 1, alike=True)
     if world.policies.names:
-        assert "is your own assumption (p = 0.0001)" in str(standing(world.certifier, world.config))
+        assert "is your own assumption (p = 0.0001)" in str(
+            certification_status(world.certifier, world.config)
+        )
 
 
 def test_after_a_client_is_forgotten_later_proposals_are_tested_on_later_units(world: World) -> None:
@@ -319,7 +358,7 @@ def test_without_a_promise_nothing_is_proposed_and_one_that_comes_later_is_a_que
     world = World(tmp_path, promise="")
     assert days(world, 5) == []
     assert world.certifier.question is None
-    assert "Nothing is promised" in str(standing(world.certifier, world.config))
+    assert "Nothing is promised" in str(certification_status(world.certifier, world.config))
     world.records.close()
     world.open(promise="{max_loss: 10%}")
     assert (world.certifier.question.number, world.certifier.question.tests_from) == (1, 501)
@@ -330,7 +369,7 @@ def test_a_budget_is_certified_for_what_the_policy_may_answer(tmp_path: Path) ->
     world = World(tmp_path, promise="{max_loss: 10%, budget: 90%}", shadow=shadow)
     passed = days(world, 14)
     assert passed
-    text = str(standing(world.certifier, world.config))
+    text = str(certification_status(world.certifier, world.config))
     assert (
         "the long-run mean cost of the requests that the policy may answer is at most 90% of that of large"
         in text

@@ -23,7 +23,7 @@ from exeunt.stream.records import COMPARED, NOT_GRADED, NOT_PAID, Record, Said
 _MOST_AT_ONCE = 64
 
 
-class Comparing:
+class ShadowRequests:
     """Asks the models of the shadow, and the reference if it has not answered, and grades what they say.
 
     `names`: of the models, the reference the last. `cap`: US dollars for one comparison. `on_failure`: gets what the

@@ -13,7 +13,7 @@ pytest.importorskip("msgspec")
 from tests.gateway.made_records import WITHOUT_FEATURES
 
 from exeunt.errors import FileError
-from exeunt.gateway.traffic import Traffic
+from exeunt.gateway.request_stream import RequestStream
 from exeunt.stream import records as records_module
 from exeunt.stream.records import COMPARED, Record, Records, Said
 from exeunt.stream.units import Arrival, Unit, UnitRules
@@ -27,7 +27,7 @@ class Gateway:
     def __init__(self, folder, now=0.0, *, rules=RULES, models=WITHOUT_FEATURES):
         config = SimpleNamespace(reference="large", unit_rules=rules, period=100.0, cap=0.01)
         self.records = Records(folder)
-        self.traffic = Traffic(config, models, self.records, b"secret", now)
+        self.traffic = RequestStream(config, models, self.records, b"secret", now)
         if not self.traffic.bill.spans:
             self.traffic.bill.begin("reference", now, 0.0)
 
