@@ -86,7 +86,9 @@ def _cut_once():
 
 @pytest.fixture
 def run(trained, tmp_path) -> RunFolder:
-    return RunFolder.open(shutil.copytree(trained.path, tmp_path / "run"))
+    return RunFolder.open(
+        shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("*.lock"))
+    )
 
 
 @pytest.fixture(scope="session")

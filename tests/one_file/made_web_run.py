@@ -73,10 +73,11 @@ def _made(folder, stages, logits, tensors, inputs):
     (folder / "onnx").mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"weights")
     about = ABOUT | {
+        "model": {**ABOUT["model"], "n_classes": 5},
         "network": {"exits": [f"layer{i}" for i in range(m - 1)]},
         "inputs": inputs,
         "class_names": ["<i>ant</i>", "bee", "cow", "dog", "emu"],
-        "data": {"text": ["text"]},
+        "data": {"name": "texts", "text": ["text"]},
     }
     run = RunFolder.create(folder, cost=cost, traces=parts, about=about)
     run.save_policy(baselines.msdnet(parts["fit"], parts["calibrate"], budget="60%" if m > 2 else "75%"))

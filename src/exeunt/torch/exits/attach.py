@@ -125,8 +125,11 @@ def attach(
 
 def _refuse_head_options(options: Mapping[str, Any]) -> None:
     """Raise InputError for options of heads, where a network brings its own exits."""
-    if given := [name for name, option in options.items() if option not in (None, False, OWN)]:
-        raise InputError(f"with exits={OWN!r} there are no heads to add, leave out: {', '.join(given)}")
+    chosen = [
+        name for name, option in options.items() if not (option is None or option is False or option == OWN)
+    ]
+    if chosen:
+        raise InputError(f"with exits={OWN!r} there are no heads to add, leave out: {', '.join(chosen)}")
 
 
 def _costs(
