@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from exeunt.rules.cheapest import cheapest as cheapest
     from exeunt.rules.common_threshold import common_threshold as common_threshold
     from exeunt.rules.common_threshold import risk_controlled as risk_controlled
-    from exeunt.rules.router import cascade_router as cascade_router
-    from exeunt.rules.router import router as router
+    from exeunt.rules.router_fitting import cascade_router as cascade_router
+    from exeunt.rules.router_fitting import router as router
     from exeunt.rules.stopping import stopping as stopping
     from exeunt.runs.open_path import load as load
     from exeunt.trace import CascadeTrace as CascadeTrace
@@ -84,7 +84,7 @@ _HOMES = {
     "rules.catalogue": "eero learned_correctness optimised",
     "rules.cheapest": "cheapest",
     "rules.common_threshold": "common_threshold risk_controlled",
-    "rules.router": "cascade_router router",
+    "rules.router_fitting": "cascade_router router",
     "rules.stopping": "stopping",
     "runs.open_path": "load",
     "trace": "CascadeTrace ExitTrace Groups StoredTrace",

@@ -12,8 +12,8 @@ from trace_executor import TraceExecutor
 import exeunt as ex
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage
 from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.policy.ensemble_answer import EnsembleAnswer, LogTerm, Stage
 from exeunt.runs.executors import EXECUTORS
 from exeunt.runs.runner import Runner
 from exeunt.runs.streaming import Batch

@@ -20,8 +20,8 @@ from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import QueueFull
 from exeunt.policy import PolicySet
-from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, OwnAnswer, Stage
 from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.policy.ensemble_answer import EnsembleAnswer, LogTerm, OwnAnswer, Stage
 from exeunt.runs.saved_policies import named_by_budget
 
 

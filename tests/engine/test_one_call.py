@@ -17,8 +17,8 @@ from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan
-from exeunt.policy.answer_kinds import OwnAnswer
 from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.policy.ensemble_answer import OwnAnswer
 
 
 def sizes(executor, segment):

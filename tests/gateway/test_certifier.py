@@ -20,7 +20,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.folder import gateway_folder
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.gateway import _bound_models
-from exeunt.gateway.keys import Keys
+from exeunt.gateway.key_store import Keys
 from exeunt.gateway.request_stream import RequestStream
 from exeunt.gateway.saved_policies import GatewayPolicies
 from exeunt.stream import bets

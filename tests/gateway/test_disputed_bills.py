@@ -21,8 +21,8 @@ from starlette.responses import Response
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError, InputError, OverBudget
 from exeunt.gateway.config import Spend
+from exeunt.gateway.ledgers import Money, _append, decide_disputes
 from exeunt.gateway.mock_provider import MockProvider
-from exeunt.gateway.money import Money, _append, decide_disputes
 from exeunt.ledger import Ledger, Reservation
 from exeunt.web.answers import missing_money
 
@@ -127,7 +127,7 @@ def test_a_bill_that_comes_after_the_log_was_written_stays_disputed(
         bill(7.0)
 
     append = _append
-    monkeypatch.setattr("exeunt.gateway.money._append", log_and_bill)
+    monkeypatch.setattr("exeunt.gateway.ledgers._append", log_and_bill)
     bill(5.0)
     decide_disputes(tmp_path, "large", book=True, reason="it was right", now=0.0)
     (line,) = map(json.loads, (tmp_path / "disputes.jsonl").read_text().splitlines())

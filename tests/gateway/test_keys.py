@@ -24,7 +24,7 @@ pytest.importorskip("yaml")
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
-from exeunt.gateway.keys import Client, Keys, KeysLocked, _put, write_keys
+from exeunt.gateway.key_store import Client, Keys, KeysLocked, _put, write_keys
 
 from .running_gateway import httpx, running
 
@@ -32,7 +32,7 @@ N = 100
 ADDS = """
 import sys
 from pathlib import Path
-from exeunt.gateway.keys import Keys
+from exeunt.gateway.key_store import Keys
 keys = Keys(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -42,7 +42,7 @@ for i in range(int(sys.argv[3])):
 OPENS = """
 import sys
 from pathlib import Path
-from exeunt.gateway.keys import Keys
+from exeunt.gateway.key_store import Keys
 print("ready", flush=True)
 sys.stdin.readline()
 print(Keys(Path(sys.argv[1])).remove(sys.argv[2]))
@@ -270,7 +270,7 @@ def test_what_was_added_and_removed_here_counts_also_while_another_process_write
 
 
 def test_what_is_written_soon_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exeunt.gateway.keys._SHORT_S", 20.0)
+    monkeypatch.setattr("exeunt.gateway.key_store._SHORT_S", 20.0)
     keys = Keys(tmp_path)
     old = keys.add("old").encode()
     assert keys.of(old) is not None

@@ -13,13 +13,13 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from exeunt.gateway.keys import Keys
+from exeunt.gateway.key_store import Keys
 
 NAMES, STABLE = 30, 20
 CHANGES = """
 import os, random, sys, time
 from pathlib import Path
-from exeunt.gateway.keys import Keys
+from exeunt.gateway.key_store import Keys
 folder, log, mine, n, seed = sys.argv[1:]
 keys, rng = Keys(Path(folder)), random.Random(seed)
 out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

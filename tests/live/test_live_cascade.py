@@ -14,7 +14,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.live import live_model
-from exeunt.rules import router
+from exeunt.rules import router_fitting as router
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.derived import score_matrix

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 
 import exeunt as ex
 from exeunt.onnx.nested_if import ModelStage, model_with_policy
-from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage
 from exeunt.policy.calibration import Thresholds
+from exeunt.policy.ensemble_answer import EnsembleAnswer, LogTerm, Stage
 from exeunt.rules import baselines
 from exeunt.rules.catalogue import PRESETS
 from exeunt.score.confidence import MANY_CLASSES, NamedScore, of_top_classes

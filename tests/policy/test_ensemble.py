@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage, TableTerm, answer_from_dict
+from exeunt.policy.ensemble_answer import EnsembleAnswer, LogTerm, Stage, TableTerm, answer_from_dict
 from exeunt.policy.ensemble_fitting import EnsembleFit, fit_ensemble
 from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, log_softmax, of_top_classes
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import exeunt as ex
 from exeunt._support.sealed_json import write_sealed
 from exeunt.policy import Certificate, PolicyState
-from exeunt.policy.answer_kinds import EnsembleAnswer, LogTerm, Stage
 from exeunt.policy.calibration import Thresholds
+from exeunt.policy.ensemble_answer import EnsembleAnswer, LogTerm, Stage
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace.cascade_step import CascadeStep

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policy.answer_kinds import EnsembleAnswer, OwnAnswer
+from exeunt.policy.ensemble_answer import EnsembleAnswer, OwnAnswer
 from exeunt.policy.ensemble_fitting import can_be_ensembled, choose_answer, ensemble_is_better
 from exeunt.rules.catalogue import PRESETS
 from exeunt.rules.common_threshold import risk_controlled

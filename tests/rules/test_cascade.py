@@ -14,8 +14,8 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.policy.allocation_search import price_path
-from exeunt.policy.answer_kinds import OwnAnswer
 from exeunt.policy.calibration import ALWAYS, Thresholds
+from exeunt.policy.ensemble_answer import OwnAnswer
 from exeunt.policy.ensemble_fitting import fit_ensemble
 from exeunt.rules.cascade import _comparing, _Search, find_cascade, with_unasked
 from exeunt.trace.cascade_step import CascadeStep

@@ -12,9 +12,9 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import InputError
-from exeunt.rules import router
+from exeunt.rules import router_fitting as router
 from exeunt.rules.by_name import policy_set
-from exeunt.rules.router import _limits, _on_paths
+from exeunt.rules.router_fitting import _limits, _on_paths
 from exeunt.rules.router_plans import learned_router
 from exeunt.score.kernel_regression import KernelRegression
 from exeunt.score.router_score import NEXT

@@ -10,7 +10,7 @@ from same_traces import same_trace
 
 import exeunt as ex
 from exeunt.policy import LossCertificate
-from exeunt.policy.answer_kinds import OwnAnswer
+from exeunt.policy.ensemble_answer import OwnAnswer
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.trace.cascade_step import CascadeStep
 

@@ -21,7 +21,7 @@ from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from exeunt.gateway.config import GatewayConfig, Spend
-    from exeunt.gateway.keys import Client
+    from exeunt.gateway.key_store import Client
 
 _File: TypeAlias = Annotated[
     Path, typer.Argument(metavar="FILE", help="The YAML file of the gateway.", show_default=False)
@@ -65,7 +65,7 @@ def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
     from exeunt.gateway.evidence import own_settings
     from exeunt.gateway.folder import REPORT, GatewayModels
     from exeunt.gateway.labels import agreement, read_labels
-    from exeunt.gateway.money import compared_in
+    from exeunt.gateway.ledgers import compared_in
     from exeunt.stream.bill import Bill, Span
     from exeunt.stream.records import COMPARED, Records
 
@@ -112,7 +112,7 @@ def keys(file: _File, options: _KeyOptions) -> None:
     """Show who has keys, or make one. It counts at once, also for a gateway that runs."""
     config = _config(file)
     from exeunt.gateway.folder import gateway_folder
-    from exeunt.gateway.keys import Keys
+    from exeunt.gateway.key_store import Keys
 
     name = options.add or options.add_admin
     if name is None:
@@ -134,7 +134,7 @@ def forget(
     folder = _folder(file)
     from exeunt.gateway.folder import gateway_folder
     from exeunt.gateway.forgetting import forget_client
-    from exeunt.gateway.keys import Keys
+    from exeunt.gateway.key_store import Keys
     from exeunt.stream.records import Records
 
     known = Keys(gateway_folder(folder))
@@ -197,8 +197,8 @@ def money(file: _File, options: _MoneyOptions) -> None:
     config = _config(file)
     folder = _folder_of(config, file)
     from exeunt.gateway.folder import gateway_folder
-    from exeunt.gateway.keys import Keys
-    from exeunt.gateway.money import decide_disputes, limits_in, resume_model, resumed_by
+    from exeunt.gateway.key_store import Keys
+    from exeunt.gateway.ledgers import decide_disputes, limits_in, resume_model, resumed_by
     from exeunt.stream.bill import in_usd
 
     if (model := options.book or options.drop) is not None:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Scope
 from exeunt.errors import ExeuntError
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway
-from exeunt.gateway.keys import Client
+from exeunt.gateway.key_store import Client
 from exeunt.web.security import SecurityMiddleware, bearer
 
 _PATH = re.compile(

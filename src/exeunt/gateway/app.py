@@ -28,7 +28,7 @@ from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.completion_chunks import DONE, Sink, chunks_of, event, without_logprobs
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway, NoSuchModel
-from exeunt.gateway.keys import Client
+from exeunt.gateway.key_store import Client
 from exeunt.gateway.metrics import CONNECTIONS
 from exeunt.gateway.page_state import PageState
 from exeunt.web.answers import PARTS, counts_response, events_response, missing_money, page_parts

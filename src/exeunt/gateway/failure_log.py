@@ -12,7 +12,7 @@ from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.answering import Answered, is_stopped, short_of_money
 from exeunt.gateway.graders import NoGrade
 from exeunt.gateway.judge import JudgeNotPaid
-from exeunt.gateway.money import resumed_by
+from exeunt.gateway.ledgers import resumed_by
 
 _log = logging.getLogger("exeunt.gateway")
 _AGAIN_S = 60.0

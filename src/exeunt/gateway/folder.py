@@ -1,6 +1,6 @@
 """The folder of a gateway: which models it has, what is kept of requests, and its policies.
 
-`gateway.json`: the models and the reference, written by the gateway. `keys.db`: see `exeunt.gateway.keys`.
+`gateway.json`: the models and the reference, written by the gateway. `keys.db`: see `exeunt.gateway.key_store`.
 `records.db`: see `exeunt.stream.records`. `secret.key`: the secret of the HMACs in it.
 `proposals/`: plans that are tested. `policies/`, `active.json`: those that passed, see `exeunt.gateway.saved_policies`.
 `report.html`: what `exeunt gateway certify` shows.

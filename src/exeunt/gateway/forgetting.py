@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from exeunt.errors import InputError
 from exeunt.gateway.certifier import FORGOTTEN, forget_proposals
-from exeunt.gateway.keys import Keys
+from exeunt.gateway.key_store import Keys
 from exeunt.gateway.saved_policies import forget_policies
 from exeunt.stream.records import Records
 

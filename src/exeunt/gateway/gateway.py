@@ -30,10 +30,10 @@ from exeunt.gateway.features import feature_model
 from exeunt.gateway.folder import REPORT, GatewayModels, gateway_folder, secret
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.judge import grader_of
-from exeunt.gateway.keys import Client, Keys, KeysLocked
+from exeunt.gateway.key_store import Client, Keys, KeysLocked
+from exeunt.gateway.ledgers import MONEY, Money
 from exeunt.gateway.live_policy import LivePolicy
 from exeunt.gateway.metrics import GatewayMetrics
-from exeunt.gateway.money import MONEY, Money
 from exeunt.gateway.report import write_report
 from exeunt.gateway.request_stream import RequestStream
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies

@@ -16,7 +16,7 @@ from exeunt.gateway.app import make_app
 from exeunt.gateway.config import GatewayConfig
 from exeunt.gateway.folder import LOCK, gateway_folder
 from exeunt.gateway.gateway import Gateway
-from exeunt.gateway.keys import Keys, check_clients
+from exeunt.gateway.key_store import Keys, check_clients
 from exeunt.live.http_model import key_named
 from exeunt.web.limits import listens_everywhere
 from exeunt.web.server import check_address, drain_on_signal, uvicorn_config

@@ -20,7 +20,7 @@ from exeunt.ledger.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
 from exeunt.live.live_model import LATE, NOT_ASKED, LiveModel, Reply, check_unit, shares_of, work_through
 from exeunt.policy import Pace, Policy
-from exeunt.policy.answer_kinds import OwnAnswer
+from exeunt.policy.ensemble_answer import OwnAnswer
 from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER, PartialEvidence
 from exeunt.trace.cascade_step import before, is_tree
 from exeunt.trace.fields import id_keys

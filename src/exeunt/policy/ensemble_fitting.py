@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from exeunt._support.arrays import Floats, Integers
 from exeunt.errors import InputError
 from exeunt.policy.allocation_search import beats, rights_of
-from exeunt.policy.answer_kinds import (
+from exeunt.policy.ensemble_answer import (
     Answer,
     BestAnswer,
     EnsembleAnswer,

@@ -21,9 +21,9 @@ from exeunt._support.text import counted, html_table, text_table
 from exeunt.costs.cost_model import CostModel
 from exeunt.costs.mean_cost import MeanCostDistribution
 from exeunt.errors import InputError
-from exeunt.policy.answer_kinds import Answer, OwnAnswer, answer_from_dict
 from exeunt.policy.calibration import ALWAYS, NEVER, WORDS, Thresholds, at_least
 from exeunt.policy.certificates import Certificate, LossCertificate
+from exeunt.policy.ensemble_answer import Answer, OwnAnswer, answer_from_dict
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.policy.watched_cells import MOST_COUNTED, WatchedCells
 from exeunt.score.confidence import FEATURES

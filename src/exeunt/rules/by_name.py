@@ -10,7 +10,7 @@ from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.rules.cascade import cascade, cascades
 from exeunt.rules.catalogue import DESCRIPTIONS, preset
-from exeunt.rules.router import cascade_router, router
+from exeunt.rules.router_fitting import cascade_router, router
 from exeunt.rules.router_plans import by_price
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 

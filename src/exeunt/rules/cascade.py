@@ -17,7 +17,7 @@ from exeunt.costs.budget_text import amount_text
 from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.policy.allocation_search import RightWithin, beats
-from exeunt.policy.answer_kinds import OwnAnswer
+from exeunt.policy.ensemble_answer import OwnAnswer
 from exeunt.policy.ensemble_fitting import (
     AnswerChoice,
     EnsembleFit,

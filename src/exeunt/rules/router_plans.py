@@ -11,7 +11,7 @@ import numpy as np
 
 from exeunt._support.arrays import Floats, Integers
 from exeunt.policy.allocation_search import beats
-from exeunt.policy.answer_kinds import Answer, EnsembleAnswer, OwnAnswer
+from exeunt.policy.ensemble_answer import Answer, EnsembleAnswer, OwnAnswer
 from exeunt.policy.ensemble_fitting import can_be_ensembled, held_out_ensemble
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.score.kernel_regression import KernelRegression

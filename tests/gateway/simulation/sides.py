@@ -12,7 +12,7 @@ from tests.gateway.simulation.provider import SECOND
 from tests.gateway.simulation.worlds import Event, Look, World
 
 from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.keys import Client, write_keys
+from exeunt.gateway.key_store import Client, write_keys
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from exeunt._support.files import why_it_failed
 from exeunt.costs.budget_text import exact_quantity
 from exeunt.errors import FileError, InputError
 from exeunt.gateway.config import Shadow, Spend
-from exeunt.gateway.keys import Client
+from exeunt.gateway.key_store import Client
 from exeunt.ledger import Ledger, Reservation, ledger_of
 from exeunt.ledger.ledger import MOST
 from exeunt.ledger.sqlite_store import SQLiteStore
