@@ -8,7 +8,7 @@ from tests.gateway.made_records import MODELS, records
 
 pytest.importorskip("typer")
 
-from exeunt.gateway.certification_status import STANDING
+from exeunt.gateway.certification_status import STATUS
 from exeunt.stream.records import Records
 
 TEXT = "p1\nGuarantee: with probability 95% over all looks and questions together, nothing is lost."
@@ -30,7 +30,7 @@ def recorded(tmp_path_factory):
 def test_what_is_certified_is_shown_as_often_as_one_likes(recorded):
     assert "nothing is known yet" in exeunt("gateway", "certify", "gateway", cwd=recorded.parent).stdout
     kept = Records(recorded)
-    kept.keep(STANDING, {"text": TEXT})
+    kept.keep(STATUS, {"text": TEXT})
     kept.close()
     for _ in range(2):
         said = exeunt("gateway", "certify", "gateway", cwd=recorded.parent).stdout

@@ -108,7 +108,7 @@ def test_the_first_units_are_counted_while_a_gateway_runs(
         for i in range(12):
             run.ask(f"easy {i}")
         eventually(lambda: run.gateway.certifier.n_fitting > 0)
-        eventually(lambda: f"{run.gateway.certifier.n_fitting} do," in str(run.gateway.standing))
+        eventually(lambda: f"{run.gateway.certifier.n_fitting} do," in str(run.gateway.status))
         exeunt(["gateway", "certify", str(run.gateway.folder)])
         assert f"fit policies: {run.gateway.certifier.n_fitting} do," in capsys.readouterr().out
 

@@ -149,9 +149,9 @@ def test_a_budget_takes_the_dearest_policy_that_is_certified_now(
 
     def certify(*names: str) -> None:
         found = {name: Certified(name, [], None, {}) for name in names}
-        monkeypatch.setattr(run.gateway, "standing", CertificationStatus(found, []))
+        monkeypatch.setattr(run.gateway, "status", CertificationStatus(found, []))
 
-    eventually(lambda: run.gateway.standing is not None)  # it is found once at the start
+    eventually(lambda: run.gateway.status is not None)  # it is found once at the start
     for share in (0.6, 0.5, 0.7):
         made = made_policy()
         about = {**made.notes["gateway"], "share": share, "cost": share / 1000}

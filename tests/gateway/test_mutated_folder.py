@@ -96,7 +96,7 @@ def started(config: GatewayConfig) -> Any:
         active, clients = gateway.live.active, [asdict(one) for one in gateway.keys.clients]
         policy = None if active.policy is None else {**active.policy.to_dict(), "notes": None}
         found = [active.name, active.rows, active.max_loss, policy, gateway.policies.names, clients]
-        gateway.find_standing()
+        gateway.find_status()
         for _ in range(2):
             gateway.live.watch.answered(Seen(0, 0.5, 0.5, 0.25))
             gateway.live.watch.audited(0.5)

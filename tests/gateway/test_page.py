@@ -114,7 +114,7 @@ def test_from_the_shadow_to_a_policy_and_back(
 
         run.gateway.policies.add(made_policy())
         certified = Certified("p1", ["Guarantee: at most 20 points below large."], None, {"max_loss": 0.2})
-        monkeypatch.setattr(run.gateway, "standing", CertificationStatus({}, [], {"p1": certified}))
+        monkeypatch.setattr(run.gateway, "status", CertificationStatus({}, [], {"p1": certified}))
         shown(browser, "controls", "!element.hidden && element.innerText.includes('policy p1')")
         browser.find_element("id", "choose").click()
         assert shown(browser, "sure-what") == "Let policy p1 answer from now on?"
@@ -190,7 +190,7 @@ def assert_saved_everywhere(
     capsys.readouterr()
     assert exeunt(["gateway", "certify", str(run.gateway.folder)]) == 0
     assert state["in_all"]["told"] in capsys.readouterr().out
-    run.gateway.find_standing()
+    run.gateway.find_status()
     assert state["in_all"]["told"] in (run.gateway.folder / "report.html").read_text()
 
 

@@ -48,9 +48,9 @@ def alike() -> Certified:
 def test_it_is_written_where_more_than_the_time_has_changed(tmp_path: Path) -> None:
     file, found = tmp_path / "r.html", CertificationStatus({"p2": certified()}, [FORECAST])
 
-    def written(now: float, bill: str = TOLD, standing: CertificationStatus = found) -> bool:
+    def written(now: float, bill: str = TOLD, status: CertificationStatus = found) -> bool:
         before = file.stat().st_ino if file.exists() else 0
-        write_report(standing, file, reference="large", bill=bill, now=now)
+        write_report(status, file, reference="large", bill=bill, now=now)
         return file.stat().st_ino != before
 
     assert written(1.8e9)
@@ -58,7 +58,7 @@ def test_it_is_written_where_more_than_the_time_has_changed(tmp_path: Path) -> N
     assert "2027-01-15 08:00 UTC" in file.read_text()
     assert written(1.8e9 + 7200, bill="Since 18 Nov 2026, the first start, 32.00 usd were saved.")
     assert "2027-01-15 10:00 UTC" in file.read_text()
-    assert written(1.8e9 + 7200, standing=CertificationStatus({}, []))
+    assert written(1.8e9 + 7200, status=CertificationStatus({}, []))
     for damaged in (b"", b"\xff"):
         file.write_bytes(damaged)
         assert written(1.8e9 + 7200)

@@ -48,14 +48,14 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with running(tmp_path, provider, **PROMISE) as run:
         gateway, folder = run.gateway, str(run.gateway.folder)
         ask_all(run, "question", range(N))
-        eventually(lambda: bool(gateway.standing and gateway.standing.certified), tries=600)
+        eventually(lambda: bool(gateway.status and gateway.status.certified), tries=600)
         assert gateway.live.active.name == "reference"  # who owns it decides
         assert exeunt(["gateway", "certify", folder]) == 0
         said = capsys.readouterr().out
         assert "Guarantee: with probability 95% over all looks and questions together" in said
         assert "per request is at most 10 points below that of large" in said
         assert (gateway.folder / "report.html").stat().st_size > 10_000
-        name = next(reversed(gateway.standing.certified))
+        name = next(reversed(gateway.status.certified))
         with run.http(run.admin) as http:
             assert http.put("/admin/policy", json={"policy": "p999"}).status_code == 400
             assert http.put("/admin/policy", json={"policy": name}).json() == {"policy": name}
@@ -87,7 +87,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             if gateway.live.active.name == "reference":
                 break
         assert gateway.live.active.name == "reference"
-        eventually(lambda: gateway.standing is not None)
+        eventually(lambda: gateway.status is not None)
         with run.http(run.admin) as http:
             state = http.get("/admin/state").json()
             assert state["alarms"][0]["policy"] == name

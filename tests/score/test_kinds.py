@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from exeunt.score.kinds import (
     KINDS,
     ConfidentPatience,
     ConstantScore,
+    Derived,
     Patience,
-    check_can_be_read,
     score_from_dict,
 )
 from exeunt.score.learned import Grid, LearnedScore
@@ -127,9 +128,19 @@ class _Ratio:
         return {"kind": "ratio"}
 
 
-def test_a_score_that_could_not_be_read_back_is_refused_before_a_file_is_written(tmp_path, monkeypatch):
-    with pytest.raises(ex.InputError, match=r"'ratio' could not be read back.*KINDS\['ratio'\] = a function"):
-        check_can_be_read(_Ratio())
+def test_a_score_that_could_not_be_read_back_is_refused_before_a_file_is_written(
+    make_logit_trace, tmp_path, monkeypatch
+):
+    parts = make_logit_trace(300, 3).split(fit=0.5, calibrate=0.3, test=0.2)
+    policy = replace(ex.eero(*parts[:2], budget="70%"), score=_Ratio())
+    for kept in (
+        policy,
+        replace(policy, score=Derived(_Ratio(), "ratio", Patience())),
+        ex.PolicySet((policy,)),
+    ):
+        with pytest.raises(ex.InputError, match=r"'ratio': known are .*KINDS\['ratio'\] = a function"):
+            kept.save(tmp_path / "policy.json")
+    assert not [*tmp_path.iterdir()]
     monkeypatch.setitem(KINDS, "ratio", lambda _: _Ratio())
-    check_can_be_read(_Ratio())
-    assert isinstance(score_from_dict(_Ratio().to_dict()), _Ratio)
+    policy.save(tmp_path / "policy.json")
+    assert isinstance(ex.Policy.load(tmp_path / "policy.json").score, _Ratio)

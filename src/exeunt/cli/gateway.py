@@ -61,7 +61,7 @@ class _CertifyOptions:
 def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
     """Show what is certified now, what was saved, and how many more requests it takes; as often as one likes."""
     folder, labels = _folder(file), options.labels
-    from exeunt.gateway.certification_status import STANDING
+    from exeunt.gateway.certification_status import STATUS
     from exeunt.gateway.evidence import own_settings
     from exeunt.gateway.folder import REPORT, GatewayModels
     from exeunt.gateway.labels import agreement, read_labels
@@ -71,8 +71,8 @@ def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
 
     models = GatewayModels.read(folder)
     with closing(Records(folder)) as records:
-        standing = records.kept(STANDING)
-        lines = [] if standing is None else [standing["text"]]
+        status = records.kept(STATUS)
+        lines = [] if status is None else [status["text"]]
         if spans := records.kept("bill"):
             bill = Bill([Span.from_dict(span) for span in spans])
             lines.append(bill.told(compared_in(folder), time.time()))
@@ -81,7 +81,7 @@ def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
             where = f"compared = ? AND setting IN ({', '.join('?' * len(own))})"
             graded = records.read(where, (COMPARED, *own))
             lines.append(agreement(read_labels(labels), graded, models.reference, models.measure))
-    if standing is None:
+    if status is None:
         lines.insert(
             0, f"nothing is known yet of {folder}: run its gateway with `exeunt gateway {quote(str(file))}`"
         )

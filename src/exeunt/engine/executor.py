@@ -10,9 +10,9 @@ rows, and `gather` to join rows of several batches. Executors keep nothing betwe
 failed is repeated on fewer rows.
 
 An executor is opened by a function `open_x(run, *, threads=None, trusted=None, segments=None) -> Executor`
-that a kind of run names (see `exeunt.runs.kinds.kind.ExecutorKind`). `threads`: how many to
-compute with, None leaves it to the library. `trusted`: see `load`. `segments`: those of a plan; None is the executor's
-own choice (the finest cut). Segments that it cannot run raise InputError.
+that a kind of run names (see `exeunt.runs.kinds.kind.ExecutorKind`). `threads`: how many to compute with, None leaves
+it to the library. `trusted`: see `load`. `segments`: those of a plan; None is the executor's own choice (the finest
+cut). Segments that it cannot run raise InputError.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from exeunt.stream import bets
 from exeunt.stream.ratios import Interval
 from exeunt.stream.records import NOT_GRADED, NOT_PAID
 
-STANDING = "standing"
+STATUS = "standing"
 """Under this name the records keep what is certified, for who asks another process."""
 _RESAMPLES, _RANGE = 40, (0.1, 0.9)
 _MANY = 100_000
@@ -162,8 +162,12 @@ def _ungraded(certifier: Certifier) -> list[str]:
         NOT_PAID: "money for the judge was short (let comparisons cost more: spend of shadow)",
     }
     why = " and ".join(f"{remedies[reason]} {counted(n, 'time')}" for reason, n in reasons.items())
+    of = counted(compared, "request")
     return [
-        f"{ungraded} of {counted(compared, 'compared request')} have no grade: {why}. Each counts as lost in the tests."
+        (
+            f"{ungraded} of {of} compared since the question was asked have no grade: {why}. Those of held-out units "
+            "count as lost in the tests."
+        )
     ]
 
 

@@ -560,9 +560,10 @@ class Certifier:
         return sum(period.is_short for period in periods), len(periods)
 
     def ungraded(self) -> tuple[dict[str, int], int]:
-        """Return how many compared requests of the question have no grade, by the reason, and how many there were."""
-        first = 0 if self.question is None else self.question.fits_from
-        counts = {why: self._records.count("unit >= ? AND compared = ?", (first, why)) for why in ASKED}
+        """Return how many requests compared since the question have no grade, by reason, and how many were compared."""
+        first = 0 if self.question is None else self.question.tests_from
+        where = "compared != '' AND unit >= ? AND compared = ?"  # the first condition is that of an index
+        counts = {why: self._records.count(where, (first, why)) for why in ASKED}
         return {why: n for why, n in counts.items() if n and why != COMPARED}, sum(counts.values())
 
     # -- files ----------------------------------------------------------------------------------------------

@@ -96,12 +96,12 @@ class _Road:
     def certify(self) -> None:
         """Wait until a policy is certified, and let the cheapest one answer. A period is two seconds here."""
         gateway = self._gateway
-        self._wait_until(lambda: bool(gateway.standing and gateway.standing.certified))
+        self._wait_until(lambda: bool(gateway.status and gateway.status.certified))
         time.sleep(2 * gateway.config.period)  # what comes in is bet on
-        standing = gateway.standing
-        if standing is None or not standing.certified:
-            raise ExeuntError(f"nothing is certified yet: {standing}")
-        best = min(standing.certified.values(), key=lambda policy: policy.cost)
+        status = gateway.status
+        if status is None or not status.certified:
+            raise ExeuntError(f"nothing is certified yet: {status}")
+        best = min(status.certified.values(), key=lambda policy: policy.cost)
         echo(f"certify: as `exeunt gateway certify {gateway.folder}` shows\n{best}\n")
         self._administer("PUT", "/admin/policy", {"policy": best.name})
 

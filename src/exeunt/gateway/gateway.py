@@ -19,7 +19,7 @@ from exeunt._support.sqlite import WAIT_S
 from exeunt._support.threads import GRADING, PAYING
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import CLIENT, REQUEST, UNIT, Active, Answered, Answering, short_of_money
-from exeunt.gateway.certification_status import STANDING, CertificationStatus, certification_status
+from exeunt.gateway.certification_status import STATUS, CertificationStatus, certification_status
 from exeunt.gateway.certifier import Apart, Certifier
 from exeunt.gateway.chat_model import ChatReply
 from exeunt.gateway.chat_request import ChatRequest
@@ -72,7 +72,7 @@ class Gateway:
     """The models, policies, money and records of a gateway.
 
     `live`: the policy that answers. `traffic`: the stream of requests, in units. `certifier`: tests what is promised;
-    `standing`: what is certified now, None before it is known.
+    `status`: what is certified now, None before it is known.
     `clock`: the time in seconds since 1970. `apart`: runs what computes for long. `closing`: set at the end.
     """
 
@@ -95,12 +95,12 @@ class Gateway:
         self._secret = secret(self.folder, self.records)
         self.answering = Answering(config.models, config.reference, config.fallback)
         self.failures = FailureLog()
-        self.comparing = _comparing(self)
+        self.comparing = _shadow_requests(self)
         self.metrics = GatewayMetrics(lambda kind: self.failures.refused(kind, time.monotonic()))
         self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._certifying: asyncio.Task[None] | None = None
-        self.standing: CertificationStatus | None = None
+        self.status: CertificationStatus | None = None
         self.traffic = RequestStream(config, self.models, self.records, self._secret, clock())
         self.certifier = Certifier(config, self.models, self.records, self.policies, clock())
         self.live = LivePolicy(
@@ -356,8 +356,8 @@ class Gateway:
         passed = await self.certifier.advance(self.clock(), self.traffic.busy, self._apart)
         for name in passed or ():
             _log.info("a policy is certified", extra={"fields": {"policy": name}})
-        if passed is not None or self.standing is None:
-            await asyncio.to_thread(self.find_standing)
+        if passed is not None or self.status is None:
+            await asyncio.to_thread(self.find_status)
 
     async def tidy(self) -> None:
         """Go on with units and certificates, remove what has been kept for long enough, and save what the watch knows,
@@ -379,9 +379,9 @@ class Gateway:
                 with _logged("what the watch knows"):
                     self.live.watch.save()
                 with _logged("the report"):
-                    waits = self.standing is not None and not self.certifier.proposals
+                    waits = self.status is not None and not self.certifier.proposals
                     # Until the first proposal what changes is how many more units it takes.
-                    await asyncio.to_thread(self.find_standing if waits else self._write_report)
+                    await asyncio.to_thread(self.find_status if waits else self._write_report)
                 with _logged("policies"):  # of a client that the command has forgotten
                     await self._leave_forgotten()
             await asyncio.sleep(min(_STEP_S, self.config.period / 4))
@@ -399,27 +399,27 @@ class Gateway:
         """Use, test and show nothing any more that holds requests of a client that was forgotten."""
         self.live.leave_forgotten()
         if self.certifier.forget():
-            await asyncio.to_thread(self.find_standing)
+            await asyncio.to_thread(self.find_status)
 
-    def find_standing(self) -> None:
-        """Update `standing`, keep it for the command, and write the report."""
+    def find_status(self) -> None:
+        """Update `status`, keep it for the command, and write the report."""
         question = self.certifier.question
         current = certification_status(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
-        former, self.standing = self.standing, current
+        former, self.status = self.status, current
         if former is None or former.to_dict() != current.to_dict():
-            self.records.keep(STANDING, current.to_dict())
+            self.records.keep(STATUS, current.to_dict())
         self._write_report()
 
     @property
     def certified(self) -> list[str]:
         """The names of the policies that are certified now: not those of a question that has ended."""
-        return [] if self.standing is None else [*self.standing.certified, *self.standing.earlier]
+        return [] if self.status is None else [*self.status.certified, *self.status.earlier]
 
     def _write_report(self) -> None:
         """Write the report of what is certified and what was saved so far."""
-        if (current := self.standing) is not None:
+        if (current := self.status) is not None:
             now = self.clock()
             bill = self.traffic.bill.told(self.money.compared, now)
             write_report(current, self.folder / REPORT, reference=self.config.reference, bill=bill, now=now)
@@ -429,7 +429,7 @@ class Gateway:
         now = self.clock()
         self.traffic.bill.begin(self.live.active.name, now, self.money.compared)
         if by_alarm:
-            self.standing = None
+            self.status = None
             self.certifier.alarmed(now, self.traffic.latest_number)
             with _logged("keeping what is known until an alarm"):
                 self.traffic.saving()()
@@ -536,7 +536,7 @@ def _measure(gateway: Gateway) -> None:
     )
 
 
-def _comparing(gateway: Gateway) -> ShadowRequests | None:
+def _shadow_requests(gateway: Gateway) -> ShadowRequests | None:
     config, ledger = gateway.config, gateway.money.shadow
     if config.shadow is None or ledger is None:
         return None

@@ -57,7 +57,7 @@ class PageState:
             "certificate": certified and certified.guarantees,
             "promise": None if config.promise is None else asdict(config.promise),
             "limit": certified and certified.limits.get(LOSS),
-            "standing": [] if gateway.standing is None else gateway.standing.notes,
+            "standing": [] if gateway.status is None else gateway.status.notes,
             "policies": {name: self._policy(name) for name in gateway.policies.names},
             "fallen_from": None if gateway.live.fallen is None else gateway.live.fallen.policy,
             "reference": config.reference,
@@ -114,8 +114,8 @@ class PageState:
         }
 
     def _certified(self, name: str) -> Certified | None:
-        standing = self._gateway.standing
-        return None if standing is None else standing.of(name)
+        status = self._gateway.status
+        return None if status is None else status.of(name)
 
     def _policy(self, name: str) -> dict[str, Any]:
         """Return the certificate of a policy, and why it cannot be chosen; "" if it can."""

@@ -269,7 +269,7 @@ def _by_marginal_quantiles(
     ties: Ties,
     slack: Slack,
 ) -> dict[str, Any]:
-    """Return the fields of a policy whose thresholds are quantiles of all inputs at each exit (EERO, section 3.3)."""
+    """Return the fields of a policy whose thresholds are quantiles of all inputs at each exit (Eq. 8-9)."""
     rates = checked_rates(allocate(part.budget), part.trace.cost.n_exits)
     used = np.flatnonzero(rates > 0).tolist()
     exits = scored_exits(used[:-1], used[-1], calibrate.n) if len(used) == 1 else used[:-1]

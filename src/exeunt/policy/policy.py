@@ -27,7 +27,7 @@ from exeunt.policy.ensemble_answer import Answer, OwnAnswer, answer_from_dict
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.policy.watched_cells import MOST_COUNTED, WatchedCells
 from exeunt.score.confidence import FEATURES
-from exeunt.score.kinds import Score, check_can_be_read, score_from_dict
+from exeunt.score.kinds import Score, score_from_dict
 from exeunt.score.router_score import NEXT
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace
@@ -306,8 +306,7 @@ class Policy:
 
         Raises InputError for a score of your own that `exeunt.score.kinds.KINDS` does not know.
         """
-        check_can_be_read(self.score)
-        write_sealed(path, "policy", self.to_dict(), format_="exeunt-policy", version=VERSION)
+        write_sealed(path, "policy", body_to_save(self), format_="exeunt-policy", version=VERSION)
 
     @classmethod
     def load(cls, path: str | Path, *, remedy: str = AGAIN) -> Policy:
@@ -442,3 +441,10 @@ class Policy:
         notes = [note["text"] for note in self.notes.values() if "text" in note]
         loss = [] if self.loss_certificate is None else [str(self.loss_certificate)]
         return [*notes, *loss, self.guarantee]
+
+
+def body_to_save(policy: Policy) -> dict[str, Any]:
+    """Return what a file keeps of a policy. Raises InputError for a score that could not be read back."""
+    body = policy.to_dict()
+    score_from_dict(body["score"])
+    return body

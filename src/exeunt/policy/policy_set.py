@@ -12,8 +12,7 @@ from exeunt._support.sealed_json import write_sealed
 from exeunt._support.text import text_table
 from exeunt.costs.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.policy.policy import AGAIN, VERSION, Policy, read_policies
-from exeunt.score.kinds import check_can_be_read
+from exeunt.policy.policy import AGAIN, VERSION, Policy, body_to_save, read_policies
 from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import models_in_order
 from exeunt.trace.cascade_trace import CascadeTrace
@@ -151,10 +150,11 @@ class PolicySet:
     __repr__ = __str__
 
     def save(self, path: str | Path) -> None:
-        """Write the set as one JSON file, atomically; `load` gives it back to the last bit."""
-        for policy in self.policies:
-            check_can_be_read(policy.score)
-        body = [policy.to_dict() for policy in self.policies]
+        """Write the set as one JSON file, atomically; `load` gives it back to the last bit.
+
+        Raises as `Policy.save` does.
+        """
+        body = [body_to_save(policy) for policy in self.policies]
         write_sealed(path, "policies", body, format_="exeunt-policy-set", version=VERSION)
 
     @classmethod

@@ -195,18 +195,8 @@ KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {
 def score_from_dict(body: dict[str, Any]) -> Score:
     """Rebuild a score from its `to_dict`. Raises InputError for a kind that this version does not know."""
     if body["kind"] not in KINDS:
-        raise InputError(f"unknown kind of score {body['kind']!r}: {_known(body['kind'])}")
+        raise InputError(
+            f"unknown kind of score {body['kind']!r}: known are {', '.join(sorted(KINDS))}; for a score of your own "
+            f"first write exeunt.score.kinds.KINDS[{body['kind']!r}] = a function of its to_dict() that returns it"
+        )
     return KINDS[body["kind"]](body)
-
-
-def check_can_be_read(score: Score) -> None:
-    """Raise InputError for a score that `score_from_dict` could not rebuild."""
-    if (kind := score.to_dict()["kind"]) not in KINDS:
-        raise InputError(f"a policy with a score of kind {kind!r} could not be read back: {_known(kind)}")
-
-
-def _known(kind: str) -> str:
-    return (
-        f"known are {', '.join(sorted(KINDS))}; for a score of your own first write "
-        f"exeunt.score.kinds.KINDS[{kind!r}] = a function of its to_dict() that returns the score"
-    )

@@ -21,51 +21,51 @@ from exeunt.web.answers import missing_money
 _log = logging.getLogger("exeunt.serve")
 _SHOWN = 3
 
-ObservedBatch = tuple[int, str, Mapping[str, str]]
+ErrorAnswer = tuple[int, str, Mapping[str, str]]
 """Status, why, and headers."""
 
 
 @singledispatch
-def told(error: Exception) -> ObservedBatch:
+def told(error: Exception) -> ErrorAnswer:
     """Return what a client is told of an error."""
     return 500, f"unexpected {type(error).__name__}: see the log of the server", {}
 
 
 @told.register
-def _(error: ExeuntError) -> ObservedBatch:
+def _(error: ExeuntError) -> ErrorAnswer:
     _log.error(one_line(error))
     return 500, str(error), {}
 
 
 @told.register
-def _(error: InputError) -> ObservedBatch:
+def _(error: InputError) -> ErrorAnswer:
     return 422, str(error), {}
 
 
 @told.register(QueueFull)
 @told.register(EngineStopped)
-def _(error: Exception) -> ObservedBatch:
+def _(error: Exception) -> ErrorAnswer:
     return 503, str(error), {"retry-after": "1"}
 
 
 @told.register
-def _(error: OverBudget) -> ObservedBatch:
+def _(error: OverBudget) -> ErrorAnswer:
     return missing_money(error, program="server")
 
 
 @told.register
-def _(error: HTTPException) -> ObservedBatch:
+def _(error: HTTPException) -> ErrorAnswer:
     return error.status_code, error.detail, error.headers or {}
 
 
 @told.register
-def _(_: ClientDisconnect) -> ObservedBatch:
+def _(_: ClientDisconnect) -> ErrorAnswer:
     return 499, "the client disconnected", {}  # only the log reads it
 
 
 @told.register(RequestValidationError)
 @told.register(ValidationError)
-def _(error: RequestValidationError | ValidationError) -> ObservedBatch:
+def _(error: RequestValidationError | ValidationError) -> ErrorAnswer:
     return 422, problems(error), {}
 
 

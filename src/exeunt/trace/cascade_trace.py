@@ -120,7 +120,7 @@ class CascadeTrace:
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace import table_columns
+        from exeunt.trace import table_columns  # PyArrow: late
 
         names, data = list(price), table_columns.read_table(table)
         costs = table_columns.model_costs(data, price, highest or {}, unit, price_per)

@@ -90,8 +90,8 @@ class After:
     def look(self, look: Look) -> Found:
         """Return what is certified now: the policy that saves the most."""
         gateway = self.gateway
-        gateway.find_standing()
-        standing = gateway.standing
+        gateway.find_status()
+        standing = gateway.status
         said = "" if standing is None else str(standing)
         more = _MORE.search(said)
         to_come = int(more[1].replace(",", "")) if more else None

@@ -138,10 +138,11 @@ class Candidates:
         check_between(delta, "delta", 0.0, 1.0)
         level = delta if max_loss is None or budget is None else delta / 2
         asked = _Asked(max_loss, budget, level, measure, of)
-        least = (
-            0.0 if max_loss is None or measure != "agreement" else betting(np.zeros(n), max_loss, delta=level)
-        )
-        if least > level:
+        if (
+            max_loss is not None
+            and measure == "agreement"
+            and betting(np.zeros(n), max_loss, delta=level) > level
+        ):
             raise self._infeasible(asked, n)  # before anything is generated
 
         def paid(found: Sequence[Continuation]) -> float:
