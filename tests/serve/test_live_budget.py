@@ -73,10 +73,7 @@ def test_a_run_in_service_depends_on_no_file(tmp_path):
     """Where it is a link, that may lead elsewhere, or nowhere, before anybody asks for the new run."""
     link = tmp_path / "link"
     link.symlink_to(made_run(tmp_path / "first").path)
-    with (
-        running(RunFolder.open(link), slo_s=0.05) as started,
-        httpx.Client(base_url=started.url) as client,
-    ):
+    with running(RunFolder.open(link), slo_s=0.05) as started, httpx.Client(base_url=started.url) as client:
         before = client.get("/budget").json()
         link.unlink()
         assert client.get("/budget").json() == before
