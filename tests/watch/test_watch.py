@@ -50,14 +50,11 @@ def test_without_drift_an_alarm_within_t_inputs_is_less_likely_than_t_of_the_run
     """Calibration and stream are drawn from one pool with replacement. The bound holds on average over both."""
     rng, length, t, times = np.random.default_rng(2), 200, 100, 75
     pool, alarms, of_exits_alone = rng.random((2000, 3)), 0, 0
-    weights = {
-        "none": np.full(2000, 1 / 2000),
-        "Zipf": 1 / np.arange(1, 2001) ** 1.1,
-        "half of them one input": np.append(0.5, np.full(1999, 0.5 / 1999)),
-    }[copies]
-    weights = weights / weights.sum()
+    halves = np.append(1999.0, np.ones(1999))
+    weights = {"none": np.ones(2000), "Zipf": 1 / np.arange(1, 2001) ** 1.1, "half of them one input": halves}
+    p = weights[copies] / weights[copies].sum()
     for _ in range(times):
-        rows, stream = (rng.choice(2000, n, p=weights) for n in (100, t))
+        rows, stream = (rng.choice(2000, n, p=p) for n in (100, t))
         fit, calibrate = traced(rng.random((50, 3)), np.arange(5000, 5050)), traced(pool[rows], rows)
         policy = ex.compose("planned", lambda _: RATES, fit, calibrate, budget=1.99)
         alarms += bool(Watch(policy, run_length=length).replay(traced(pool[stream], stream)))
@@ -307,9 +304,8 @@ def test_after_an_alarm_there_is_no_other_until_a_restart(policy):
     assert watch.alarm is None
     assert watch.evidence == 0
     watch.update(*answered(policy, rng.random((64, 3))))
-    assert (
-        max(watch.curve.peaks) < watch.threshold
-    )  # what is drawn, and the highest evidence, are those since
+    # What is drawn, and the highest evidence, are those since.
+    assert max(watch.curve.peaks) < watch.threshold
     told = answered(policy, fewer_at_the_first_exit(policy, rng.random((500, 3)), rng, 0.0))
     assert len(watch.update(*told)) == 1
 
@@ -365,29 +361,51 @@ def test_inputs_that_no_policy_answered_so_are_refused(policy, given, message):
         Watch(policy).update(*given)
 
 
-def test_what_cannot_be_watched_is_refused(policy):
+def repeating(**options):
+    """A policy whose calibration inputs repeat."""
     rng = np.random.default_rng(0)
-    watch = Watch(policy)
-    watch.update([0], [0.9], [0.9])
-    with pytest.raises(InputError, match="either all inputs have scores or none"):
-        watch.update([0])
-    with pytest.raises(InputError, match=r"decided must have shape \(1,\), got \(2,\)"):
-        watch.update([0], [0.9], [0.9], decided=[True, False])
-    with pytest.raises(InputError, match="run_length must lie in"):
-        Watch(policy, run_length=5)
     rows = rng.integers(0, 100, 300)
-    fit, calibrate = (
-        traced(rng.random((50, 3)), np.arange(500, 550)),
-        traced(rng.random((100, 3))[rows], rows),
-    )
-    with pytest.raises(InputError, match="calibration inputs repeat"):
-        Watch(ex.eero(fit, calibrate, budget=2.0)).update([0], [0.9], [0.9])
-    by_row = ex.eero(fit, calibrate, budget=2.0, ties="row")
-    assert Watch(by_row).update([0], [0.9], [0.9]) == []
-    with pytest.raises(InputError, match="a watch is of one policy, got str"):
-        Watch("policy.json")
-    with pytest.raises(InputError, match=r"replay takes recorded outputs .* got ndarray"):
-        watch.replay(rng.random((5, 3)))
+    calibrate = traced(rng.random((100, 3))[rows], rows)
+    return ex.eero(traced(rng.random((50, 3)), np.arange(500, 550)), calibrate, budget=2.0, **options)
+
+
+def unwatched(policy):
     body = {name: value for name, value in policy.to_dict().items() if name != "watched"}
-    with pytest.raises(InputError, match="keeps nothing to watch by"):
-        Watch(ex.Policy.from_dict(body))
+    return ex.Policy.from_dict(body)
+
+
+def begun(policy):
+    """A watch that has seen an input."""
+    watch = Watch(policy)
+    watch.update(*ONE)
+    return watch
+
+
+ONE = [0], [0.9], [0.9]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda policy: begun(policy).update([0]), "either all inputs have scores or none"),
+        (
+            lambda policy: begun(policy).update(*ONE, decided=[True, False]),
+            r"decided must have shape \(1,\), got \(2,\)",
+        ),
+        (lambda policy: Watch(policy, run_length=5), "run_length must lie in"),
+        (lambda _: Watch(repeating()).update(*ONE), "calibration inputs repeat"),
+        (lambda _: Watch("policy.json"), "a watch is of one policy, got str"),
+        (
+            lambda policy: begun(policy).replay(np.ones((5, 3))),
+            r"replay takes recorded outputs .* got ndarray",
+        ),
+        (lambda policy: Watch(unwatched(policy)), "keeps nothing to watch by"),
+    ],
+)
+def test_what_cannot_be_watched_is_refused(policy, call, message):
+    with pytest.raises(InputError, match=message):
+        call(policy)
+
+
+def test_calibration_inputs_may_repeat_where_ties_are_broken_by_row():
+    assert Watch(repeating(ties="row")).update(*ONE) == []
