@@ -51,7 +51,7 @@ def chosen(stage_ms, head_ms, hidden=(128,), **options):
 
 
 def expected(stage_ms, head_ms, places):
-    """Mean time, as a share of the network's, of inputs that need a uniform part of it: they leave where they have it."""
+    """Mean time, as a share of the network's, of inputs that need a uniform part of it and leave where they have it."""
     total, depth = sum(stage_ms), np.cumsum(stage_ms)[list(places)]
     heads = np.cumsum([head_ms[place] for place in places])
     taken = np.append(depth + heads, total + heads[-1])
