@@ -31,7 +31,11 @@ def server(run) -> Running:
 
 @pytest.fixture(scope="module")
 def client(server):
-    import httpx
+    return server.client
 
-    with httpx.Client(base_url=server.url, timeout=20) as opened:
-        yield opened
+
+@pytest.fixture
+def own(tmp_path) -> Running:
+    """A server of its own, whose budget a test may change."""
+    with running(made_run(tmp_path / "pixels")) as started:
+        yield started

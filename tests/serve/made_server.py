@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from made_runs import ABOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import httpx
 
 SIDE, CLASSES, EXITS = 8, 4, 3
 POISON = 255
@@ -138,13 +141,32 @@ def prepared(pixels: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Running:
-    """A server that runs: its address, and the executor that it computes with."""
+    """A server that runs: its address, a client of it, and the executor that it computes with."""
 
     url: str
     port: int
     executor: PixelExecutor
     run: RunFolder
     server: Any
+    client: httpx.Client
+
+    def answers(self, images: Any, **options: Any) -> list[dict[str, Any]]:
+        """Return the answers to images: pixels, or encoded ones in base64."""
+        images = in_base64(images) if isinstance(images, np.ndarray) else images
+        found = self.client.post("/predict", json={"images": images, **options})
+        answers: list[dict[str, Any]] = found.json()["answers"]
+        return answers
+
+    def policy(self) -> str:
+        """Return the policy that is active."""
+        return str(self.client.get("/budget").json()["policy"])
+
+    def event(self) -> dict[str, Any]:
+        """Return the next event of the page."""
+        with self.client.stream("GET", "/events") as stream:
+            data = next(line for line in stream.iter_lines() if line)
+        event: dict[str, Any] = json.loads(data.removeprefix("data: "))
+        return event
 
     def layer(self, name: str) -> Any:
         """Return the outermost layer of the application that has an attribute of this name."""
@@ -205,6 +227,7 @@ def running(
 
     `in_loop`: let the event loop run few rows, else the thread runs all: a call that is held does not hold up the loop.
     """
+    import httpx
     import uvicorn
 
     from exeunt.serve import engine_thread, loaded_run, service
@@ -228,7 +251,9 @@ def running(
                 assert thread.is_alive()
                 time.sleep(0.01)
             port = server.servers[0].sockets[0].getsockname()[1]
-            yield Running(f"http://127.0.0.1:{port}", port, executor, run, server)
+            url = f"http://127.0.0.1:{port}"
+            with httpx.Client(base_url=url, timeout=20) as client:
+                yield Running(url, port, executor, run, server, client)
         finally:
             server.should_exit = True
             thread.join(20)

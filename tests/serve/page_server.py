@@ -66,15 +66,11 @@ class PageServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self,
-        events: list[dict[str, Any]],
-        key: str = "",
-        refuse: str = "",
-        about: dict[str, Any] | None = None,
+        self, events: list[dict[str, Any]], key: str = "", refuse: str = "", about: Any = ()
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.events, self.key, self.refuse = events, key, refuse
-        self.about, self.put = made_about() | (about or {}), []
+        self.about, self.put = made_about() | dict(about), []
         self.ended, self.answering = threading.Event(), threading.Event()
         self.answering.set()
         threading.Thread(target=self.serve_forever, args=[0.01], daemon=True).start()  # else it ends late

@@ -22,21 +22,12 @@ import exeunt as ex
 from exeunt.runs.folder import RunFolder
 from exeunt.serve.live_budget import LiveBudgetFile
 
-ANSWERABLE = {"images": in_base64(made_images(8))}
+IMAGES = in_base64(made_images(8))
+ANSWERABLE = {"images": IMAGES}
 
 
-@pytest.fixture
-def own(tmp_path):
-    """A server of its own, whose budget a test may change."""
-    with (
-        running(made_run(tmp_path / "pixels")) as started,
-        httpx.Client(base_url=started.url, timeout=20) as client,
-    ):
-        yield client, started
-
-
-def policy_of(client):
-    (policy,) = {answer["policy"] for answer in client.post("/predict", json=ANSWERABLE).json()["answers"]}
+def policy_of(server):
+    (policy,) = {answer["policy"] for answer in server.answers(IMAGES)}
     return policy
 
 
@@ -44,32 +35,32 @@ def engines():
     return sum(thread.name == "exeunt-engine" for thread in threading.enumerate())
 
 
+def put(server, budget):
+    found = server.client.put("/budget", json={"budget": budget})
+    assert found.status_code == 200, found.text
+    return found.json()
+
+
 def test_the_budget_is_changed_while_it_runs(own):
-    client, started = own
-    about = client.get("/budget").json()
+    about = own.client.get("/budget").json()
     assert (about["policy"], about["unit"], about["full_cost"]) == ("80%", "MACs", 3.5)
     assert about["budget"] == pytest.approx(2.8)
     assert [one["name"] for one in about["policies"]] == ["45%", "60%", "80%"]
     costs = [one["expected_cost"] for one in about["policies"]]
     assert costs == sorted(costs)
-    fit = started.run.trace("fit")
-    for one, policy in zip(about["policies"], started.run.policy_set, strict=True):
+    fit = own.run.trace("fit")
+    for one, policy in zip(about["policies"], own.run.policy_set, strict=True):
         assert one["accuracy"] == ex.evaluate(policy, fit).accuracy
-    assert policy_of(client) == "80%"
-    found = client.put("/budget", json={"budget": "70%"})
-    assert (found.status_code, found.json()["policy"], found.json()["budget"]) == (
-        200,
-        "60%",
-        pytest.approx(2.45),
-    )
-    assert policy_of(client) == "60%"
-    assert client.put("/budget", json={"budget": 1.575}).json()["policy"] == "45%"
-    assert json.loads((started.run.path / "serving.json").read_text())["budget"] == 1.575
+    assert policy_of(own) == "80%"
+    found = put(own, "70%")
+    assert (found["policy"], found["budget"]) == ("60%", pytest.approx(2.45))
+    assert policy_of(own) == "60%"
+    assert put(own, 1.575)["policy"] == "45%"
+    assert json.loads((own.run.path / "serving.json").read_text())["budget"] == 1.575
 
 
 def test_a_budget_is_not_put_back_by_who_looks_at_the_file_before_it_is_written(own, monkeypatch):
-    client, _ = own
-    assert client.put("/budget", json={"budget": "60%"}).json()["policy"] == "60%"
+    assert put(own, "60%")["policy"] == "60%"
     write = LiveBudgetFile.set_budget
 
     def slow(self, budget):
@@ -78,42 +69,38 @@ def test_a_budget_is_not_put_back_by_who_looks_at_the_file_before_it_is_written(
         write(self, budget)
 
     monkeypatch.setattr(LiveBudgetFile, "set_budget", slow)
-    assert client.put("/budget", json={"budget": "45%"}).json()["policy"] == "45%"
-    assert policy_of(client) == "45%"
+    assert put(own, "45%")["policy"] == "45%"
+    assert policy_of(own) == "45%"
 
 
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [("1%", "smallest budget"), ("x", "not understood"), (True, "valid number"), (None, "valid")],
-)
-def test_a_budget_that_cannot_be(client, wanted, message):
-    before = client.get("/budget").json()
-    found = client.put("/budget", json={"budget": wanted})
-    assert found.status_code == 422
-    assert message in found.json()["error"]
-    assert client.get("/budget").json() == before
+JSON = "application/json"
 
 
 @pytest.mark.parametrize(
     ("body", "kind", "message"),
     [
-        ('{"bugdet": 1}', "application/json", "bugdet is unknown, choose of budget"),
-        ('{"budget": ', "application/json", "the body: Invalid JSON"),
+        ('{"budget": "1%"}', JSON, "smallest budget"),
+        ('{"budget": "x"}', JSON, "not understood"),
+        ('{"budget": true}', JSON, "valid number"),
+        ('{"budget": null}', JSON, "valid"),
+        ('{"bugdet": 1}', JSON, "bugdet is unknown, choose of budget"),
+        ('{"budget": ', JSON, "the body: Invalid JSON"),
         ('{"budget": "45%"}', "text/plain", "content-type: application/json"),
-        ("[1]", "application/json", "JSON object"),
+        ("[1]", JSON, "JSON object"),
     ],
 )
-def test_a_body_that_is_no_budget(client, body, kind, message):
+def test_a_budget_that_cannot_be(client, body, kind, message):
+    before = client.get("/budget").json()
     found = client.put("/budget", content=body, headers={"content-type": kind})
     assert (found.status_code, message in found.json()["error"]) == (422, True), found.text
+    assert client.get("/budget").json() == before
 
 
 def test_a_budget_that_cannot_be_kept_is_not_set(own, monkeypatch):
-    client, _ = own
     monkeypatch.setattr("exeunt.serve.live_budget.write_json", refuse)
-    found = client.put("/budget", json={"budget": "45%"})
+    found = own.client.put("/budget", json={"budget": "45%"})
     assert (found.status_code, found.json()["error"]) == (500, "the disk is full")
-    assert client.get("/budget").json()["policy"] == "80%"
+    assert own.policy() == "80%"
 
 
 def refuse(*_):
@@ -121,76 +108,68 @@ def refuse(*_):
 
 
 def test_a_run_is_loaded_again_without_a_gap(own, tmp_path):
-    client, started = own
-    first = client.post("/predict", json=ANSWERABLE).json()
+    first = own.client.post("/predict", json=ANSWERABLE).json()
     other = made_run(tmp_path / "other", budgets=("50%",))
-    shutil.copy(other.path / "policies.json", started.run.path / "policies.json")
-    with running(RunFolder.open(started.run.path)) as follower, httpx.Client(base_url=follower.url) as second:
-        shutil.copy(made_run(tmp_path / "third", budgets=("55%",)).path / "policies.json", started.run.path)
-        assert policy_of(second) == "50%"
-        assert client.post("/predict", json=ANSWERABLE).json() == first  # until it is asked to
-        assert client.post("/reload").status_code == 200
-        assert policy_of(client) == "55%"
-        until(lambda: policy_of(second) == "55%")
+    shutil.copy(other.path / "policies.json", own.run.path / "policies.json")
+    with running(RunFolder.open(own.run.path)) as follower:
+        shutil.copy(made_run(tmp_path / "third", budgets=("55%",)).path / "policies.json", own.run.path)
+        assert policy_of(follower) == "50%"
+        assert own.client.post("/predict", json=ANSWERABLE).json() == first  # until it is asked to
+        assert own.client.post("/reload").status_code == 200
+        assert policy_of(own) == "55%"
+        until(lambda: policy_of(follower) == "55%")
 
 
 def test_requests_under_way_are_answered_while_the_run_is_replaced(own):
-    client, started = own
-    wanted = client.post("/predict", json=ANSWERABLE).json()
-    started.executor.pause_s, before = 0.002, engines()
+    wanted = own.client.post("/predict", json=ANSWERABLE).json()
+    own.executor.pause_s, before = 0.002, engines()
     with ThreadPoolExecutor(8) as pool:
-        asked = [
-            pool.submit(httpx.post, f"{started.url}/predict", json=ANSWERABLE, timeout=20) for _ in range(80)
-        ]
+        asked = [pool.submit(own.client.post, "/predict", json=ANSWERABLE) for _ in range(80)]
         for _ in range(3):
-            assert client.post("/reload").status_code == 200
+            assert own.client.post("/reload").status_code == 200
         assert [one.result().json() for one in asked] == [wanted] * 80
     until(lambda: engines() <= before)  # those of the runs before have ended
 
 
 def test_what_cannot_be_loaded_leaves_the_run_before_in_service(own):
-    client, started = own
-    (started.run.path / "policies.json").write_text("{}")
-    found = client.post("/reload")
-    assert found.status_code == 500
-    assert "policies.json" in found.json()["error"]
-    assert client.post("/predict", json=ANSWERABLE).status_code == 200
+    (own.run.path / "policies.json").write_text("{}")
+    found = own.client.post("/reload")
+    assert (found.status_code, "policies.json" in found.json()["error"]) == (500, True)
+    assert policy_of(own) == "80%"
 
 
 @pytest.mark.parametrize("budgets", [("36%",), ("36%", "90%")])
 def test_a_run_that_the_controller_cannot_serve_leaves_no_engine_behind(tmp_path, budgets):
     """Its policies are too inaccurate, or too expensive; its engine would keep the network."""
-    bad = made_run(tmp_path / "bad", budgets=budgets)
-    run = made_run(tmp_path / "pixels", budgets=("80%",))
-    with (
-        running(run, slo_s=1.0, budget="80%", min_accuracy=0.95) as started,
-        httpx.Client(base_url=started.url) as client,
-    ):
+    bad, run = made_run(tmp_path / "bad", budgets=budgets), made_run(tmp_path / "pixels", budgets=("80%",))
+    with running(run, slo_s=1.0, budget="80%", min_accuracy=0.95) as started:
         before = engines()
         shutil.copy(bad.path / "policies.json", run.path)
-        found = client.post("/reload")
+        found = started.client.post("/reload")
         assert found.status_code == 422
         assert re.search("least budget|no policy", found.json()["error"])
         until(lambda: engines() == before)
-        assert client.post("/predict", json=ANSWERABLE).status_code == 200
+        assert started.client.post("/predict", json=ANSWERABLE).status_code == 200
 
 
 def test_an_engine_that_broke_says_that_the_server_should_be_started_anew(own, monkeypatch):
-    client, started = own
-    for name in ("live", "ready"):
-        assert client.get(f"/v2/health/{name}").status_code == 200
-    monkeypatch.setattr(started.executor, "run", breaks)
-    found = client.post("/predict", json=ANSWERABLE)
+    def status(name):
+        return own.client.get(f"/v2/health/{name}").status_code
+
+    assert (status("live"), status("ready")) == (200, 200)
+    monkeypatch.setattr(own.executor, "run", breaks)
+    found = own.client.post("/predict", json=ANSWERABLE)
     assert (found.status_code, "has stopped" in found.json()["error"]) == (503, True)
-    until(lambda: client.get("/v2/health/live").status_code == 503)
-    assert client.get("/v2/health/ready").status_code == 503
-    assert client.post("/predict", json=ANSWERABLE).status_code == 503
+    until(lambda: status("live") == 503)
+    assert status("ready") == 503
+    assert own.client.post("/predict", json=ANSWERABLE).status_code == 503
 
 
 def test_a_server_that_takes_one_row_at_a_time(run):
     with running(run, max_rows=1) as started:
-        for images, status in ((in_base64(made_images(1)), 200), (in_base64(made_images(2)), 422)):
-            assert httpx.post(f"{started.url}/predict", json={"images": images}).status_code == status
+        for n, status in ((1, 200), (2, 422)):
+            sent = {"images": in_base64(made_images(n))}
+            assert started.client.post("/predict", json=sent).status_code == status
 
 
 ENDING = """
@@ -249,8 +228,7 @@ def test_events_show_the_last_seconds(client, server):
         client.post("/predict", json=ANSWERABLE | {"budget": "45%"})
     with client.stream("GET", "/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
-        lines = (line for line in stream.iter_lines() if line)
-        found = json.loads(next(lines).removeprefix("data: "))
+    found = server.event()
     assert found["rows_per_s"] == pytest.approx(8 * found["requests_per_s"], rel=1e-6)
     assert found["requests_per_s"] > 0
     assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p95"] <= found["latency_ms"]["p99"]
@@ -268,27 +246,20 @@ def test_events_show_the_last_seconds(client, server):
 
 def test_what_happens_in_the_first_seconds_is_told_by_the_second(own):
     """It was divided by the time since the machine had started."""
-    client, _ = own
-    client.post("/predict", json=ANSWERABLE)
-    with client.stream("GET", "/events") as stream:
-        found = json.loads(next(line for line in stream.iter_lines() if line).removeprefix("data: "))
-    assert found["requests_per_s"] > 0.1
+    own.client.post("/predict", json=ANSWERABLE)
+    assert own.event()["requests_per_s"] > 0.1
 
 
 def test_metrics_count(own):
-    client, _ = own
-    client.post("/predict", json=ANSWERABLE | {"budget": "45%"})
-    client.post("/predict", json={"images": ["!"]})
-    client.post("/predict", json={})
-    client.get("/nowhere")
-    message = client.get("/metrics").text
-    assert (
-        "# HELP exeunt_budget The largest mean cost per row" in message
-    )  # with a controller less may be active
+    for sent in (ANSWERABLE | {"budget": "45%"}, {"images": ["!"]}, {}):
+        own.client.post("/predict", json=sent)
+    own.client.get("/nowhere")
+    message = own.client.get("/metrics").text
+    # With a controller less may be active.
+    assert "# HELP exeunt_budget The largest mean cost per row" in message
     lines = dict(line.rsplit(" ", 1) for line in message.splitlines() if not line.startswith("#"))
-    assert lines['exeunt_requests_total{path="/predict",status="200"}'] == "2.0"
-    assert lines['exeunt_requests_total{path="/predict",status="422"}'] == "1.0"
-    assert lines['exeunt_requests_total{path="other",status="404"}'] == "1.0"
+    for path, status, count in (("/predict", 200, "2.0"), ("/predict", 422, "1.0"), ("other", 404, "1.0")):
+        assert lines[f'exeunt_requests_total{{path="{path}",status="{status}"}}'] == count
     rows = [float(lines[name]) for name in lines if name.startswith('exeunt_rows_total{exit="')]
     assert sum(rows) == 8
     assert lines['exeunt_problems_total{problem="errors"}'] == "1.0"
@@ -325,35 +296,33 @@ def test_every_reference_of_the_interface_leads_somewhere(client):
 
 
 def test_an_address_or_a_method_that_is_not_there(client):
-    found = client.get("/predicts")
-    assert (found.status_code, "/openapi.json" in found.json()["error"]) == (404, True)
-    found = client.get("/predict")
-    assert (found.status_code, "does not take GET" in found.json()["error"]) == (405, True)
+    for path, status, message in (
+        ("/predicts", 404, "/openapi.json"),
+        ("/predict", 405, "does not take GET"),
+    ):
+        found = client.get(path)
+        assert (found.status_code, message in found.json()["error"]) == (status, True)
     assert client.get("/redoc").status_code == 404
 
 
 def test_under_load_the_budget_is_lowered(tmp_path):
-    with (
-        running(made_run(tmp_path / "pixels", budgets=("40%", "80%")), slo_s=0.05) as started,
-        httpx.Client(base_url=started.url, timeout=20) as client,
-        ThreadPoolExecutor(16) as pool,
-    ):
-        about = client.get("/budget").json()
+    run = made_run(tmp_path / "pixels", budgets=("40%", "80%"))
+    with running(run, slo_s=0.05) as started, ThreadPoolExecutor(16) as pool:
+        about = started.client.get("/budget").json()
         assert (about["policy"], about["slo_ms"], about["slo_quantile"]) == ("80%", 50, 0.99)
         started.executor.pause_s, lowered = 0.02, threading.Event()
 
         def ask():
             found = []
             while not lowered.is_set():
-                found.append(client.post("/predict", json=ANSWERABLE))
-            return found
+                found.append(started.client.post("/predict", json=ANSWERABLE))
+                if "40%" in found[-1].text:
+                    lowered.set()
+            return {one.status_code for one in found}
 
-        asking = [pool.submit(ask) for _ in range(16)]
-        try:
-            until(lambda: "40%" in client.post("/predict", json=ANSWERABLE).text, seconds=60)
-        finally:
-            lowered.set()
-        assert {200} <= {one.status_code for asked in asking for one in asked.result()} <= {200, 503}
-        assert client.get("/budget").json()["budget"] == pytest.approx(0.8 * 3.5)
-        found = client.put("/budget", json={"budget": "50%"}).json()
+        statuses = [pool.submit(ask) for _ in range(16)]
+        assert lowered.wait(60)
+        assert {200} <= set().union(*(one.result() for one in statuses)) <= {200, 503}
+        assert started.client.get("/budget").json()["budget"] == pytest.approx(0.8 * 3.5)
+        found = put(started, "50%")
         assert (found["policy"], found["budget"]) == ("40%", pytest.approx(1.75))

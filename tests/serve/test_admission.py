@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 
-import httpx
 import numpy as np
 import pytest
 from made_server import PixelExecutor, in_base64, made_images, running
@@ -44,39 +43,49 @@ def test_a_request_that_waited_too_long_to_be_read_is_refused(run):
     """Something holds up the event loop, and the requests of others come meanwhile: only those that can be in time are
     answered.
     """
-    with running(run, slo_s=1.0) as server, httpx.Client(base_url=server.url, timeout=20) as client:
-        assert client.post("/predict", json=ANSWERABLE).status_code == 200
-        loop = server.layer("state").state.service.active.engine._loop
+    with running(run, slo_s=0.5) as server:
+        assert server.client.post("/predict", json=ANSWERABLE).status_code == 200
         held = threading.Event()
 
         def hold():
             held.set()
-            time.sleep(1.2)
+            time.sleep(0.7)
 
-        loop.call_soon_threadsafe(hold)
+        loop_of(server).call_soon_threadsafe(hold)
         assert held.wait(10)
-        late = client.post("/predict", json=ANSWERABLE)
+        late = server.client.post("/predict", json=ANSWERABLE)
         assert (late.status_code, late.headers["retry-after"]) == (503, "1")
         assert "to be answered in time" in late.json()["error"]
-        assert client.post("/predict", json=ANSWERABLE).status_code == 200
-        assert 'exeunt_problems_total{problem="refused"} 1.0' in client.get("/metrics").text
+        assert server.client.post("/predict", json=ANSWERABLE).status_code == 200
+        assert 'exeunt_problems_total{problem="refused"} 1.0' in server.client.get("/metrics").text
 
 
-def request(body: bytes, path: str = "/predict", *about: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json", *about]
-    return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
+def loop_of(server):
+    return server.layer("state").state.service.active.engine._loop
+
+
+def connected(server, timeout=20.0):
+    return socket.create_connection(("127.0.0.1", server.port), timeout=timeout)
+
+
+def request(body: bytes, path: str = "/predict") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+GOOD = request(json.dumps(ANSWERABLE).encode())
 
 
 def answers_to(server, *sent: bytes, count: int = 1) -> list[int]:
     """Send parts on one connection while the event loop is held up, and return the statuses of the answers."""
-    loop = server.layer("state").state.service.active.engine._loop
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+    with connected(server) as client:
         statuses(client, request(b"{}", "/nowhere"))
-        loop.call_soon_threadsafe(time.sleep, 0.5)
+        loop_of(server).call_soon_threadsafe(time.sleep, 0.4)
         time.sleep(0.05)
-        for part in sent:
+        for part in sent[:-1]:
             client.sendall(part)
-            time.sleep(0.6)  # the next part comes after it was read
+            time.sleep(0.5)  # the next part comes after it was read
+        client.sendall(sent[-1])
         return received(client, count)
 
 
@@ -95,7 +104,7 @@ def received(client, count: int) -> list[int]:
 
 
 def test_late_requests_are_refused_before_the_application_sees_them(run, monkeypatch):
-    good = request(body := json.dumps(ANSWERABLE).encode())
+    body = json.dumps(ANSWERABLE).encode()
     own = json.dumps(ANSWERABLE | {"deadline_ms": 9000}).encode()
     seen, handle = [], InputRoutes.__call__
 
@@ -105,18 +114,21 @@ def test_late_requests_are_refused_before_the_application_sees_them(run, monkeyp
 
     monkeypatch.setattr(InputRoutes, "__call__", noted)
     with running(run, slo_s=0.3, max_body=100_000) as server:
-        assert answers_to(server, good) == [503]
-        assert answers_to(server, good + good, count=2) == [503, 503]
-        assert answers_to(server, good[:-9], good[-9:]) == [503]  # late since its headers came
+        assert answers_to(server, GOOD) == [503]
+        assert answers_to(server, GOOD + GOOD, count=2) == [503, 503]
+        assert answers_to(server, GOOD[:-9], GOOD[-9:]) == [503]  # late since its headers came
         large = request(body + b" " * ((1 << 16) - len(body)))
         assert answers_to(server, large[:-9], large[-9:]) == [503]
         assert "/predict" not in seen
-        assert answers_to(server, good, good, count=2) == [503, 200]  # the connection goes on
-        assert answers_to(server, request(own)) == [200]
-        assert answers_to(server, request(body, "/predict?deadline_ms=9000")) == [200]
-        assert answers_to(server, request(body, "/other")) == [404]
-        assert answers_to(server, request(bytes(200_000))) == [413]
-        counts = httpx.get(f"{server.url}/metrics").text
+        assert answers_to(server, GOOD, GOOD, count=2) == [503, 200]  # the connection goes on
+        for sent, status in (
+            (request(own), 200),
+            (request(body, "/predict?deadline_ms=9000"), 200),
+            (request(body, "/other"), 404),
+            (request(bytes(200_000)), 413),
+        ):
+            assert answers_to(server, sent) == [status]
+        counts = server.client.get("/metrics").text
         assert 'exeunt_problems_total{problem="refused"} 6.0' in counts
         assert 'exeunt_requests_total{path="/predict",status="503"} 6.0' in counts
 
@@ -130,36 +142,34 @@ def lateness(monkeypatch):
 
 
 def test_who_asks_again_at_once_waits_for_the_third_refusal_and_those_after_it(run, lateness, monkeypatch):
-    good = request(json.dumps(ANSWERABLE).encode())
     with running(run, slo_s=0.3) as server:
-        address, taken = ("127.0.0.1", server.port), []
-        with socket.create_connection(address, timeout=20) as client:
+        taken = []
+        with connected(server) as client:
             for _ in range(7):
                 began = time.monotonic()
-                assert statuses(client, good) == [503]
+                assert statuses(client, GOOD) == [503]
                 taken.append(time.monotonic() - began)
-        assert all(
-            one > least for one, least in zip(taken, (0, 0, 0.04, 0.09, 0.19, 0.39, 0.39), strict=True)
-        )
+        least = (0, 0, 0.04, 0.09, 0.19, 0.39, 0.39)
+        assert all(one > wait for one, wait in zip(taken, least, strict=True))
         monkeypatch.setattr(connection, "_WAITS_S", (0.0, 0.0, 60.0))
-        with socket.create_connection(address, timeout=20) as client:
-            assert statuses(client, good, good) == [503, 503]
+        with connected(server) as client:
+            assert statuses(client, GOOD, GOOD) == [503, 503]
             lateness[0] = False
-            assert statuses(client, good) == [200]
+            assert statuses(client, GOOD) == [200]
             lateness[0] = True
-            assert statuses(client, good, good) == [503, 503]  # answered meanwhile
+            assert statuses(client, GOOD, GOOD) == [503, 503]  # answered meanwhile
             time.sleep(1.1)
-            assert statuses(client, good, good) == [503, 503]  # it has waited
-        with socket.create_connection(address, timeout=0.5) as client:
-            assert statuses(client, good, good) == [503, 503]
-            client.sendall(good + request(b"{}", "/nowhere"))  # what was sent with it waits, too
+            assert statuses(client, GOOD, GOOD) == [503, 503]  # it has waited
+        with connected(server, timeout=0.3) as client:
+            assert statuses(client, GOOD, GOOD) == [503, 503]
+            client.sendall(GOOD + request(b"{}", "/nowhere"))  # what was sent with it waits, too
             time.sleep(0.1)
-            client.sendall(good)  # which is not read until then
+            client.sendall(GOOD)  # which is not read until then
             with pytest.raises(TimeoutError):
                 client.recv(1 << 16)
-        waiting = socket.create_connection(address, timeout=20)
-        assert statuses(waiting, good, good) == [503, 503]
-        waiting.sendall(good)
+        waiting = connected(server)
+        assert statuses(waiting, GOOD, GOOD) == [503, 503]
+        waiting.sendall(GOOD)
         time.sleep(0.2)
     with waiting:
         assert waiting.recv(1 << 16).startswith(b"HTTP/1.1 503")  # the server ended
@@ -168,46 +178,33 @@ def test_who_asks_again_at_once_waits_for_the_third_refusal_and_those_after_it(r
 
 def test_a_late_request_whose_body_comes_slowly_is_handled_as_others_are(run, lateness, monkeypatch):
     monkeypatch.setattr(connection, "_HEADERS_S", 0.3)
-    good = request(json.dumps(ANSWERABLE).encode())
-    with running(run, slo_s=0.3, slow_s=1.0) as server:
-        address = ("127.0.0.1", server.port)
-        with (
-            socket.create_connection(address, timeout=20) as slow,
-            socket.create_connection(address) as never,
-        ):
-            slow.sendall(good[:-9])
-            never.sendall(good[:-9])
-            time.sleep(0.6)
-            lateness[0] = False
-            slow.sendall(good[-9:])
-            assert received(slow, 1) == [200]
-            assert received(never, 1) == [408]
+    with running(run, slo_s=0.3, slow_s=1.0) as server, connected(server) as slow, connected(server) as never:
+        slow.sendall(GOOD[:-9])
+        never.sendall(GOOD[:-9])
+        time.sleep(0.6)
+        lateness[0] = False
+        slow.sendall(GOOD[-9:])
+        assert received(slow, 1) == [200]
+        assert received(never, 1) == [408]
 
 
 def test_the_time_in_which_nothing_is_read_does_not_make_a_request_late(run, monkeypatch):
     came: list[float] = []
     monkeypatch.setattr(InputRoutes, "is_late", lambda _, arrived: not came.append(arrived))
     monkeypatch.setattr(connection, "_WAITS_S", (0.0, 0.5, 0.0))
-    good = request(json.dumps(ANSWERABLE).encode())
-    with (
-        running(run, slo_s=0.3) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=20) as client,
-    ):
-        assert statuses(client, good) == [503]
-        client.sendall(good)
+    with running(run, slo_s=0.3) as server, connected(server) as client:
+        assert statuses(client, GOOD) == [503]
+        client.sendall(GOOD)
         time.sleep(0.1)
-        client.sendall(good)
+        client.sendall(GOOD)
         assert received(client, 2) == [503, 503]
     assert came[2] - came[1] > 0.4
 
 
 def test_a_network_that_takes_longer_than_the_target_answers_all_the_same(run):
-    with (
-        running(run, PixelExecutor(pause_s=0.05), slo_s=0.04) as server,
-        httpx.Client(base_url=server.url) as client,
-    ):
+    with running(run, PixelExecutor(pause_s=0.05), slo_s=0.04) as server:
         for _ in range(5):
-            assert client.post("/predict", json=ANSWERABLE).status_code == 200
+            assert server.client.post("/predict", json=ANSWERABLE).status_code == 200
 
 
 @pytest.mark.parametrize(

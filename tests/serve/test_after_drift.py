@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
-import httpx
 import numpy as np
 import pytest
 from made_server import EXITS, PixelExecutor, in_base64, made_images, made_run, prepared, running, until
@@ -108,9 +106,8 @@ def test_by_quota_the_surest_leave_and_rows_without_a_score_go_on():
         assert quota.leave(2, stayed[-1], stayed[-1]).all()
     n = left + len(np.concatenate(stayed))
     assert 0.3 * n <= left <= 0.3 * n + 17
-    assert (
-        np.concatenate(stayed) < 0.5
-    ).mean() > 0.9  # of single rows too, those that are surer than others lately
+    # Of single rows too, those that are surer than others lately.
+    assert (np.concatenate(stayed) < 0.5).mean() > 0.9
 
 
 def test_what_is_recorded_gives_the_policy_that_recalibrate_gives(policies):
@@ -159,19 +156,18 @@ def test_live_models_answer_and_record_at_the_last_exit_too():
     label, ids = rng.integers(0, 3, n), [str(i) for i in range(n)]
     logits = rng.normal(size=(2, n, 3)) + np.array([1, 4])[:, None, None] * np.eye(3)[label]
     shares = dict(zip(prices, np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True), strict=True))
+    costs = {name: ex.CostModel([price], unit="usd") for name, price in prices.items()}
     models = ex.CascadeTrace(
         {
-            name: ex.ExitTrace.from_probabilities(
-                shares[name][:, None], cost=ex.CostModel([price], unit="usd"), label=label, id=ids
-            )
-            for name, price in prices.items()
+            name: ex.ExitTrace.from_probabilities(share[:, None], cost=costs[name], label=label, id=ids)
+            for name, share in shares.items()
         }
     )
     fit, calibrate, _ = models.split()
     policy = ex.cascade(fit, calibrate, budget="60%", policy="eero")
     asked = {
         name: ex.FunctionModel(
-            lambda text, name=name: shares[name][int(text)], price=price, classes=["a", "b", "c"]
+            lambda text, name=name: shares[name][int(text)], price=price, classes=list("abc")
         )
         for name, price in prices.items()
     }
@@ -185,30 +181,26 @@ def test_live_models_answer_and_record_at_the_last_exit_too():
 
 
 def test_a_server_calibrates_again_after_a_drift_and_shows_the_receipt(tmp_path, capfd):
-    run = made_run(tmp_path / "pixels", budgets=("60%",))
-    with running(run, on_drift="recalibrate") as one, httpx.Client(base_url=one.url) as client:
-        images, event, end = in_base64(harder(100)), {}, time.monotonic() + 60
-        while not event.get("recalibrated"):
-            assert time.monotonic() < end
-            client.post("/predict", json={"images": images}).raise_for_status()
-            event = latest(client)
-        assert next(iter(event["recalibrated"].values())).startswith("Calibrated again on 1,")
-        until(lambda: "exeunt_drift 0.0" in client.get("/metrics").text)
-        logged = [json.loads(line)["what"] for line in capfd.readouterr().err.splitlines()]
-        assert logged.index("inputs have drifted") < logged.index("calibrated again")
+    run, receipts = made_run(tmp_path / "pixels", budgets=("60%",)), []
+    with running(run, on_drift="recalibrate") as server:
+        images = in_base64(harder(100))
 
+        def calibrated():
+            assert [one["error"] for one in server.answers(images)] == [None] * 100
+            receipts.extend(server.layer("state").state.service.active.after_drift.receipts.values())
+            return receipts
 
-def latest(client):
-    with client.stream("GET", "/events") as stream:
-        lines = (line for line in stream.iter_lines() if line.startswith("data:"))
-        next(lines)  # it may be of the second before
-        return json.loads(next(lines)[5:])
+        until(calibrated, 60)
+        assert receipts[0].startswith("Calibrated again on 1,")
+        until(lambda: list(server.event()["recalibrated"].values()) == receipts[:1])
+        until(lambda: "exeunt_drift 0.0" in server.client.get("/metrics").text)
+    logged = [json.loads(line)["what"] for line in capfd.readouterr().err.splitlines()]
+    assert logged.index("inputs have drifted") < logged.index("calibrated again")
 
 
 def test_policies_and_words_that_no_response_is_for_are_refused(policies, tmp_path):
-    with pytest.raises(
-        InputError, match="--on-drift must be one of tell, quota, reference, recalibrate, got 'stop'"
-    ):
+    message = "--on-drift must be one of tell, quota, reference, recalibrate, got 'stop'"
+    with pytest.raises(InputError, match=message):
         Settings(run=tmp_path, on_drift="stop")
     RESPONSES["reference"].check(planned := replace(policies["60%"], distribution=None))
     with pytest.raises(InputError, match="was not planned by counts"):

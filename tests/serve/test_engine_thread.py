@@ -46,18 +46,17 @@ class MadeEngine:
         return [self.inside.pop()] if self.inside else []
 
 
-def run(test):
+def run(test, **options):
     """Run a coroutine with an engine and its thread, and end the thread."""
 
     async def ran():
-        engine = MadeEngine()
-        thread = EngineThread(engine)
+        thread = EngineThread(engine := MadeEngine(), **options)
         await asyncio.wait_for(test(engine, thread), 10)
         if engine.go is not None:
             engine.go.set()
         await asyncio.wait_for(thread.close(), 10)
-        assert not thread.alive
-        assert engine.rows == 0
+        assert (thread.alive, thread._thread.is_alive()) == (False, False)
+        assert thread.failure is not None or engine.rows == 0
 
     asyncio.run(ran())
 
@@ -118,19 +117,14 @@ def test_a_cancelled_task_cancels_its_ticket(taken_in):
 
 def test_a_call_is_made_in_the_thread():
     async def test(engine, thread):
-        assert await thread.call(lambda given: (given is engine, threading.get_ident())) == (
-            True,
-            *engine.threads,
-        )
+        await thread.answer(0)
+        found = await thread.call(lambda given: (given is engine, threading.get_ident()))
+        assert found == (True, *engine.threads)
         with pytest.raises(ZeroDivisionError):
             await thread.call(lambda _: 1 / 0)
         assert (await thread.answer(3)).inputs == 3
 
-    async def known(engine, thread):
-        await thread.answer(0)
-        await test(engine, thread)
-
-    run(known)
+    run(test)
 
 
 def test_close_answers_what_is_inside():
@@ -149,10 +143,7 @@ def test_close_answers_what_is_inside():
         with pytest.raises(EngineStopped):
             await thread.call(lambda _: None)
 
-    async def ran():
-        await test(engine := MadeEngine(), EngineThread(engine))
-
-    asyncio.run(ran())
+    run(test)
 
 
 class LateLoop:
@@ -170,9 +161,7 @@ class LateLoop:
 
 
 def test_an_engine_that_breaks_fails_everybody_at_once():
-    async def ran():
-        engine = MadeEngine()
-        thread = EngineThread(engine)
+    async def test(engine, thread):
         thread._loop = LateLoop(thread._loop)
         engine.go = threading.Event()
         waiting = [asyncio.create_task(thread.answer(i)) for i in range(5)]
@@ -186,21 +175,13 @@ def test_an_engine_that_breaks_fails_everybody_at_once():
         assert thread._thread.is_alive()
         with pytest.raises(EngineStopped):
             await asyncio.wait_for(thread.answer(6), 5)
-        await thread.close()
 
-    asyncio.run(ran())
+    run(test)
 
 
 def in_loop(test, most=9):
-    """Run a coroutine with an engine of which up to so many rows run in the event loop, and end its thread."""
-
-    async def ran():
-        thread = EngineThread(engine := MadeEngine(), seconds=lambda rows: 0.0 if rows <= most else 1.0)
-        await asyncio.wait_for(test(engine, thread), 10)
-        await asyncio.wait_for(thread.close(), 10)
-        assert not thread._thread.is_alive()
-
-    asyncio.run(ran())
+    """Run a coroutine with an engine of which up to so many rows run in the event loop."""
+    run(test, seconds=lambda rows: 0.0 if rows <= most else 1.0)
 
 
 def test_few_rows_run_in_the_event_loop():

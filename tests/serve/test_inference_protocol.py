@@ -59,13 +59,8 @@ def test_tensors_in_json_and_in_binary(triton, client, kind, binary, back_in_bin
         "BYTES": np.array([encoded(one) for one in pixels] if binary else in_base64(pixels), dtype=object),
     }[kind]
     outputs = [InferRequestedOutput(name, binary_data=back_in_binary) for name in ANSWER_TYPES]
-    found = triton.infer(
-        MODEL,
-        [given(array, kind, binary=binary)],
-        outputs=outputs,
-        request_id="7",
-        parameters={"budget": "60%"},
-    )
+    options = {"outputs": outputs, "request_id": "7", "parameters": {"budget": "60%"}}
+    found = triton.infer(MODEL, [given(array, kind, binary=binary)], **options)
     assert found.get_response()["id"] == "7"
     assert found.get_response()["parameters"] == {"unit": "MACs"}
     for name in ANSWER_TYPES:
@@ -77,9 +72,8 @@ def test_tensors_in_json_and_in_binary(triton, client, kind, binary, back_in_bin
 
 def test_all_outputs_without_asking_and_a_timeout(triton, server):
     pixels = made_images(3, seed=2)
-    found = triton.infer(
-        MODEL, [given(pixels, "UINT8", binary=True)], model_version="1", timeout=1
-    )  # microsecond
+    tensor = given(pixels, "UINT8", binary=True)
+    found = triton.infer(MODEL, [tensor], model_version="1", timeout=1)  # microsecond
     assert found.as_numpy("expired").tolist() == [True] * 3
     assert found.as_numpy("label").tolist() == [-1] * 3
     assert b"deadline" in found.as_numpy("error")[0]
@@ -109,6 +103,19 @@ def test_other_models_and_outputs(triton):
         triton.infer(MODEL, [tensor], outputs=[InferRequestedOutput("logits")])
 
 
+def output(found, name):
+    """The values of an output of an answer in JSON."""
+    assert found.status_code == 200, found.text
+    return next(one["data"] for one in found.json()["outputs"] if one["name"] == name)
+
+
+def refused(client, message, content=None, length=None, **request):
+    """Whether a request is refused with this message. `content`: of these bytes, and `length` of them are JSON."""
+    sent = {"json": request} if content is None else {"content": content, "headers": {BINARY: str(length)}}
+    found = client.post(INFER, **sent)
+    assert (found.status_code, message in found.json()["error"]) == (422, True), found.text
+
+
 def tensor_of(**changes):
     return {"name": "image", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0] * 192} | changes
 
@@ -126,10 +133,7 @@ def tensor_of(**changes):
         ([tensor_of(data=[0] * 191)], "do not make a tensor"),
         ([tensor_of(data=[300] * 192)], "do not make a tensor"),
         ([tensor_of(data=["a"] * 192)], "do not make a tensor"),
-        (
-            [tensor_of(data=[0.5] * 192)],
-            "do not make a tensor UINT8 [1, 8, 8, 3]: data: Expected `int`, got `float`",
-        ),
+        ([tensor_of(data=[0.5] * 192)], "tensor UINT8 [1, 8, 8, 3]: data: Expected `int`, got `float`"),
         ([tensor_of(data=["1"] * 192)], "data: Expected `int`, got `str`"),
         ([tensor_of(data=[0] * 193)], "192 numbers are wanted, got 193"),
         ([tensor_of(data=[{}] * 192)], "do not make a tensor"),
@@ -143,45 +147,25 @@ def tensor_of(**changes):
     ],
 )
 def test_what_is_wrong_is_said(client, inputs, message):
-    found = client.post(INFER, json={"inputs": inputs})
-    assert found.status_code == 422
-    assert message in found.json()["error"]
+    refused(client, message, inputs=inputs)
 
 
 @pytest.mark.parametrize(
-    ("changes", "rest", "message"),
+    ("changes", "size", "rest", "message"),
     [
-        ({}, b"\x00" * 191, "192 bytes, and 191 came"),
-        ({"parameters": {"binary_data_size": 191}}, b"\x00" * 191, "has 192 bytes, got 191"),
-        (
-            {"datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": 8}},
-            b"\x01\x00\x00\x00a\x00\x00\x00",
-            "1 elements",
-        ),
-        (
-            {"datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 3}},
-            b"\x01\x00\x00",
-            "at least",
-        ),
-        (
-            {"datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 5}},
-            b"\x09\x00\x00\x00a",
-            "end at",
-        ),
-        (
-            {"datatype": "BYTES", "shape": [2**62, 4], "parameters": {"binary_data_size": 0}},
-            b"",
-            "1 to 65536",
-        ),
-        ({"datatype": "BYTES", "shape": [9], "parameters": {"binary_data_size": 0}}, b"", "elements"),
+        ({}, 192, bytes(191), "192 bytes, and 191 came"),
+        ({}, 191, bytes(191), "has 192 bytes, got 191"),
+        ({"datatype": "BYTES", "shape": [2]}, 8, b"\x01\0\0\0a\0\0\0", "1 elements"),
+        ({"datatype": "BYTES", "shape": [1]}, 3, b"\x01\0\0", "at least"),
+        ({"datatype": "BYTES", "shape": [1]}, 5, b"\x09\0\0\0a", "end at"),
+        ({"datatype": "BYTES", "shape": [2**62, 4]}, 0, b"", "1 to 65536"),
+        ({"datatype": "BYTES", "shape": [9]}, 0, b"", "elements"),
     ],
 )
-def test_binary_tensors_that_do_not_fit(client, changes, rest, message):
-    tensor = tensor_of(parameters={"binary_data_size": 192}) | changes
+def test_binary_tensors_that_do_not_fit(client, changes, size, rest, message):
+    tensor = tensor_of(parameters={"binary_data_size": size}, **changes)
     head = json.dumps({"inputs": [tensor]}).encode()
-    found = client.post(INFER, content=head + rest, headers={BINARY: str(len(head))})
-    assert found.status_code == 422
-    assert message in found.json()["error"]
+    refused(client, message, head + rest, len(head))
 
 
 def test_one_header_before_other_bytes_is_read_anew_for_each(client):
@@ -196,37 +180,50 @@ def test_one_header_before_other_bytes_is_read_anew_for_each(client):
             found = client.post(INFER, content=head + one.tobytes(), headers={BINARY: str(len(head))})
             assert found.status_code == status
             if status == 200:
-                values = {output["name"]: output["data"] for output in found.json()["outputs"]}
-                assert (values["label"], values["confidence"]) == ([wanted["label"]], [wanted["confidence"]])
+                for name in ("label", "confidence"):
+                    assert output(found, name) == [wanted[name]]
+
+
+@pytest.fixture
+def made_tensors(monkeypatch):
+    """Notes each tensor that is made of a request."""
+    made = []
+    for name in ("tensor_from_bytes", "tensor_from_json"):
+        monkeypatch.setattr(bodies, name, lambda *_: made.append(1))
+    return made
 
 
 @pytest.mark.parametrize(
-    ("shape", "datatype"), [([N, 0, 0, 3], "UINT8"), ([1, N, 0], "BYTES"), ([N, 0], "BYTES")]
+    ("shape", "datatype", "message"),
+    [
+        # Rows without content, any number of which comes in no bytes, would fill the memory.
+        ([N, 0, 0, 3], "UINT8", "have a shape"),
+        ([N, 1, 1, 3], "UINT8", f"1 to 65536 inputs, got {N}"),
+        ([1, N, 0], "BYTES", "have a shape"),
+        ([N, 0], "BYTES", "have a shape"),
+        # A shape is a few bytes, and may stand for any memory.
+        ([1, 10**7], "BYTES", "does not take BYTES"),
+        ([1, 8 * 10**6], "FP64", "does not take FP64"),
+        ([1, 8 * 10**6], "FP32", "must have the shape"),
+        ([1, 10**9, 10**9, 3], "UINT8", "does not take UINT8"),
+        ([1, 10**3000, 10**3000], "UINT8", "less than"),
+    ],
 )
-@pytest.mark.parametrize("binary", [True, False])
-def test_rows_without_content_are_not_made_by_the_million(monkeypatch, client, shape, datatype, binary):
-    """They would fill the memory: any number of them comes in no bytes."""
-    size = {"parameters": {"binary_data_size": 0}} if binary else {"data": []}
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_is_not_taken_is_not_made(made_tensors, client, shape, datatype, message, binary):
+    size = {"parameters": {"binary_data_size": 0}} if binary else {"data": [["a"]] if shape[0] == 1 else []}
     tensor = {"name": "image", "shape": shape, "datatype": datatype} | size
     head = json.dumps({"inputs": [tensor]}).encode()
-    made = []
-    monkeypatch.setattr(bodies, "tensor_from_bytes", lambda *_: made.append(1))
-    monkeypatch.setattr(bodies, "tensor_from_json", lambda *_: made.append(1))
-    found = client.post(INFER, content=head, headers={BINARY: str(len(head))})
-    assert (found.status_code, made) == (422, [])
-    tensor |= {"shape": [N, 1, 1, 3], "datatype": "UINT8"}
-    found = client.post(INFER, json={"inputs": [tensor]})
-    assert (found.status_code, made) == (422, [])
-    assert f"1 to 65536 inputs, got {N}" in found.json()["error"]
+    refused(client, message, head, len(head))
+    refused(client, message, inputs=[tensor])
+    assert made_tensors == []
 
 
 def test_headers_that_do_not_fit(client):
     body = json.dumps({"inputs": [tensor_of()]}).encode()
-    assert client.post(INFER, content=body, headers={BINARY: "-3"}).status_code == 400
-    assert client.post(INFER, content=body, headers={BINARY: "5"}).status_code == 422
-    assert client.post(INFER, content=body, headers={BINARY: str(10**20)}).status_code == 200
-    assert client.post(INFER, content=body, headers={BINARY: "1" * 5000}).status_code == 400
-    assert client.post(INFER, content=body, headers={BINARY: "１２".encode()}).status_code == 400
+    lengths = {"-3": 400, "5": 422, str(10**20): 200, "1" * 5000: 400, "１２": 400}
+    for length, status in lengths.items():
+        assert client.post(INFER, content=body, headers={BINARY: length.encode()}).status_code == status
     for path in (INFER, "/predict", "/reload"):
         assert client.post(path, content=body, headers={"content-encoding": "gzip"}).status_code == 415
 
@@ -242,9 +239,7 @@ def test_timeouts_are_whole_numbers_of_microseconds(client, parameters, expires)
     """As Triton's clients send them; any other value is none."""
     text = json.dumps({"inputs": [tensor_of()], "parameters": parameters})
     found = client.post(INFER, content=text)
-    assert found.status_code == 200, found.text
-    (expired,) = (one["data"] for one in found.json()["outputs"] if one["name"] == "expired")
-    assert expired == [expires]
+    assert output(found, "expired") == [expires]
 
 
 @pytest.mark.parametrize(
@@ -258,10 +253,8 @@ def test_what_is_no_input_is_said(client, inputs):
 
 
 def test_texts_that_would_be_large_beside_the_tensor(client):
-    found = client.post(INFER, json={"inputs": [tensor_of()], "id": "x" * 100_000})
-    assert (found.status_code, "beside the inputs may have at most" in found.json()["error"]) == (422, True)
-    found = client.post(INFER, json={"inputs": [tensor_of()], "parameters": {"a": [[]] * 40_000}})
-    assert (found.status_code, "at most 100,000 bytes" in found.json()["error"]) == (422, True)
+    refused(client, "beside the inputs may have at most", inputs=[tensor_of()], id="x" * 100_000)
+    refused(client, "at most 100,000 bytes", inputs=[tensor_of()], parameters={"a": [[]] * 40_000})
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -271,34 +264,9 @@ def test_a_column_of_strings(client, nested):
     tensor = {"name": "image", "shape": [2, 1], "datatype": "BYTES", "data": data}
     found = client.post(INFER, json={"inputs": [tensor]})
     wanted = client.post("/predict", json={"images": images}).json()["answers"]
-    (labels,) = (one["data"] for one in found.json()["outputs"] if one["name"] == "label")
-    assert labels == [one["label"] for one in wanted]
-
-
-@pytest.mark.parametrize(
-    ("shape", "datatype", "message"),
-    [
-        ([1, 10**7], "BYTES", "does not take BYTES"),
-        ([1, 8 * 10**6], "FP64", "does not take FP64"),
-        ([1, 8 * 10**6], "FP32", "must have the shape"),
-        ([1, 10**9, 10**9, 3], "UINT8", "does not take UINT8"),
-        ([1, 10**3000, 10**3000], "UINT8", "less than"),
-    ],
-)
-@pytest.mark.parametrize("binary", [False, True])
-def test_what_is_not_taken_is_not_made(monkeypatch, client, shape, datatype, message, binary):
-    """Its shape is a few bytes, and may stand for any memory."""
-    made = []
-    monkeypatch.setattr(bodies, "tensor_from_bytes", lambda *_: made.append(1))
-    monkeypatch.setattr(bodies, "tensor_from_json", lambda *_: made.append(1))
-    size = {"parameters": {"binary_data_size": 0}} if binary else {"data": [["a"]]}
-    tensor = {"name": "image", "shape": shape, "datatype": datatype} | size
-    found = client.post(INFER, json={"inputs": [tensor]})
-    assert (found.status_code, made) == (422, [])
-    assert message in found.json()["error"]
+    assert output(found, "label") == [one["label"] for one in wanted]
 
 
 def test_an_output_is_asked_for_once(client):
-    outputs = [{"name": "error"}] * 2000
-    found = client.post(INFER, json={"inputs": [tensor_of()], "outputs": outputs})
-    assert (found.status_code, found.json()["error"]) == (422, "an output may be asked for once")
+    message = "an output may be asked for once"
+    refused(client, message, inputs=[tensor_of()], outputs=[{"name": "error"}] * 2000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,10 +12,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import httpx
 import pytest
-from made_server import POLL_S, in_base64, made_images, made_run, running, until
-from test_admin import own
+from made_server import POLL_S, made_images, made_run, running, until
 
 import exeunt as ex
 from damaged_files import within
@@ -29,26 +26,26 @@ from exeunt.serve.metrics import Counts
 from exeunt.serve.settings import Settings
 from exeunt.web import server as web_server
 
-__all__ = ["own"]
+
+def live_file(server):
+    return server.run.path / "serving.json"
 
 
 def test_servers_of_one_run_follow_each_other(own):
-    client, started = own
-    with running(started.run) as other, httpx.Client(base_url=other.url) as second:
-        client.put("/budget", json={"budget": "45%"})
-        until(lambda: second.get("/budget").json()["policy"] == "45%")
-        (started.run.path / "serving.json").write_text("{")  # nobody should, and nothing changes
+    with running(own.run) as other:
+        own.client.put("/budget", json={"budget": "45%"})
+        until(lambda: other.policy() == "45%")
+        live_file(own).write_text("{")  # nobody should, and nothing changes
         time.sleep(2 * POLL_S)
-        assert second.get("/budget").json()["policy"] == "45%"
-        (started.run.path / "serving.json").unlink()
-        until(lambda: second.get("/budget").json()["policy"] == "80%")
+        assert other.policy() == "45%"
+        live_file(own).unlink()
+        until(lambda: other.policy() == "80%")
 
 
 def test_a_new_run_and_a_budget_that_only_it_can_keep_come_together(own, tmp_path):
-    client, started = own
-    shutil.copy(made_run(tmp_path / "other", budgets=("36%", "50%")).path / "policies.json", started.run.path)
-    (started.run.path / "serving.json").write_text('{"budget": "40%", "loads": 1}')
-    until(lambda: client.get("/budget").json()["policy"] == "36%")
+    shutil.copy(made_run(tmp_path / "other", budgets=("36%", "50%")).path / "policies.json", own.run.path)
+    live_file(own).write_text('{"budget": "40%", "loads": 1}')
+    until(lambda: own.policy() == "36%")
 
 
 @pytest.mark.slow
@@ -56,51 +53,41 @@ def test_a_link_that_leads_to_run_after_run_is_followed_each_time(tmp_path):
     """Each of the runs has a file of its own, in which nobody has asked before."""
     link = tmp_path / "link"
     link.symlink_to(made_run(tmp_path / "first").path)
-    with (
-        running(RunFolder.open(link)) as started,
-        running(RunFolder.open(link)) as other,
-        httpx.Client(base_url=started.url) as client,
-    ):
+    with running(RunFolder.open(link)) as started, running(RunFolder.open(link)) as other:
         for budget in ("40%", "50%", "70%"):
             (tmp_path / "next").symlink_to(made_run(tmp_path / budget, budgets=(budget,)).path)
             (tmp_path / "next").replace(link)
-            assert client.post("/reload").status_code == 200
-            assert client.get("/budget").json()["policy"] == budget
-            until(lambda: httpx.get(f"{other.url}/budget").json()["policy"] == budget)  # noqa: B023
+            assert started.client.post("/reload").status_code == 200
+            assert started.policy() == budget
+            until(lambda: other.policy() == budget)  # noqa: B023
 
 
 def test_a_run_in_service_depends_on_no_file(tmp_path):
     """Where it is a link, that may lead elsewhere, or nowhere, before anybody asks for the new run."""
     link = tmp_path / "link"
     link.symlink_to(made_run(tmp_path / "first").path)
-    with (
-        running(RunFolder.open(link), slo_s=0.05) as started,
-        httpx.Client(base_url=started.url) as client,
-    ):
-        before = client.get("/budget").json()
+    with running(RunFolder.open(link), slo_s=0.05) as started:
+        before = started.client.get("/budget").json()
         link.unlink()
-        assert client.get("/budget").json() == before
-        body = {"images": in_base64(made_images(4))}
-        assert client.post("/predict", json=body).status_code == 200
-        with client.stream("GET", "/events") as stream:
-            line = next(line for line in stream.iter_lines() if line)
-        assert json.loads(line.removeprefix("data: "))["exit_names"] == before["exit_names"]
+        assert started.client.get("/budget").json() == before
+        assert len(started.answers(made_images(4))) == 4
+        assert started.event()["exit_names"] == before["exit_names"]
 
 
 def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatch):
-    client, started = own
-    write = live_budget.write_json
+    write, writing = live_budget.write_json, threading.Event()
 
     def slow(*given):
-        time.sleep(0.4)
+        writing.set()
+        time.sleep(0.2)
         write(*given)
 
     monkeypatch.setattr(live_budget, "write_json", slow)
     with ThreadPoolExecutor(2) as pool:
-        put = pool.submit(client.put, "/budget", json={"budget": "45%"})
-        time.sleep(0.1)
-        assert client.post("/reload").status_code == put.result().status_code == 200
-    found = LiveBudgetFile(started.run.path / "serving.json").read()
+        put = pool.submit(own.client.put, "/budget", json={"budget": "45%"})
+        assert writing.wait(20)
+        assert own.client.post("/reload").status_code == put.result().status_code == 200
+    found = LiveBudgetFile(live_file(own)).read()
     assert found.budget == "45%"
     assert found.loads
 
@@ -123,10 +110,8 @@ def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_pat
         CHANGING.format("found = live.request_reload()", "loads >= found"),
         CHANGING.format("live.set_budget(f'{i + 1}%')", "budget"),
     ]
-    started = [
-        subprocess.Popen([sys.executable, "-c", one, str(file)], stdout=subprocess.PIPE, text=True)
-        for one in asked
-    ]
+    commands = [[sys.executable, "-c", one, str(file)] for one in asked]
+    started = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in commands]
     printed = [one.communicate(timeout=60)[0].strip() for one in started]
     assert printed == ["True", "40%"]
     found = LiveBudgetFile(file).read()
@@ -135,7 +120,7 @@ def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_pat
 
 
 def test_a_lock_that_is_never_given_back_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.serve.live_budget._PATIENCE_S", 0.2)
+    monkeypatch.setattr("exeunt.serve.live_budget._PATIENCE_S", 0.1)
     live = LiveBudgetFile(tmp_path / "serving.json")
     with live._locked(), pytest.raises(FileError, match=r"another process has locked .*serving.json.lock"):
         LiveBudgetFile(live.path).set_budget("50%")
@@ -143,22 +128,21 @@ def test_a_lock_that_is_never_given_back_is_an_error(tmp_path, monkeypatch):
     assert live.read().budget == "40%"
 
 
-def test_a_file_whose_folder_is_gone_is_an_error_of_the_caller(tmp_path):
-    live = LiveBudgetFile(tmp_path / "gone" / "serving.json")
-    for change in (live.request_reload, lambda: live.set_budget("50%")):
-        with pytest.raises(FileError, match=r"cannot write .*serving.json.lock"):
-            change()
-
-
-def test_pipes_in_the_place_of_its_files_are_told_and_not_waited_for(tmp_path):
-    live = LiveBudgetFile(tmp_path / "serving.json")
-    os.mkfifo(live.path)
-    with within(20), pytest.raises(FileError, match=r"serving\.json: .* move it away"):
-        live.read()
-    live.path.unlink()
-    os.mkfifo(tmp_path / "serving.json.lock")
-    with within(20), pytest.raises(FileError, match=r"serving\.json\.lock: .* move it away"):
-        live.set_budget("40%")
+@pytest.mark.parametrize(
+    ("pipe", "change", "message"),
+    [
+        (None, LiveBudgetFile.request_reload, r"cannot write .*serving.json.lock"),
+        (None, lambda live: live.set_budget("50%"), r"cannot write .*serving.json.lock"),
+        ("serving.json", LiveBudgetFile.read, r"serving\.json: .* move it away"),
+        ("serving.json.lock", lambda live: live.set_budget("40%"), r"serving\.json\.lock: .* move it away"),
+    ],
+)
+def test_a_folder_that_is_gone_and_pipes_are_told_and_not_waited_for(tmp_path, pipe, change, message):
+    live = LiveBudgetFile(tmp_path / ("" if pipe else "gone") / "serving.json")
+    if pipe:
+        os.mkfifo(tmp_path / pipe)
+    with within(20), pytest.raises(FileError, match=message):
+        change(live)
 
 
 def test_a_damaged_file_is_replaced_by_whoever_changes_it(tmp_path):
@@ -182,10 +166,10 @@ def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_susta
 
     monkeypatch.setattr(Controller, "observe", observe)
     run = made_run(tmp_path / "pixels", budgets=("40%", "80%"))
-    with running(run, slo_s=0.05) as started, httpx.Client(base_url=started.url, timeout=20) as client:
-        until(lambda: client.get("/budget").json()["policy"] == "40%")
-        assert client.post("/reload").status_code == 200
-        assert client.get("/budget").json()["policy"] == "40%"
+    with running(run, slo_s=0.05) as started:
+        until(lambda: started.policy() == "40%")
+        assert started.client.post("/reload").status_code == 200
+        assert started.policy() == "40%"
 
 
 def test_rows_of_a_run_before_with_more_exits_do_not_stop_the_page():
@@ -195,12 +179,11 @@ def test_rows_of_a_run_before_with_more_exits_do_not_stop_the_page():
 
 
 def test_the_page_gets_events_and_the_load_is_followed_while_a_run_is_loaded(own, monkeypatch):
-    client, started = own
     opened, go = service.load_run, threading.Event()
     monkeypatch.setattr(service, "load_run", lambda settings: go.wait(20) and opened(settings))
-    LiveBudgetFile(started.run.path / "serving.json").request_reload()
+    LiveBudgetFile(live_file(own)).request_reload()
     try:
-        with client.stream("GET", "/events", timeout=5) as events:
+        with own.client.stream("GET", "/events", timeout=5) as events:
             lines = (line for line in events.iter_lines() if line)
             for _ in range(4):  # as often as the file is looked at
                 next(lines)
@@ -210,8 +193,7 @@ def test_the_page_gets_events_and_the_load_is_followed_while_a_run_is_loaded(own
 
 
 def test_the_budget_stays_where_a_run_is_loaded_again_and_the_file_is_damaged(own, monkeypatch):
-    client, _ = own
-    client.put("/budget", json={"budget": "60%"})
+    own.client.put("/budget", json={"budget": "60%"})
     reads = iter([LiveBudget("60%", 0)])  # when it is asked to load; then somebody damages the file
 
     def read(_):
@@ -221,27 +203,25 @@ def test_the_budget_stays_where_a_run_is_loaded_again_and_the_file_is_damaged(ow
 
     monkeypatch.setattr(LiveBudgetFile, "changed", lambda _: False)
     monkeypatch.setattr(LiveBudgetFile, "read", read)
-    assert client.post("/reload").status_code == 200
-    assert client.get("/budget").json()["policy"] == "60%"
+    assert own.client.post("/reload").status_code == 200
+    assert own.policy() == "60%"
 
 
 def test_a_budget_in_the_file_that_cannot_be_kept_names_the_file(own, monkeypatch):
-    client, started = own
     printed = []
     monkeypatch.setattr(service._log, "error", lambda text, **_: printed.append(text))
-    (started.run.path / "serving.json").write_text('{"budget": "1%", "loads": 0}')
+    live_file(own).write_text('{"budget": "1%", "loads": 0}')
     until(lambda: "serving.json cannot be kept: the smallest budget" in "".join(printed))
-    assert client.get("/budget").json()["policy"] == "80%"
+    assert own.policy() == "80%"
 
 
 def test_a_file_that_is_removed_is_no_wish_to_load_the_run_again(own, monkeypatch):
-    client, started = own
-    assert client.post("/reload").status_code == 200
-    client.put("/budget", json={"budget": "45%"})
+    assert own.client.post("/reload").status_code == 200
+    own.client.put("/budget", json={"budget": "45%"})
     loaded = []
     monkeypatch.setattr(service, "load_run", lambda *_: loaded.append(1))
-    (started.run.path / "serving.json").unlink()
-    until(lambda: client.get("/budget").json()["policy"] == "80%")
+    live_file(own).unlink()
+    until(lambda: own.policy() == "80%")
     assert loaded == []
 
 
@@ -255,8 +235,7 @@ def test_a_server_starts_whatever_budget_was_set_before(tmp_path):
     ):
         (run.path / "serving.json").write_text(body)
         with running(run, budget="45%") as started:
-            wanted = "60%" if "60%" in body else "45%"
-            assert httpx.get(f"{started.url}/budget").json()["policy"] == wanted
+            assert started.policy() == ("60%" if "60%" in body else "45%")
 
 
 def test_a_budget_of_the_command_replaces_the_one_that_was_set_earlier(tmp_path, caplog, monkeypatch):

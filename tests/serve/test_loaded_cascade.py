@@ -36,28 +36,37 @@ def both(cascade, budget):
 
 @pytest.fixture(scope="module")
 def cascade(trained, exported, tmp_path_factory):
-    made = make_cascade(
-        tmp_path_factory.mktemp("cascade") / "run", {"small": exported, "large": trained}, say=lambda _: None
-    )
+    folder, models = tmp_path_factory.mktemp("cascade") / "run", {"small": exported, "large": trained}
+    made = make_cascade(folder, models, say=lambda _: None)
     alone = ex.cascade(*(made.recorded(part) for part in ("fit", "calibrate")), budget="60%")
     assert len(alone.models) == 1  # the other is skipped
     made.save_policy_set(PolicySet((alone, both(made, "110%"), both(made, "130%"))))
     return made
 
 
-def answered(opened, rows, policy):
-    engine = opened.engine
-    ticket = engine.submit(rows.inputs, 0.0, policy=policy, id=rows.keys)
-    while engine.rows:
-        engine.step(0.0, force=True)
-    return ticket.answers
+def ticket_of(opened, rows, policy):
+    ticket = opened.engine.submit(rows.inputs, 0.0, policy=policy, id=rows.keys)
+    while opened.engine.rows:
+        opened.engine.step(0.0, force=True)
+    return ticket
+
+
+def answered_alike(run, policy, opened, images, rows, name):
+    """Check that rows get the answers of a runner; return both, and which are no borderline cases."""
+    runner = load(run, policy=policy)
+    wanted, found = runner(runner.prepare(images), id=rows.keys), ticket_of(opened, rows, name).answers
+    sure = ~(wanted.borderline | found.borderline)
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(found.label[sure], wanted.label[sure])
+    np.testing.assert_allclose(found.cost[sure], wanted.cost[sure])
+    return wanted, found, sure
 
 
 def same_as_a_runner(run, opened):
-    images = [DATA.content(i) for i in range(200)]
+    images = [DATA.content(i) for i in range(100)]
     rows = opened.reader.images(images)
-    assert rows.errors == [None] * 200
-    np.testing.assert_array_equal(rows.keys, DATA.content_keys(range(200)))
+    assert rows.errors == [None] * 100
+    np.testing.assert_array_equal(rows.keys, DATA.content_keys(range(100)))
     at_once = opened.reader.pixels(np.stack(images))
     assert at_once.errors == rows.errors
     for name in ("inputs", "keys", "places"):
@@ -66,14 +75,9 @@ def same_as_a_runner(run, opened):
         opened.reader.for_little.pixels(np.stack(images))
     for (name, policy), own in zip(opened.policies.items(), run.policy_set, strict=True):
         assert policy == own
-        runner = load(run, policy=own)
-        wanted, found = runner(runner.prepare(images), id=rows.keys), answered(opened, rows, name)
-        sure = ~(wanted.borderline | found.borderline)
-        assert sure.mean() > 0.9
-        np.testing.assert_array_equal(found.label[sure], wanted.label[sure])
+        wanted, found, sure = answered_alike(run, own, opened, images, rows, name)
         places = np.array(opened.shared.places)[found.exit]
         np.testing.assert_array_equal(places[sure], np.array(opened.places(name))[wanted.exit[sure]])
-        np.testing.assert_allclose(found.cost[sure], wanted.cost[sure])
 
 
 def test_a_cascade_whose_policies_ask_different_models(cascade):
@@ -92,9 +96,8 @@ def test_a_cascade_whose_policies_ask_different_models(cascade):
             exits = opened.shared.exits[name]
             if any(first <= exit_ <= last for exit_ in exits):
                 assert share == pytest.approx(sum(shares[own] for own, e in enumerate(exits) if e >= first))
-    assert np.count_nonzero(opened.reach(alone)) < min(
-        np.count_nonzero(opened.reach(name)) for name in others
-    )
+    reached = {name: np.count_nonzero(opened.reach(name)) for name in opened.policies}
+    assert reached[alone] < min(reached[name] for name in others)
     assert opened.at("115%") == list(opened.policies)[1]
     fit = cascade.recorded("fit")
     for name, policy in opened.policies.items():
@@ -109,17 +112,14 @@ def test_predict_and_serve_number_exits_alike(cascade, tmp_path):
     run = RunFolder.open(shutil.copytree(cascade.path, cascade.path.with_name("second")))
     run.save_policy(policy)
     predict_inputs(run, DATA, tmp_path / "answers.parquet", say=lambda _: None)
-    written = pq.read_table(tmp_path / "answers.parquet").slice(0, 200)
+    written = pq.read_table(tmp_path / "answers.parquet").slice(0, 100)
     opened = load_run(Settings(run=run.path))
-    rows = opened.reader.images([DATA.content(i) for i in range(200)])
+    rows = opened.reader.images([DATA.content(i) for i in range(100)])
     (name,) = opened.policies
-    engine = opened.engine
-    ticket = engine.submit(rows.inputs, 0.0, policy=name, id=rows.keys)
-    engine.drain()
-    served = answers_of(rows, [(rows.places, ticket)], opened.class_names, opened.shared.places)
-    served = {
-        name: np.array([getattr(one, name) for one in served]) for name in ("exit", "label", "borderline")
-    }
+    ticket = ticket_of(opened, rows, name)
+    told = answers_of(rows, [(rows.places, ticket)], opened.class_names, opened.shared.places)
+    columns = ("exit", "label", "borderline")
+    served = {column: np.array([getattr(one, column) for one in told]) for column in columns}
     sure = ~(served["borderline"] | np.array(written["borderline"].to_pylist()))
     first = cascade.cascade[0].n_exits
     assert len(set(served["exit"].tolist())) > 1
@@ -137,11 +137,7 @@ def test_images_of_other_sizes_are_brought_to_one_before_they_wait(cascade):
     rows = opened.reader.images(images)
     assert (rows.inputs.shape, rows.inputs.dtype) == ((60, 8, 8, 3), np.uint8)
     name = list(opened.policies)[-1]
-    runner = load(cascade, policy=opened.policies[name])
-    wanted, found = runner(runner.prepare(images), id=rows.keys), answered(opened, rows, name)
-    sure = ~(wanted.borderline | found.borderline)
-    np.testing.assert_array_equal(found.label[sure], wanted.label[sure])
-    np.testing.assert_allclose(found.cost[sure], wanted.cost[sure])
+    answered_alike(cascade, opened.policies[name], opened, images, rows, name)
 
 
 def test_an_exported_run_and_the_same_in_pytorch(exported, trained):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
-import httpx
 import numpy as np
 import pytest
-from made_server import CLASSES, SIDE, PixelExecutor, made_images, made_run, prepared, running
-from PIL import Image
+from made_server import CLASSES, SIDE, PixelExecutor, in_base64, made_images, made_run, prepared, running
 
 from exeunt.score.mask_confidence import mask_of
 
@@ -29,19 +24,12 @@ class MaskExecutor(PixelExecutor):
 def served(tmp_path_factory):
     network = {"exits": ["a", "b"], "masks": True}
     run = made_run(tmp_path_factory.mktemp("served") / "masks", network=network)
-    with running(run, MaskExecutor()) as server, httpx.Client(base_url=server.url) as client:
-        yield client
-
-
-def encoded(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    with running(run, MaskExecutor()) as server:
+        yield server
 
 
 def test_answers_hold_masks(served):
-    images = made_images(6)
-    found = served.post("/predict", json={"images": [*map(encoded, images), "YQ=="]}).json()["answers"]
+    found = served.answers([*in_base64(made_images(6)), "YQ=="])
     for answer in found[:-1]:
         mask = mask_of(answer["mask"])
         assert mask.shape == (SIDE, SIDE)
@@ -52,18 +40,13 @@ def test_answers_hold_masks(served):
 
 
 def test_masks_are_an_output_of_the_inference_protocol(served):
-    about = served.get("/v2/models/masks").json()["outputs"]
+    about = served.client.get("/v2/models/masks").json()["outputs"]
     assert about[-1] == {"name": "mask", "datatype": "BYTES", "shape": [-1]}
     images = prepared(made_images(3))
-    tensor = {
-        "name": "image",
-        "datatype": "FP32",
-        "shape": list(images.shape),
-        "data": images.ravel().tolist(),
-    }
+    tensor = {"name": "image", "datatype": "FP32", "shape": images.shape, "data": images.ravel().tolist()}
     body = {"inputs": [tensor], "outputs": [{"name": "mask"}, {"name": "label"}]}
-    masks, labels = served.post("/v2/models/masks/infer", json=body).json()["outputs"]
+    masks, labels = served.client.post("/v2/models/masks/infer", json=body).json()["outputs"]
     assert [mask_of(runs)[-1, -1] for runs in masks["data"]] == labels["data"]
-    every = served.post("/v2/models/masks/infer", json={"inputs": [tensor]}).json()["outputs"]
+    every = served.client.post("/v2/models/masks/infer", json={"inputs": [tensor]}).json()["outputs"]
     assert every[-1]["name"] == "mask"
     assert CLASSES > 2

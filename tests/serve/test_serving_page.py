@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
-import httpx
 import pytest
-from made_server import in_base64, made_images, made_run, running
+from made_server import made_images, made_run, running
 from page_server import EXITS, POLICIES, PageServer, made_about, made_events
 
 from chromium import browser, set_screen, shown
@@ -44,24 +42,19 @@ def test_drift_is_told_in_words_and_drawn_with_its_threshold(opened, browser):
     events = made_events(200)
     opened(events)
     shown(browser, "evidence", "element.querySelector('svg')")
-    assert not browser.find_element("id", "drift").is_displayed()
+    assert hidden(browser, "drift")
     labels = browser.execute_script("return document.getElementById('evidence').innerText")
     assert "alarm" in labels
     assert "110%" in labels
-    events[-1]["drift"] = {
-        "45%": "Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
-    }
-    opened(events)
-    assert shown(browser, "drift", "!element.hidden") == (
-        "Policy 45%: Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
-    )
-    assert not browser.find_element("id", "recalibrated").is_displayed()
-    events[-1] |= {"drift": {}, "recalibrated": {"45%": "Calibrated again on 1,000 inputs."}}
-    opened(events)
-    assert shown(browser, "recalibrated", "!element.hidden") == (
-        "Policy 45%: Calibrated again on 1,000 inputs."
-    )
-    assert not browser.find_element("id", "drift").is_displayed()
+    drift = "Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
+    for told, other, text in (
+        ("drift", "recalibrated", drift),
+        ("recalibrated", "drift", "Calibrated again on 1,000 inputs."),
+    ):
+        events[-1] |= {told: {"45%": text}, other: {}}
+        opened(events)
+        assert shown(browser, told, "!element.hidden") == f"Policy 45%: {text}"
+        assert not browser.find_element("id", other).is_displayed()
 
 
 def test_small_prices_are_of_a_million_inputs(opened, browser):
@@ -78,6 +71,22 @@ def live(browser):
     assert shown(browser, "state", "element.innerText === 'live'") == "live"
 
 
+def fits(browser, width=390):
+    """Whether nothing is wider than the screen."""
+    return browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def hidden(browser, name):
+    return browser.execute_script("return document.getElementById(arguments[0]).hidden", name)
+
+
+def leave(browser):
+    """Leave a page of a server that ends: its events would be kept for whoever goes back."""
+    browser.execute_script("window.stop()")
+    browser.get("about:blank")
+    browser.get_log("browser")
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
 def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, width, scheme):
     events = made_events(BURST)
@@ -89,11 +98,10 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert shown(browser, "model") == "cifar10-cascade"
     assert shown(browser, "active-budget") == "22% (27.7 MMACs)"
     assert shown(browser, "set-budget") == "45% (56.6 MMACs)"
-    assert browser.execute_script("return document.getElementById('workers').hidden")
+    assert hidden(browser, "workers")
     assert shown(browser, "lost-now") == "2.17 points"
-    assert "Target: 99% of the answers within 50 ms. The controller has lowered the budget." in shown(
-        browser, "controller"
-    )
+    target = "Target: 99% of the answers within 50 ms. The controller has lowered the budget."
+    assert target in shown(browser, "controller")
     assert shown(browser, "errors_per_s") == "0.4 per second"
     read = "return [...document.querySelectorAll('#exits [data-exit] text:first-child')].map((e) => e.textContent)"
     assert browser.execute_script(read) == EXITS
@@ -101,8 +109,7 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
         "return [...document.querySelectorAll('.chart')].map((e) => e.querySelectorAll('path.line').length)"
     )
     assert browser.execute_script(lines) == [1, 3, 2, 1, 1, 0]
-    wide = browser.execute_script("return document.documentElement.scrollWidth")
-    assert wide <= width
+    assert fits(browser, width)
     from_outside = (
         "return performance.getEntriesByType('resource').filter((e) => !e.name.startsWith(origin)).length"
     )
@@ -124,32 +131,31 @@ def test_the_controller_says_what_it_does(opened, browser, message, budget, expi
     opened([event | changed], width=390, about={"slo_quantile": 0.999})
     live(browser)
     assert message in shown(browser, "controller")
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert fits(browser)
 
 
-def test_it_shows_all_workers_together_and_says_which_do_not_answer(opened, browser):
+@pytest.mark.parametrize(
+    ("answering", "text"),
+    [(4, "All 4 workers together."), (3, "Only 3 of 4 workers answer: see the log of the server.")],
+)
+def test_it_shows_all_workers_together_and_says_which_do_not_answer(opened, browser, answering, text):
     (event,) = made_events(1)
-    opened([event | {"workers": 4}], width=390, about={"workers": 4})
+    opened([event | {"workers": answering}], width=390, about={"workers": 4})
     live(browser)
-    assert shown(browser, "workers") == "All 4 workers together."
-    opened([event | {"workers": 3}], width=390, about={"workers": 4})
-    live(browser)
-    assert shown(browser, "workers") == "Only 3 of 4 workers answer: see the log of the server."
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert shown(browser, "workers") == text
+    assert fits(browser)
 
 
 def test_what_the_evaluation_found_is_repeated(opened, browser):
     warning = "These inputs are not exchangeable with the calibration inputs (p = 1e-09): exit 2 is less sure of them."
     opened(made_events(1), width=390, about={"warning": warning})
     live(browser)
-    assert (
-        shown(browser, "warning")
-        == f"The budget may not be kept. Evaluation on the test part found: {warning}"
-    )
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    told = f"The budget may not be kept. Evaluation on the test part found: {warning}"
+    assert shown(browser, "warning") == told
+    assert fits(browser)
     opened(made_events(1), about={"warning": ""})
     live(browser)
-    assert browser.execute_script("return document.getElementById('warning').hidden")
+    assert hidden(browser, "warning")
 
 
 def test_latencies_of_seconds_are_told_in_seconds(opened, browser):
@@ -158,10 +164,8 @@ def test_latencies_of_seconds_are_told_in_seconds(opened, browser):
     live(browser)
     assert "at most 940 ms, 99% at most 28.4 s" in shown(browser, "lead")
     texts = shown(browser, "latency")
-    assert "p50 940" in texts
-    assert "p99 28.4 s" in texts
-    assert "30 s" in texts
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert all(text in texts for text in ("p50 940", "p99 28.4 s", "30 s"))
+    assert fits(browser)
 
 
 def test_the_slider_puts_a_budget_and_says_what_it_buys(opened, browser):
@@ -172,9 +176,7 @@ def test_the_slider_puts_a_budget_and_says_what_it_buys(opened, browser):
     slider.send_keys("\ue012\ue012")  # left, twice
     text = shown(browser, "budget-value", "element.innerText.startsWith('34')")
     assert text.splitlines() == ["34%", "42.7 MMACs, accuracy 93.03%"]
-    WebDriverWait(browser, 5).until(
-        lambda _: server.put and server.put[-1]["budget"] == POLICIES[4]["budget"]
-    )
+    WebDriverWait(browser, 5).until(lambda _: {"budget": POLICIES[4]["budget"]} in server.put[-1:])
 
 
 def test_budgets_are_put_one_after_the_other_and_the_last_one_stays(opened, browser):
@@ -209,38 +211,29 @@ def test_a_run_that_is_loaded_again_shows_its_own_policies(browser, tmp_path):
         assert slider.get_attribute("max") == "2"
         other = made_run(tmp_path / "other", budgets=("50%", "70%"))
         shutil.copy(other.path / "policies.json", started.run.path)
-        assert httpx.post(f"{started.url}/reload").status_code == 200
+        assert started.client.post("/reload").status_code == 200
         WebDriverWait(browser, 10).until(lambda _: slider.get_attribute("max") == "1")
         assert shown(browser, "budget-value").startswith("70%")
-        browser.execute_script("window.stop()")  # it would keep the events of a page that one can go back to
-        browser.get("about:blank")
-        browser.get_log("browser")
+        leave(browser)
 
 
 def test_a_real_server_with_a_key_and_a_controller(browser, tmp_path):
     """What the stand-in says is what a server says, and what the page asks is what a server takes."""
-    key = {"authorization": "Bearer secret"}
-    with (
-        running(made_run(tmp_path / "pixels"), slo_s=0.05, api_keys=("secret",)) as started,
-        httpx.Client(base_url=started.url, headers=key) as client,
-    ):
+    with running(made_run(tmp_path / "pixels"), slo_s=0.05, api_keys=("secret",)) as started:
+        started.client.headers["authorization"] = "Bearer secret"
         browser.get(started.url)
         assert shown(browser, "problem", "!element.hidden") == "The server needs an API key."
         browser.find_element("id", "key").send_keys("secret\n")
         live(browser)
-        assert client.post("/predict", json={"images": in_base64(made_images(8))}).status_code == 200
+        assert len(started.answers(made_images(8))) == 8
         assert "rows per second are answered" in shown(browser, "lead", "element.innerText.includes('rows')")
         assert "99% of the answers within 50 ms" in shown(browser, "controller")
         slider = browser.find_element("id", "budget")
         slider.send_keys("\ue012")
-        WebDriverWait(browser, 5).until(lambda _: client.get("/budget").json()["policy"] == "60%")
-        with client.stream("GET", "/events") as stream:
-            line = next(line for line in stream.iter_lines() if line)
-        assert set(json.loads(line.removeprefix("data: "))) == set(made_events(1)[0])
-        assert set(client.get("/budget").json()) == set(made_about())
-        browser.execute_script("window.stop()")
-        browser.get("about:blank")
-        browser.get_log("browser")
+        WebDriverWait(browser, 5).until(lambda _: started.policy() == "60%")
+        assert set(started.event()) == set(made_events(1)[0])
+        assert set(started.client.get("/budget").json()) == set(made_about())
+        leave(browser)
 
 
 def test_a_key_is_asked_for_and_sent(opened, browser):
@@ -248,7 +241,7 @@ def test_a_key_is_asked_for_and_sent(opened, browser):
     assert shown(browser, "problem", "!element.hidden") == "The server needs an API key."
     browser.find_element("id", "key").send_keys("secret\n")
     live(browser)
-    assert browser.execute_script("return document.getElementById('key-form').hidden")
+    assert hidden(browser, "key-form")
     assert all("401" in entry["message"] for entry in browser.get_log("browser"))
 
 

@@ -73,6 +73,13 @@ def supervised(monkeypatch, tmp_path):
     return made, passing
 
 
+@pytest.fixture
+def pauses(caplog):
+    """The pauses before workers are started again, as they are logged."""
+    with caplog.at_level(logging.ERROR, "exeunt.serve"):
+        yield lambda: [record.fields["next_start_s"] for record in caplog.records]
+
+
 def test_a_worker_that_dies_is_replaced_at_once(supervised, caplog):
     made, passing = supervised
     assert passing(3) == 0
@@ -87,7 +94,7 @@ def test_a_worker_that_dies_is_replaced_at_once(supervised, caplog):
 
 @pytest.mark.parametrize("exitcode", [STARTUP_FAILURE, -9])
 def test_while_none_can_start_the_others_go_on_and_it_is_tried_after_pauses_that_grow(
-    supervised, monkeypatch, caplog, exitcode
+    supervised, monkeypatch, pauses, exitcode
 ):
     """The run on disk is damaged, or memory is short."""
     made, passing = supervised
@@ -95,15 +102,13 @@ def test_while_none_can_start_the_others_go_on_and_it_is_tried_after_pauses_that
     (healthy, dying) = made.processes
     monkeypatch.setattr(Worker, "ends", exitcode)
     dying.exitcode = -11
-    with caplog.at_level(logging.ERROR, "exeunt.serve"):
-        starts = [passing(10) for _ in range(30)]
+    starts = [passing(10) for _ in range(30)]
     assert not made.should_exit.is_set()
     assert made.processes[0] is healthy
-    pauses = [record.fields["next_start_s"] for record in caplog.records]
-    assert pauses[:8] == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
-    assert set(pauses[8:]) == {60.0}
+    assert pauses()[:8] == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+    assert set(pauses()[8:]) == {60.0}
     assert starts[0] == 4
-    assert sum(starts) + 1 == len(pauses) <= 12
+    assert sum(starts) + 1 == len(pauses()) <= 12
     monkeypatch.setattr(Worker, "ends", None)  # the run is mended
     assert passing(61) == 1
     assert passing(100) == 0
@@ -112,7 +117,7 @@ def test_while_none_can_start_the_others_go_on_and_it_is_tried_after_pauses_that
     assert not made.failed
 
 
-def test_workers_that_fail_together_wait_once(supervised, monkeypatch, caplog):
+def test_workers_that_fail_together_wait_once(supervised, monkeypatch, pauses):
     made, passing = supervised
     made.processes += [Worker(), Worker()]
     for worker in made.processes[2:]:
@@ -121,9 +126,8 @@ def test_workers_that_fail_together_wait_once(supervised, monkeypatch, caplog):
     monkeypatch.setattr(Worker, "ends", STARTUP_FAILURE)
     for worker in made.processes[1:]:
         worker.exitcode = -9
-    with caplog.at_level(logging.ERROR, "exeunt.serve"):
-        passing(1.5)
-    assert [record.fields["next_start_s"] for record in caplog.records] == [0.0] * 3 + [1.0] * 3
+    passing(1.5)
+    assert pauses() == [0.0] * 3 + [1.0] * 3
 
 
 def test_when_no_worker_is_left_and_none_starts_the_server_ends_as_an_error(supervised, monkeypatch):
@@ -206,15 +210,16 @@ def test_folders_of_servers_that_were_killed_are_removed(monkeypatch, tmp_path):
     (killed / "lock").touch()
     (tmp_path / "exeunt-other" / "lock").touch()
     kept = {"exeunt-serve-begins", "exeunt-other"}  # one has no lock yet, the other is no server's
+
+    def found():
+        return {path.name for path in tmp_path.iterdir()}
+
     with server._shared_folder() as first:
-        assert {path.name for path in tmp_path.iterdir()} == {*kept, first.rpartition("/")[2]}
+        assert found() == {*kept, first.rpartition("/")[2]}
         with server._shared_folder() as second:
             assert first != second
-            assert {path.name for path in tmp_path.iterdir()} >= {
-                first.rpartition("/")[2],
-                second.rpartition("/")[2],
-            }
-    assert {path.name for path in tmp_path.iterdir()} == kept
+            assert found() == {*kept, first.rpartition("/")[2], second.rpartition("/")[2]}
+    assert found() == kept
 
 
 def test_a_start_that_fails_is_a_line_of_the_log_with_its_cause():

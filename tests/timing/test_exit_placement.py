@@ -43,20 +43,20 @@ class FakeBench:
         return 1 + self.built * self.measure(hidden).added[:, list(places)].sum(axis=1)
 
 
+EVEN = [1.0] * 8
+
+
+def chosen(stage_ms, head_ms, hidden=(128,), **options):
+    return choose_exits(FakeBench(stage_ms, head_ms, **options), list(hidden), [64])
+
+
 def expected(stage_ms, head_ms, places):
-    """Mean time, as a share of the network's, of inputs that need a uniform part of it: followed one by one."""
-    total, depth = sum(stage_ms), np.cumsum(stage_ms)[:-1]
-    times = []
-    for need in (np.arange(4000) + 0.5) / 4000 * total:
-        taken = 0.0
-        for place in places:
-            taken += head_ms[place]
-            if depth[place] >= need:
-                times.append(taken + depth[place])
-                break
-        else:
-            times.append(taken + total)
-    return np.mean(times) / total
+    """Mean time, as a share of the network's, of inputs that need a uniform part of it and leave where they have it."""
+    total, depth = sum(stage_ms), np.cumsum(stage_ms)[list(places)]
+    heads = np.cumsum([head_ms[place] for place in places])
+    taken = np.append(depth + heads, total + heads[-1])
+    needs = (np.arange(4000) + 0.5) / 4000 * total
+    return taken[np.searchsorted(depth, needs)].mean() / total
 
 
 @given(
@@ -71,9 +71,9 @@ def test_no_other_places_have_a_lower_expected_time(stage_ms, head_ms):
     within = [one for one in every if sum(head_ms[place] for place in one) <= MOST_ADDED * total]
     if not within:
         with pytest.raises(InputError, match=r"heads may take 10% of the network's time .*1 head takes \d+%"):
-            choose_exits(FakeBench(stage_ms, head_ms), [128], [64])
+            chosen(stage_ms, head_ms)
         return
-    found = choose_exits(FakeBench(stage_ms, head_ms), [128], [64])
+    found = chosen(stage_ms, head_ms)
     assert found.places in within
     assert found.nobody_leaves.max() <= 1 + MOST_ADDED
     # Of each number of exits, the best that ends at each place is looked at; some of these may exceed the limit.
@@ -85,34 +85,27 @@ def test_no_other_places_have_a_lower_expected_time(stage_ms, head_ms):
 
 
 def test_cheap_heads_are_many_and_dear_ones_few():
-    even = [1.0] * 8
-    counts = [
-        len(choose_exits(FakeBench(even, [ms] * 7), [128], [64]).places) for ms in (0.01, 0.1, 0.19, 0.3, 0.5)
-    ]
+    counts = [len(chosen(EVEN, [ms] * 7).places) for ms in (0.01, 0.1, 0.19, 0.3, 0.5)]
     assert counts == [7, 7, 4, 2, 1]
 
 
 def test_places_are_even_in_time_and_not_in_number():
     slow_first = [4.0, 2.0, 1.0, 0.25, 0.25, 0.25, 0.15, 0.1]
-    assert choose_exits(FakeBench(slow_first, [0.19] * 7), [128], [64]).names == (
-        "block0", "block1", "block2", "block4",
-    )  # fmt: skip
+    assert chosen(slow_first, [0.19] * 7).names == ("block0", "block1", "block2", "block4")
 
 
 def test_smaller_heads_are_tried_only_where_larger_ones_are_too_dear():
-    cheap = FakeBench([1.0] * 8, [0.01] * 7)
-    assert choose_exits(cheap, [128, 64, 32], [64]).hidden == 128
-    dear = FakeBench([1.0] * 8, [0.35] * 7, falls=0.2)
-    found = choose_exits(dear, [128, 64, 32], [64])
+    assert chosen(EVEN, [0.01] * 7, [128, 64, 32]).hidden == 128
+    found = chosen(EVEN, [0.35] * 7, [128, 64, 32], falls=0.2)
     assert found.hidden == 64
     assert len(found.places) > 2
     assert SMALLER < 0.1
     # Where a smaller head takes as long, the larger one is better.
-    assert choose_exits(FakeBench([1.0] * 8, [0.35] * 7, falls=0.99), [128, 64, 32], [64]).hidden == 128
+    assert chosen(EVEN, [0.35] * 7, [128, 64, 32], falls=0.99).hidden == 128
 
 
 def test_heads_weigh_no_more_than_the_network():
-    found = choose_exits(FakeBench([1.0] * 8, [0.001] * 7, kilobytes=4), [128], [64])
+    found = chosen(EVEN, [0.001] * 7, kilobytes=4)
     assert len(found.places) == 2
     assert found.measured.bytes[list(found.places)].sum() <= found.measured.network_bytes
 
@@ -124,26 +117,26 @@ def test_exits_hold_for_each_size_of_batches():
             found.head[0] *= 5  # of batches of one
             return found
 
-    assert len(choose_exits(FakeBench([1.0] * 8, [0.05] * 7, batches=1), [128], [64]).places) == 7
-    both = choose_exits(OneIsSlow([1.0] * 8, [0.05] * 7, batches=2), [128], [1, 64])
+    assert len(chosen(EVEN, [0.05] * 7, batches=1).places) == 7
+    both = choose_exits(OneIsSlow(EVEN, [0.05] * 7, batches=2), [128], [1, 64])
     assert len(both.places) == 3
     assert "94%" not in both.describe()
     assert "109% of the network's 8 ms at batch 1, 102% of the network's 8 ms at batch 64" in both.describe()
 
 
 def test_what_takes_longer_than_promised_is_taken_back():
-    bench = FakeBench([1.0] * 8, [0.1] * 7, built=3.0)
+    bench = FakeBench(EVEN, [0.1] * 7, built=3.0)
     found = choose_exits(bench, [128], [64])
     assert found.nobody_leaves.max() <= 1 + MOST_ADDED
     assert len(bench.tried) > 1
     assert len(found.places) == 2
-    assert len(choose_exits(FakeBench([1.0] * 8, [0.01] * 7, built=70.0), [128], [64]).places) == 1
+    assert len(chosen(EVEN, [0.01] * 7, built=70.0).places) == 1
     with pytest.raises(InputError, match=r"1 head takes 12%.*--exit-batch"):
-        choose_exits(FakeBench([1.0] * 8, [0.01] * 7, built=100.0), [128], [64])
+        chosen(EVEN, [0.01] * 7, built=100.0)
 
 
 def test_the_table_says_what_each_exit_takes_and_weighs():
-    told = choose_exits(FakeBench([1.0] * 4, [0.05] * 3), [128], [64]).describe().splitlines()
+    told = chosen([1.0] * 4, [0.05] * 3).describe().splitlines()
     assert told[0].split("  ")[0] == "exit after"
     assert [line.split()[0] for line in told[2:5]] == ["block0", "block1", "block2"]
     assert told[2].split() == ["block0", "1", "ms", "0.05", "ms", "0.00", "MB"]

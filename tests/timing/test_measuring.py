@@ -28,13 +28,16 @@ HEADS = [0.003, 0.005, 0.007, 0.0]
 
 def make(segments=((0, 0), (1, 1), (2, 2), (3, 3)), kind=Clocked):
     count = len(segments)
-    return kind(
-        segments,
-        start_s=np.arange(1, count + 1) * 0.5,
-        row_s=np.arange(1, count + 1) * 0.01,
-        head_s=HEADS,
-        gather_s=0.002,
-    )
+    deeper = np.arange(1, count + 1)
+    return kind(segments, start_s=0.5 * deeper, row_s=0.01 * deeper, head_s=HEADS, gather_s=0.002)
+
+
+def profile_of(executor, **options):
+    return measure_profile(executor, INPUTS, clock=executor.clock, **{"max_seconds": 1e9, **options})
+
+
+def cost_of(executor, n, **options):
+    return measured_cost(executor, np.zeros((n, 2)), clock=executor.clock, **options)
 
 
 @pytest.mark.parametrize("kind", [Clocked, Accelerator])
@@ -42,7 +45,7 @@ def make(segments=((0, 0), (1, 1), (2, 2), (3, 3)), kind=Clocked):
 def test_profile_is_what_the_clock_says(segments, kind):
     """Of an accelerator it is the time that it computes, not that until a call returns."""
     executor, sizes = make(segments, kind), (1, 3, 8, 40)
-    profile = measure_profile(executor, INPUTS, sizes=sizes, repeats=3, max_seconds=1e9, clock=executor.clock)
+    profile = profile_of(executor, sizes=sizes, repeats=3)
     assert profile.executor == "clocked"
     assert profile.machine == describe_machine(executor.device)
     assert profile.segments == segments
@@ -64,15 +67,13 @@ def test_profile_ignores_the_odd_slow_round():
         return usual(segment, state, wanted)
 
     executor.run = disturbed
-    profile = measure_profile(
-        executor, INPUTS, sizes=(20, 64), repeats=9, max_seconds=1e9, clock=executor.clock
-    )
+    profile = profile_of(executor, sizes=(20, 64), repeats=9)
     np.testing.assert_allclose(profile.run[0], [0.7, 1.14], rtol=1e-9)
 
 
 def test_measuring_ends_in_time():
     executor = make()
-    measure_profile(executor, INPUTS, sizes=(4,), repeats=10**6, max_seconds=0.0, clock=executor.clock)
+    profile_of(executor, sizes=(4,), repeats=10**6, max_seconds=0.0)
     assert executor.now < 1e3
     assert executor.calls
 
@@ -94,7 +95,7 @@ def expected_ms(executor, exits, plan_drops=True):
 @pytest.mark.parametrize("kind", [Clocked, Accelerator])
 def test_cost_of_running_to_the_end(kind):
     executor = make(kind=kind)
-    cost = measured_cost(executor, np.zeros((8, 2)), repeats=4, clock=executor.clock)
+    cost = cost_of(executor, 8, repeats=4)
     assert cost.unit == "ms"
     assert f"clocked on {executor.device}, timed here at batch 8" in cost.source
     assert cost.full == pytest.approx(expected_ms(executor, np.full(8, 3)))
@@ -105,33 +106,22 @@ def test_cost_of_running_to_the_end(kind):
 def test_costs_add_up_to_the_mean_of_the_mix(n):
     executor = make()
     exits = np.repeat([0, 1, 2, 3], [40, 20, 10, 30])
-    policy = all_heads_policy(4)
-    cost = measured_cost(
-        executor, np.zeros((n, 2)), policy=policy, exits=exits, repeats=400, warmup=0, clock=executor.clock
-    )
+    cost = cost_of(executor, n, policy=all_heads_policy(4), exits=exits, repeats=400, warmup=0)
     mean = cost.cumulative[exits].mean()
     rng = np.random.default_rng(1)
-    drawn = [expected_ms(executor, rng.choice(exits, n)) for _ in range(4000)]
+    drawn = [expected_ms(executor, rng.choice(exits, n)) for _ in range(1000)]
     assert mean == pytest.approx(np.mean(drawn), rel=0.03)
 
 
 def test_costs_rise_within_a_segment_too():
     executor = make(((0, 1), (2, 3)))
-    cost = measured_cost(executor, np.zeros((4, 2)), repeats=2, clock=executor.clock)
+    cost = cost_of(executor, 4, repeats=2)
     assert (np.diff(cost.cumulative) > 0).all()
     assert cost.cumulative[1] == pytest.approx(cost.cumulative[0], rel=1e-6)
 
 
 def test_segments_that_no_input_reaches_have_a_cost():
-    executor = make()
-    cost = measured_cost(
-        executor,
-        np.zeros((4, 2)),
-        policy=all_heads_policy(4),
-        exits=np.array([0, 1]),
-        repeats=9,
-        clock=executor.clock,
-    )
+    cost = cost_of(make(), 4, policy=all_heads_policy(4), exits=np.array([0, 1]), repeats=9)
     assert (np.diff(cost.cumulative) > 0).all()
 
 
@@ -139,20 +129,17 @@ def test_segments_that_no_input_reaches_have_a_cost():
 def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
     executor = make()
     rng = np.random.default_rng(0)
-    trace = ex.ExitTrace.from_scores(
-        rng.random((3000, 4)), np.zeros((3000, 4), dtype=int), cost=ex.CostModel([1, 2, 3, 4]), name="margin",
-        label=rng.integers(0, 2, 3000),
-    )  # fmt: skip
+    scores, answers = rng.random((3000, 4)), np.zeros((3000, 4), dtype=int)
+    about = {"cost": ex.CostModel([1, 2, 3, 4]), "name": "margin", "label": rng.integers(0, 2, 3000)}
+    trace = ex.ExitTrace.from_scores(scores, answers, **about)
     fit, calibrate, test = trace.split()
     full = expected_ms(executor, np.full(n, 3))
 
     def choose(cost):
         return baselines.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{0.6 * full}ms")
 
-    clock = executor.clock
-    cost = self_consistent_cost(
-        executor, np.zeros((n, 2)), choose, lambda policy: policy.route(calibrate), clock=clock
-    )
+    inputs, clock = np.zeros((n, 2)), executor.clock
+    cost = self_consistent_cost(executor, inputs, choose, lambda policy: policy.route(calibrate), clock=clock)
     assert f"at batch {n}" in cost.source
     assert "10% to 90%" in cost.source
     exits = choose(cost).route(test)
@@ -190,11 +177,7 @@ def test_rows_that_are_not_dropped_add_to_the_cost_of_those_that_remain():
     exits, means = np.array([0, 3]), []
     lazy = Plan("clocked", make().segments, (64,) * 4, sizes=(1,), most_alive=((0,),) * 4)
     for plan in (None, lazy):
-        executor = make()
-        cost = measured_cost(
-            executor, np.zeros((8, 2)), policy=all_heads_policy(4), exits=exits, plan=plan, repeats=200,
-            clock=executor.clock,
-        )  # fmt: skip
+        cost = cost_of(make(), 8, policy=all_heads_policy(4), exits=exits, plan=plan, repeats=200)
         means.append(cost.cumulative[exits].mean())
     whole = expected_ms(make(), np.full(8, 3))
     assert means[1] == pytest.approx(whole, rel=0.06)
@@ -213,11 +196,9 @@ def test_calls_are_interleaved_and_timed():
 
     calls = {"a": call("a", 1.0), "b": call("b", 2.0)}
     taken = time_interleaved(calls, rounds=4, max_seconds=1e9, clock=lambda: now[0])
-    assert said == [("a", 0), ("b", 0)] + [
-        (name, number) for number in range(4) for name in ("ab" if number % 2 == 0 else "ba")
-    ]
-    np.testing.assert_array_equal(taken["a"], [1.0] * 4)
-    np.testing.assert_array_equal(taken["b"], [2.0] * 4)
+    turns = [(name, number) for number in range(4) for name in ("ba" if number % 2 else "ab")]
+    assert said == [("a", 0), ("b", 0), *turns]
+    np.testing.assert_array_equal([taken["a"], taken["b"]], [[1.0] * 4, [2.0] * 4])
     short = time_interleaved(calls, rounds=100, max_seconds=0.0, clock=lambda: now[0])
     assert len(short["a"]) == 3
 
@@ -250,7 +231,7 @@ def mix_of(exits, name="mine", kind=ExitMix):
 
 @pytest.mark.parametrize("size", [1, 5, 64])
 def test_batches_of_a_mix_have_its_distribution(size):
-    exits = np.repeat([0, 1, 2, 3], [250, 250, 250, 250])
+    exits = np.repeat([0, 1, 2, 3], 250)
     mix = mix_of(np.random.default_rng(0).permutation(exits))
     batches = mix.batches(size)
     assert len(batches) == max(1, 32 // size)
@@ -274,10 +255,9 @@ def test_where_inputs_answer_is_drawn_once_and_not_in_the_time_of_a_policy():
 
 
 def test_ways_are_timed_at_every_batch_size():
+    exits = {"half": [0, 2], "all": [3]}
     ways = [Alternative("original", 1.0, lambda *_: None)]
-    ways += [
-        policy_alternative(make(), mix_of(exits, name)) for name, exits in (("half", [0, 2]), ("all", [3]))
-    ]
+    ways += [policy_alternative(make(), mix_of(mix, name)) for name, mix in exits.items()]
     told = []
     batches = {n: np.zeros((n, 2)) for n in (1, 4)}
     timed = time_alternatives(ways, batches, repeats=2, progress=told.append)

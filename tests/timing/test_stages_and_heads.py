@@ -45,10 +45,10 @@ def test_a_stage_that_no_input_reaches_keeps_what_it_was_found_to_cost():
     """Else it would seem to cost what the stage before it does, and the next policy would send inputs there."""
     executor = made(row_s=[0.001, 0.002, 1.0])
     rng = np.random.default_rng(0)
+    answers, cost = np.zeros((500, 3), dtype=int), ex.CostModel([1, 2, 3])
     trace = ex.ExitTrace.from_scores(
-        rng.random((500, 3)), np.zeros((500, 3), dtype=int), cost=ex.CostModel([1, 2, 3]), name="margin",
-        label=np.zeros(500, dtype=int),
-    )  # fmt: skip
+        rng.random((500, 3)), answers, cost=cost, name="margin", label=answers[:, 0]
+    )
     fit, calibrate, _ = trace.split()
 
     def choose(cost):

@@ -28,9 +28,8 @@ def planned(rng, n=1000, **options):
 
 def answered(policy, scores):
     """Where inputs are answered, their scores there, and those at the first exit."""
-    exits = np.append(scores[:, :2] >= policy.thresholds[:2], np.ones((len(scores), 1), bool), axis=1).argmax(
-        axis=1
-    )
+    leaves = np.append(scores[:, :2] >= policy.thresholds[:2], np.ones((len(scores), 1), bool), axis=1)
+    exits = leaves.argmax(axis=1)
     return exits, scores[np.arange(len(scores)), exits], scores[:, 0]
 
 

@@ -62,12 +62,13 @@ def test_a_loss_as_certified_raises_no_alarm_and_accuracy_is_compared_with_the_r
     wrong, wrong_too = (rng.random((2, 5000)) < np.array([[0.3], [0.25]])).astype(float)
     assert watch.update_losses(wrong, wrong_too) == []
     assert len(watch.update_losses(np.ones(400), wrong_too[:400])) == 1
-    with pytest.raises(InputError, match="give its losses on the same inputs as reference"):
-        watch.update_losses(wrong)
-    with pytest.raises(InputError, match=r"loss must lie in \[0, 1\], 1 being a wrong answer, got -2 to -1"):
-        watch.update_losses(wrong - 2, wrong_too)
-    with pytest.raises(InputError, match="reference must have shape"):
-        watch.update_losses(wrong, [0.0])
+    for given, message in (
+        ((wrong,), "give its losses on the same inputs as reference"),
+        ((wrong - 2, wrong_too), r"loss must lie in \[0, 1\], 1 being a wrong answer, got -2 to -1"),
+        ((wrong, [0.0]), "reference must have shape"),
+    ):
+        with pytest.raises(InputError, match=message):
+            watch.update_losses(*given)
 
 
 @pytest.mark.parametrize("certificate", [None, replace(ACCURACY, bound=CERTAIN)])

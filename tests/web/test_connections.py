@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,8 @@ def request(n: int, body: bytes, kind: str) -> bytes:
         return b"POST /said?n=%d HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (n, len(body), body)
     parts = [body[at : at + 700] for at in range(0, len(body), 700)]
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
-    return b"POST /said?n=%d HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n%b0\r\n\r\n" % (
-        n,
-        chunks,
-    )
+    head = b"POST /said?n=%d HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % n
+    return head + chunks + b"0\r\n\r\n"
 
 
 def answers(client: socket.socket, n: int) -> list[list[int]]:
@@ -91,7 +90,7 @@ def port() -> Iterator[int]:
         yield port
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_requests_that_are_sent_ahead_are_answered_in_order_however_they_are_cut(
     port: int, seed: int
 ) -> None:
@@ -118,7 +117,7 @@ def test_requests_that_are_sent_ahead_are_answered_in_order_however_they_are_cut
 
 
 def test_what_a_body_in_small_chunks_costs_does_not_follow_the_number_of_headers(port: int) -> None:
-    chunks = b"10\r\n0123456789abcdef\r\n" * 262_144 + b"0\r\n\r\n"
+    chunks = b"10\r\n0123456789abcdef\r\n" * 65_536 + b"0\r\n\r\n"
 
     def seconds(n: int) -> float:
         """CPU time of this process, which serves."""
@@ -127,11 +126,11 @@ def test_what_a_body_in_small_chunks_costs_does_not_follow_the_number_of_headers
         with connected(port) as client:
             begun = time.process_time()
             client.sendall(head + chunks)
-            assert answers(client, 1) == [[1, 4 << 20]]
+            assert answers(client, 1) == [[1, 1 << 20]]
             return time.process_time() - begun
 
     few, many = (min(seconds(n) for _ in range(2)) for n in (0, 4_000))
-    assert many < 3 * few + 0.2  # one copy of all headers is made in 0.1 ms
+    assert many < 3 * few + 0.1  # one copy of all headers is made in 0.1 ms
 
 
 def test_of_a_connection_at_most_one_request_waits_and_the_rest_stays_in_bytes(
@@ -283,11 +282,16 @@ def test_a_proxy_is_an_address(wrong: str) -> None:
         limits.check_proxies([wrong], option="proxies")
 
 
+def listens(port: int) -> bool:
+    with suppress(ConnectionError):
+        connected(port).close()
+        return True
+    return False
+
+
 def memory_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return float(line.split()[1]) / 1024
-    raise AssertionError
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -305,25 +309,20 @@ def test_four_hundred_connections_that_send_ahead_and_read_nothing_cost_little()
         ExitStack() as stack,
     ):
         try:
-            while True:
-                try:
-                    connected(port).close()
-                    break
-                except ConnectionError:
-                    time.sleep(0.1)
+            eventually(lambda: listens(port))
             before = memory_mb(process.pid)
             for _ in range(TOGETHER):
                 client = stack.enter_context(connected(port))
                 client.setblocking(False)
                 client.send(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n" * EACH)
-            slowest, end = 0.0, time.monotonic() + 3
+            slowest, end = 0.0, time.monotonic() + 1
             while time.monotonic() < end:
                 began = time.monotonic()
                 with connected(port) as other:
                     other.sendall(request(1, b"", "get"))
                     assert answers(other, 1) == [[1, 0]]
                 slowest = max(slowest, time.monotonic() - began)
-            assert slowest < 2
+            assert slowest < 10  # also on a machine with four times as much to do as it has cores
             assert memory_mb(process.pid) - before < 200
         finally:
             process.kill()
