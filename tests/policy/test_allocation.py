@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,25 +42,17 @@ def test_proposition_3_8_against_scipy_on_300_random_problems():
         risk, prior = rng.uniform(0, 1, m), 1 / cost / np.sum(1 / cost)
         budget, temperature = rng.uniform(cost[0], cost[-1]), float(rng.choice([0.04, 0.2, 1.0]))
         rates = allocation.exponential_weights(risk, cost, budget, temperature=temperature)
-        start = np.zeros(m)
-        start[0] = 1.0
+
+        def slope(x, risk, prior, temperature):
+            return risk + temperature * (np.log(np.maximum(x, 1e-300) / prior) + 1)
+
+        within = {"type": "ineq", "fun": lambda x, c=cost, b=budget: b - x @ c, "jac": lambda _, c=cost: -c}
         found = minimize(
-            objective,
-            0.9 * start + 0.1 * allocation.geometric(cost, budget),
-            args=(risk, prior, temperature),
-            jac=lambda x, r=risk, p=prior, b=temperature: r + b * (np.log(np.maximum(x, 1e-300) / p) + 1),
-            bounds=[(1e-12, 1)] * m,
-            constraints=[
-                {"type": "eq", "fun": lambda x: x.sum() - 1, "jac": np.ones_like},
-                {
-                    "type": "ineq",
-                    "fun": lambda x, c=cost, b=budget: b - x @ c,
-                    "jac": lambda x, c=cost: -c,
-                },
-            ],
-            method="SLSQP",
-            options={"ftol": 1e-13, "maxiter": 500},
-        )
+            objective, 0.9 * np.eye(m)[0] + 0.1 * allocation.geometric(cost, budget),
+            args=(risk, prior, temperature), jac=slope, bounds=[(1e-12, 1)] * m,
+            constraints=[{"type": "eq", "fun": lambda x: x.sum() - 1, "jac": np.ones_like}, within],
+            method="SLSQP", options={"ftol": 1e-13, "maxiter": 500},
+        )  # fmt: skip
         assert rates @ cost <= budget * (1 + 1e-12)
         ours, theirs = (objective(x, risk, prior, temperature) for x in (rates, found.x))
         assert ours <= theirs + 1e-9
@@ -114,14 +107,9 @@ def test_the_unit_of_the_costs_does_not_matter(problem, factor):
 @given(problems(), st.sampled_from([2.0**-30, 2.0**30]))
 def test_a_unit_that_is_a_power_of_two_changes_no_bit(problem, factor):
     risk, cost, budget, temperature = problem
-    rules = [
-        lambda c, b: allocation.geometric(c, b),
-        lambda c, b: allocation.gaussian(c, b),
-        lambda c, b: allocation.exponential_weights(
-            risk, c, b, temperature=temperature, prior=np.ones(len(c)), spend="exactly"
-        ),
-    ]
-    for rule in rules:
+    options = {"temperature": temperature, "prior": np.ones(len(cost)), "spend": "exactly"}
+    weighted = partial(allocation.exponential_weights, risk, **options)
+    for rule in (allocation.geometric, allocation.gaussian, weighted):
         np.testing.assert_array_equal(rule(cost * factor, budget * factor), rule(cost, budget))
 
 
@@ -130,21 +118,13 @@ def test_more_budget_is_more_spend_and_less_objective(problem):
     risk, cost, _, temperature = problem
     prior = 1 / cost / np.sum(1 / cost)
     budgets = np.linspace(cost[0], cost[-1], 15)
-    for rule in (
-        lambda b: allocation.exponential_weights(risk, cost, b, temperature=temperature),
-        lambda b: allocation.exponential_weights(risk, cost, b, temperature=temperature, spend="exactly"),
-        lambda b: allocation.geometric(cost, b),
-        lambda b: allocation.gaussian(cost, b, sigma=0.5),
-    ):
-        spends = [rule(b) @ cost for b in budgets]
+    weighted = partial(allocation.exponential_weights, risk, temperature=temperature)
+    narrow = partial(allocation.gaussian, sigma=0.5)
+    for rule in (weighted, partial(weighted, spend="exactly"), allocation.geometric, narrow):
+        spends = [rule(cost, b) @ cost for b in budgets]
         assert np.all(np.diff(spends) >= -1e-9 * cost[-1])
-    values = [
-        objective(
-            allocation.exponential_weights(risk, cost, b, temperature=temperature), risk, prior, temperature
-        )
-        for b in budgets
-    ]
-    assert np.all(np.diff(values) <= 1e-9)
+    best = [objective(weighted(cost, b), risk, prior, temperature) for b in budgets]
+    assert np.all(np.diff(best) <= 1e-9)
 
 
 @given(problems(), st.sampled_from([0.5, 1.0, 2.0, 5.0]))
@@ -205,11 +185,8 @@ def test_extreme_temperatures_and_costs_stay_finite(spend, temperature):
 @pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**40])
 def test_the_ends_of_the_range_are_single_exits(unit):
     cost, risk = unit * np.array([1.0, 2.0, 4.0]), [0.5, 0.3, 0.1]
-    for rule in (
-        allocation.geometric,
-        allocation.gaussian,
-        lambda c, b: allocation.exponential_weights(risk, c, b, spend="exactly"),
-    ):
+    weighted = partial(allocation.exponential_weights, risk, spend="exactly")
+    for rule in (allocation.geometric, allocation.gaussian, weighted):
         np.testing.assert_array_equal(rule(cost, unit), [1, 0, 0])
         np.testing.assert_array_equal(rule(cost, 4 * unit), [0, 0, 1])
         np.testing.assert_array_equal(rule(cost, "1000%"), [0, 0, 1])
@@ -220,10 +197,9 @@ def test_a_given_prior_is_used_up_to_its_scale():
     cost, risk, prior = [1.0, 2.0, 4.0], [0.5, 0.5, 0.5], np.array([0.1, 0.2, 0.7])
     hot = allocation.exponential_weights(risk, cost, 4.0, temperature=10.0, prior=prior)
     np.testing.assert_allclose(hot, prior)
-    np.testing.assert_allclose(
-        allocation.exponential_weights(risk, cost, 2.0, prior=prior * 1e9),
-        allocation.exponential_weights(risk, cost, 2.0, prior=prior),
-    )
+    weighted = partial(allocation.exponential_weights, risk, cost, 2.0)
+    found, of_scaled = weighted(prior=prior), weighted(prior=prior * 1e9)
+    np.testing.assert_allclose(of_scaled, found)
 
 
 def test_a_root_at_zero_is_found_quickly():
@@ -247,9 +223,11 @@ def test_a_root_at_zero_is_found_quickly():
         (([0.5, 0.1], [2, 1], 1.5), {}, "got 1 at exit 1 after 2"),
         (([0.5, 0.1], [1, 2], 0.5), {}, "0.5 MACs"),
         (([0.5, 0.1], [1, 2], 1.5), {"spend": "sometimes"}, "sometimes"),
-        (([0.5, 0.1], [1, 2], 1.5), {"prior": [0.0, 1.0]}, "0."),
+        (([0.5, 0.1], [1, 2], 1.5), {"prior": [1.0, 0.0]}, "positive and finite at every exit, got .*0."),
         (([0.5, 0.1], [1, 2], 1.5), {"prior": [1.0]}, r"^prior .*\(2,\), got \(1,\)"),
         (([0.5, 0.1], [1, 2], 1.5), {"prior": [1.0, math.nan]}, "^prior has 1 NaN"),
+        (([0.5, 0.1], [1, 2], 1.5), {"prior": [1.0, -1.0]}, "positive and finite"),
+        (([0.5, 0.1], [1, 2], 1.5), {"prior": [math.inf, 1.0]}, "positive and finite"),
     ],
 )
 def test_bad_problems_are_refused_by_value(arguments, options, shown):
@@ -286,9 +264,8 @@ def test_three_exits_by_hand():
     # By symmetry the middle budget centres the bell: exp(-1 / (2 sigma^2)) on either side, sigma 2 by default.
     rates = allocation.gaussian([1.0, 2.0, 3.0], 2.0)
     np.testing.assert_allclose(rates / rates[1], [math.exp(-1 / 8), 1, math.exp(-1 / 8)], rtol=1e-12)
-    np.testing.assert_allclose(
-        allocation.geometric([1.0, 2.0, 3.0], 17 / 7), [1 / 7, 2 / 7, 4 / 7], rtol=1e-12
-    )
+    rates = allocation.geometric([1.0, 2.0, 3.0], 17 / 7)
+    np.testing.assert_allclose(rates, [1 / 7, 2 / 7, 4 / 7], rtol=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1e-12, 1e-9, 1e-6])
@@ -302,10 +279,8 @@ def test_where_no_float_is_the_tilt_the_budget_is_still_met(temperature):
 
 def test_a_mean_cost_that_is_the_budget_for_many_tilts_is_met():
     # Risks in proportion to the costs are made up for by a tilt of 1; at nearly equal costs its neighbours do as well.
-    cost = np.array([1.0, 1 + 2.0**-20])
-    rates = allocation.exponential_weights(
-        cost / cost[1], cost, cost.mean(), temperature=1.0, prior=[1, 1], spend="exactly"
-    )
+    cost, options = np.array([1.0, 1 + 2.0**-20]), {"temperature": 1.0, "prior": [1, 1], "spend": "exactly"}
+    rates = allocation.exponential_weights(cost / cost[1], cost, cost.mean(), **options)
     assert rates.tolist() == [0.5, 0.5]
 
 
@@ -323,9 +298,3 @@ def test_a_budget_is_in_the_unit_of_the_costs():
     cost = ex.CostModel([1.0, 2.0, 4.0], unit="ms")
     for rule in (allocation.geometric, allocation.gaussian):
         np.testing.assert_array_equal(rule(cost, "2000 us"), rule([1.0, 2.0, 4.0], 2.0))
-
-
-def test_a_prior_is_positive_at_every_exit_and_finite():
-    for prior in ([1.0, -1.0], [math.inf, 1.0], [1.0, 0.0]):
-        with pytest.raises(ex.InputError, match="positive and finite"):
-            allocation.exponential_weights([0.5, 0.1], [1, 2], 1.5, prior=prior)

@@ -79,11 +79,8 @@ def test_any_budget_is_met_exactly(seed, m, p, share):
     cost = np.cumsum(rng.uniform(0.1, 1, m))
     rates = rng.dirichlet(np.ones(m), p) if p else np.empty((0, m))
     budget = cost[0] + share * (cost[-1] - cost[0])
-    path = RatePath.through(rates, cost)
-    for given_rates in (
-        path(budget),
-        mean_of_paths([path, RatePath.through(np.empty((0, m)), cost)], budget),
-    ):
+    path, straight = RatePath.through(rates, cost), RatePath.through(np.empty((0, m)), cost)
+    for given_rates in (path(budget), mean_of_paths([path, straight], budget)):
         assert given_rates @ cost == pytest.approx(budget, rel=1e-9)
         assert (given_rates >= 0).all()
         assert given_rates.sum() == pytest.approx(1)
@@ -97,9 +94,7 @@ def test_its_own_rates_come_back():
 
 
 def test_shares_count_the_first_exit_that_lets_go():
-    leaves = np.array(
-        [[True, True, False], [False, True, False], [False, False, False], [False, False, True]]
-    )
+    leaves = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]], dtype=bool)
     assert shares(leaves) == pytest.approx([0.25, 0.25, 0.5])
 
 

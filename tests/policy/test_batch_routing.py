@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,19 +12,15 @@ from hypothesis import strategies as st
 import exeunt as ex
 from exeunt.policy import allocation
 
+WEIGHTS = st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(any)
 
-@given(
-    st.integers(0, 60),
-    st.lists(st.integers(0, 20), min_size=1, max_size=6).filter(any),
-    st.integers(1, 5),
-    st.integers(0, 10**6),
-)
+
+@given(st.integers(0, 60), WEIGHTS, st.integers(1, 5), st.integers(0, 10**6))
 def test_the_cost_is_the_plan_within_one_input_per_exit(n, weights, values, seed):
     rng, m = np.random.default_rng(seed), len(weights)
     cost = ex.CostModel(np.cumsum(rng.uniform(0.1, 1, m)))
-    trace = ex.ExitTrace.from_scores(
-        rng.integers(0, values, (n, m)), np.zeros((n, m)), cost=cost, id=rng.permutation(n)
-    )
+    scores, ids = rng.integers(0, values, (n, m)), rng.permutation(n)
+    trace = ex.ExitTrace.from_scores(scores, np.zeros((n, m)), cost=cost, id=ids)
     rates = np.array(weights) / sum(weights)
     exits = ex.route_batch(trace, rates)
     used, planned = cost.cumulative[exits].sum(), n * (rates @ cost.cumulative)
@@ -44,9 +42,7 @@ def test_the_surest_survivors_leave():
 def test_drift_cannot_hurt(parts):
     fit, _, test = parts
     rates = allocation.exponential_weights(fit.risk, fit.cost, "60%", spend="exactly")
-    faded = ex.ExitTrace.from_scores(
-        test.scores["score"] ** 3 - 5, test.prediction, cost=test.cost, label=test.label, id=test.id
-    )
+    faded = replace(test, scores={"score": test.scores["score"] ** 3 - 5})
     np.testing.assert_array_equal(ex.route_batch(faded, rates), ex.route_batch(test, rates))
 
 
@@ -54,10 +50,9 @@ def test_order_does_not_matter_even_with_ties(make_trace):
     trace = make_trace(301, ties=True)
     order = np.random.default_rng(0).permutation(301)
     rates = [0.3, 0.3, 0.2, 0.2]
-    np.testing.assert_array_equal(
-        ex.route_batch(trace.take(order), rates), ex.route_batch(trace, rates)[order]
-    )
-    assert (ex.route_batch(trace, rates, seed=1) != ex.route_batch(trace, rates)).any()
+    exits = ex.route_batch(trace, rates)
+    np.testing.assert_array_equal(ex.route_batch(trace.take(order), rates), exits[order])
+    assert (ex.route_batch(trace, rates, seed=1) != exits).any()
 
 
 @pytest.mark.parametrize(

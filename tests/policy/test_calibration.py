@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -93,11 +94,8 @@ def test_sequential_is_sorting_the_survivors(values, keys):
         limits = sequential_thresholds(RankedInMemory(score, tie), counts, last)
         expected = sequential_by_hand(score.tolist(), tie.tolist(), counts.tolist())
         assert route(score, tie, limits).tolist() == expected
-        assert (
-            RankedInMemory(score, tie).counts(limits).tolist()
-            == np.bincount(np.array(expected, dtype=int), minlength=m).tolist()
-        )
         released = np.bincount(np.array(expected, dtype=int), minlength=m)
+        assert RankedInMemory(score, tie).counts(limits).tolist() == released.tolist()
         if len({*key.tolist()}) == n:
             np.testing.assert_array_equal(released, counts)
         # No atom is held back, and at most one more than is needed has left by each exit.
@@ -145,36 +143,26 @@ def test_marginal_strands_budget_and_sequential_does_not(recorded):
     assert abs(ex.evaluate(sequential, test).cost - distribution.mean) < 5 * chance
 
 
-@pytest.mark.parametrize("slack", ["paper", 0.0, 0.5, 100.0])
-def test_marginal_exits_with_rate_0_release_nothing_and_rate_1_everything(slack):
+@pytest.mark.parametrize("slack", ["paper", 0.0, 0.5, 100.0, None])
+def test_exits_with_rate_0_release_nothing_and_rate_1_everything(slack):
+    """Marginal thresholds with slack, and sequential ones, which have none."""
     rng = np.random.default_rng(1)
     score, tie = rng.random((50, 4)), rng.random(50)
-    extreme = np.vstack([score, np.full((1, 4), 1e9), np.full((1, 4), -1e9)])
-    ties = np.append(tie, [0.0, 0.0])
-    for rates in ([0, 0.5, 0, 0.5], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0.3, 0.7, 0, 0]):
-        exits = route(
-            extreme, ties, marginal_thresholds(RankedInMemory(score, tie), np.array(rates, float), slack)
-        )
-        assert set(exits) <= set(np.flatnonzero(rates)), (rates, slack)
-
-
-def test_sequential_exits_with_rate_0_release_nothing_and_rate_1_everything():
-    rng = np.random.default_rng(1)
-    score, tie = rng.random((50, 4)), rng.random(50)
-    extreme = np.vstack([score, np.full((1, 4), np.inf), np.full((1, 4), -np.inf)])
+    ranked, huge = partial(RankedInMemory, score, tie), np.inf if slack is None else 1e9
+    extreme, ties = np.vstack([score, [[huge] * 4, [-huge] * 4]]), np.append(tie, [0.0, 0.0])
     for rates in ([0, 0.5, 0, 0.5], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0.3, 0.7, 0, 0]):
         shares = np.array(rates, float)
-        limits = sequential_thresholds(
-            RankedInMemory(score, tie), planned_counts(shares, 50), last_exit(shares)
-        )
-        assert set(route(extreme, np.append(tie, [0, 0]), limits)) <= set(np.flatnonzero(rates))
+        if slack is None:
+            limits = sequential_thresholds(ranked(), planned_counts(shares, 50), last_exit(shares))
+        else:
+            limits = marginal_thresholds(ranked(), shares, slack)
+        assert set(route(extreme, ties, limits)) <= set(np.flatnonzero(rates)), (rates, slack)
 
 
-@given(
-    st.lists(st.integers(0, 1000), min_size=1, max_size=30).filter(any),
-    st.integers(0, 10**6),
-    st.integers(0, 100),
-)
+WEIGHTS = st.lists(st.integers(0, 1000), min_size=1, max_size=30).filter(any)
+
+
+@given(WEIGHTS, st.integers(0, 10**6), st.integers(0, 100))
 def test_counts_round_towards_safety(weights, n, first):
     rates = np.array(weights) / sum(weights)
     counts = planned_counts(rates, n)
@@ -211,9 +199,11 @@ def test_thresholds_of_no_calibration_inputs_still_answer():
 
 
 def test_whole_numbers_are_thresholds_too():
-    limits = Thresholds.of([(1, 0), (2, 3)])
-    assert (limits.score.dtype, limits.tie.dtype) == (np.float64, np.float64)
-    assert (limits.score.tolist(), limits.tie.tolist()) == ([1, 2], [0, 3])
+    """Also of a file, though JSON has one kind of number."""
+    read = Thresholds.from_dict({"score": [1, 2], "tie": [0, 3]})
+    for limits in (Thresholds.of([(1, 0), (2, 3)]), read):
+        assert (limits.score.dtype, limits.tie.dtype) == (np.float64, np.float64)
+        assert (limits.score.tolist(), limits.tie.tolist()) == ([1, 2], [0, 3])
 
 
 def test_pairs_compare_lexicographically():
@@ -227,11 +217,6 @@ def test_pairs_compare_lexicographically():
 def test_rates_that_are_no_shares_are_refused(rates):
     with pytest.raises(ex.InputError, match=r"sum|NaN|shape"):
         checked_rates(rates, 2)
-
-
-def test_thresholds_of_a_file_are_floats_though_json_has_one_kind_of_number():
-    read = Thresholds.from_dict({"score": [1, 2], "tie": [0, 1]})
-    assert (read.score.dtype, read.tie.dtype) == (np.float64, np.float64)
 
 
 @given(st.integers(0, 30), st.integers(1, 5), st.integers(0, 10**6))
@@ -272,12 +257,10 @@ def test_rounding_of_the_sum_moves_no_whole_input():
 def test_the_limits_are_the_pairs_of_the_last_to_leave():
     score = np.array([[0.9, 0.1], [0.5, 0.9], [0.5, 0.5], [0.1, 0.2]])
     tie = np.array([0.1, 0.2, 0.8, 0.4])
-    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([2, 2]), 1)
-    assert (limits.score.tolist(), limits.tie.tolist()) == ([0.5, -math.inf], [0.8, -math.inf])
-    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([3, 1]), 1)
-    assert (limits.score.tolist(), limits.tie.tolist()) == ([0.5, -math.inf], [0.2, -math.inf])
-    limits = sequential_thresholds(RankedInMemory(score, tie), np.array([0, 4]), 1)
-    assert (limits.score.tolist(), limits.tie.tolist()) == ([math.inf, -math.inf], [math.inf, -math.inf])
+    for leave, last in ((2, (0.5, 0.8)), (3, (0.5, 0.2)), (0, (math.inf, math.inf))):
+        limits = sequential_thresholds(RankedInMemory(score, tie), np.array([leave, 4 - leave]), 1)
+        pairs = [*zip(limits.score.tolist(), limits.tie.tolist(), strict=True)]
+        assert pairs == [last, (-math.inf, -math.inf)]
 
 
 def test_rates_may_miss_their_sum_by_a_rounding_only():

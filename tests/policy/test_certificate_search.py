@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -81,9 +82,7 @@ def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded,
         chosen, others = order[:n], order[n:]
         limits = sequential_thresholds(RankedInMemory(score[chosen], tie[chosen]), counts, last)
         # The first exit whose (score, tie) is at least the threshold.
-        surer = score > limits.score
-        for row, exit_ in zip(*np.nonzero(score == limits.score), strict=True):
-            surer[row, exit_] = tie[row] >= limits.tie[exit_]
+        surer = (score > limits.score) | ((score == limits.score) & (tie[:, None] >= limits.tie))
         spends.append(cost[surer.argmax(axis=1)][others].mean())
         violations += spends[-1] > budget
     shares = rng.dirichlet(np.append(counts[:-1], counts[-1] + 1)[np.append(counts[:-1], 1) > 0], 200_000)
@@ -135,10 +134,10 @@ def test_without_delta_the_expected_cost_is_within_the_budget(n, budget):
 
 
 def test_more_certainty_costs_more_and_more_data_costs_less():
-    spends = [
-        [plan_cost(allocate, COST, 4.0, n, delta).rates @ COST.cumulative for delta in (0.3, 0.1, 0.01)]
-        for n in (100, 1000, 10_000)
-    ]
+    def spend(n, delta):
+        return plan_cost(allocate, COST, 4.0, n, delta).rates @ COST.cumulative
+
+    spends = [[spend(n, delta) for delta in (0.3, 0.1, 0.01)] for n in (100, 1000, 10_000)]
     assert np.all(np.diff(spends, axis=1) < 0)
     assert np.all(np.diff(spends, axis=0) > 0)
 
@@ -178,54 +177,56 @@ def test_a_certificate_says_everything_and_is_json():
     assert guarantee.expected_cost < guarantee.cost_quantile <= 4.0
 
 
+TWO = ex.CostModel([1.0, 2.0])
+
+
+def plan_of_two(budget, n, delta):
+    return plan_cost(partial(allocation.two_exit, TWO), TWO, budget, n, delta)
+
+
 @pytest.mark.parametrize("n", [20, 57, 300])
 @pytest.mark.parametrize("delta", [0.2, 0.05, 1e-4])
 @pytest.mark.parametrize("budget", [1.35, 1.5, 1.9])
 def test_two_exits_send_on_as_many_as_the_beta_distribution_allows(n, delta, budget):
-    cost = ex.CostModel([1.0, 2.0])
     if (2 - budget) ** n > delta:
         with pytest.raises(ex.InfeasibleBudget):
-            plan_cost(lambda b: allocation.two_exit(cost, b), cost, budget, n, delta)
+            plan_of_two(budget, n, delta)
         return
     # The share that runs on is Beta(k + 1, n - k); the plan sends on the most that is within the budget often enough.
     kept = [k for k in range(n) if beta(k + 1, n - k).cdf(budget - 1) >= 1 - delta]
-    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, budget, n, delta)
+    plan = plan_of_two(budget, n, delta)
     assert (plan.counts.tolist(), plan.last) == ([n - max(kept), max(kept)], 1)
 
 
 def test_the_plan_without_delta_by_hand():
-    cost = ex.CostModel([1.0, 2.0])
     # (9 * planned + 2) / 10 = 1.5 for planned = 13 / 9: 4 of 9 run on.
-    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.5, 9, None)
+    plan = plan_of_two(1.5, 9, None)
     assert plan.counts.tolist() == [5, 4]
-    assert plan.distribution(cost).mean == pytest.approx(1.5)
-    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.1, 5, None)
+    assert plan.distribution(TWO).mean == pytest.approx(1.5)
+    plan = plan_of_two(1.1, 5, None)
     assert (plan.counts.tolist(), plan.rates.tolist(), plan.last) == ([5, 0], [1.0, 0.0], 0)
-    # Just enough for nobody to run on but the chance of a new input: (9 + 2) / 10.
-    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.1 + 1e-12, 9, None)
-    assert (plan.counts.tolist(), plan.last) == ([9, 0], 1)
-    # and exactly: (1 + 2) / 2.
-    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.5, 1, None)
-    assert (plan.counts.tolist(), plan.last) == ([1, 0], 1)
+    # Just enough for nobody to run on but the chance of a new input: (9 + 2) / 10; and exactly: (1 + 2) / 2.
+    for budget, n in ((1.1 + 1e-12, 9), (1.5, 1)):
+        plan = plan_of_two(budget, n, None)
+        assert (plan.counts.tolist(), plan.last) == ([n, 0], 1)
 
 
 def test_an_allocation_that_overspends_is_refused_by_value():
     with pytest.raises(ex.InputError, match=r"expected to cost 1\.9 MACs, more than the budget of 1\.5 MACs"):
-        plan_cost(lambda b: np.array([0.1111, 0.8889]), ex.CostModel([1.0, 2.0]), 1.5, 9, None)
+        plan_cost(lambda _: np.array([0.1111, 0.8889]), TWO, 1.5, 9, None)
 
 
 def test_the_smallest_budget_is_the_quantile_of_the_most_careful_plan():
     with pytest.raises(ex.InfeasibleBudget, match="or 9 calibration inputs for this budget") as caught:
-        plan_cost(lambda b: allocation.two_exit([1.0, 2.0], b), ex.CostModel([1.0, 2.0]), 1.25, 5, 0.1)
+        plan_of_two(1.25, 5, 0.1)
     assert caught.value.smallest_budget == pytest.approx(2 - 0.1**0.2)
     assert caught.value.smallest_budget > 2 - 0.1**0.2
     assert caught.value.n_calibration_needed == 9
 
 
 def test_what_is_just_certifiable_is_certified():
-    cost = ex.CostModel([1.0, 2.0])
     # One input, whose score is the threshold: a share above 3/4 runs on with probability 1/4.
-    plan = plan_cost(lambda b: allocation.two_exit(cost, b), cost, 1.75, 1, 0.25)
+    plan = plan_of_two(1.75, 1, 0.25)
     assert (plan.counts.tolist(), plan.last) == ([1, 0], 1)
 
 
@@ -239,19 +240,19 @@ def test_a_plan_keeps_the_very_guarantee_that_it_makes():
 
 def test_no_number_of_inputs_certifies_a_budget_of_the_first_exit_for_an_allocation_that_uses_another():
     with pytest.raises(ex.InfeasibleBudget, match=r"is 1\.20567 MACs$") as caught:
-        plan_cost(lambda _: np.array([0.5, 0.5]), ex.CostModel([1.0, 2.0]), 1.0, 10, 0.1)
+        plan_cost(lambda _: np.array([0.5, 0.5]), TWO, 1.0, 10, 0.1)
     assert caught.value.n_calibration_needed is None
     assert caught.value.smallest_budget == pytest.approx(2 - 0.1**0.1)
 
 
 def test_the_search_stops_at_plans_that_differ_by_one_input():
-    cost, asked = ex.CostModel([1.0, 2.0]), []
+    asked = []
 
     def counted(budget):
         asked.append(budget)
-        return allocation.two_exit(cost, budget)
+        return allocation.two_exit(TWO, budget)
 
-    plan_cost(counted, cost, 1.5, 64, 0.05)
+    plan_cost(counted, TWO, 1.5, 64, 0.05)
     # At first 32 of 64 may run on: five halvings single one out.
     assert len(asked) == 1 + 5
 

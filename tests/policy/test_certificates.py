@@ -11,63 +11,42 @@ ONE_MEAN = {"n_groups": 40, "rows_per_group": 1}
 WEIGHED = {"n_groups": 40, "rows_per_group": 20}
 PROMPTS = {**ONE_MEAN, "row": "token"}
 WEIGHTS = "where inputs of groups of more than 20 weigh 20/size,"
-TEXTS = {
-    "accuracy": ({}, "input", "the long-run accuracy per input is at most 1 points below that of"),
-    "grade": ({"measure": "grade"}, "input", "the long-run mean grade per input is at most 1 points below"),
-    "error": (
-        {"measure": "1 - error"},
+AGREEMENT, GRADE = {"measure": "agreement"}, {"measure": "grade"}
+DIFFER = "tested on, at most 1% of the answers differ from those of the full network in the long run (measured: 0.20%;"
+LONG_RUN, POINTS = "the long-run", "is at most 1 points below"
+TEXTS = [
+    ({}, "input", f"{LONG_RUN} accuracy per input {POINTS} that of"),
+    (GRADE, "input", f"{LONG_RUN} mean grade per input {POINTS}"),
+    ({"measure": "1 - error"}, "input", f"{LONG_RUN} mean per input of 1 - error {POINTS}"),
+    (AGREEMENT, "input", DIFFER),
+    (
+        {**AGREEMENT, "of": "pixels"},
         "input",
-        "the long-run mean per input of 1 - error is at most 1 points below",
+        "tested on, at most 1% of the pixels (mean over inputs) differ",
     ),
-    "agreement": (
-        {"measure": "agreement"},
-        "input",
-        "tested on, at most 1% of the answers differ from those of the full network in the long run (measured: 0.20%;",
-    ),
-    "pixels": (
-        {"measure": "agreement", "of": "pixels"},
-        "input",
-        "tested on, at most 1% of the pixels (mean over inputs) differ from those of",
-    ),
-    "accuracy, groups": (
-        ONE_MEAN,
+    (ONE_MEAN, "group", f"{LONG_RUN} mean over groups of their accuracy {POINTS}"),
+    (WEIGHED, "group", f"{LONG_RUN} accuracy per input, {WEIGHTS} {POINTS}"),
+    ({**WEIGHED, **GRADE}, "group", f"{LONG_RUN} mean grade per input, {WEIGHTS} {POINTS}"),
+    (
+        {**ONE_MEAN, **AGREEMENT, "of": "pixels"},
         "group",
-        "the long-run mean over groups of their accuracy is at most 1 points",
+        "1% of the pixels (mean over groups) differ from those of",
     ),
-    "accuracy, weighed": (
-        WEIGHED,
-        "group",
-        f"the long-run accuracy per input, {WEIGHTS} is at most 1 points",
-    ),
-    "grade, weighed": (
-        {**WEIGHED, "measure": "grade"},
-        "group",
-        f"the long-run mean grade per input, {WEIGHTS} is at most 1 points",
-    ),
-    "pixels, groups": (
-        {**ONE_MEAN, "measure": "agreement", "of": "pixels"},
-        "group",
-        "at most 1% of the pixels (mean over groups) differ from those of",
-    ),
-    "tokens": (
-        {**PROMPTS, "measure": "agreement", "of": "tokens"},
+    (
+        {**PROMPTS, **AGREEMENT, "of": "tokens"},
         "prompt",
-        "at most 1% of the tokens (mean over prompts) differ from those of",
+        "1% of the tokens (mean over prompts) differ from those of",
     ),
-    "answers to prompts": (
-        {**PROMPTS, "measure": "agreement"},
+    (
+        {**PROMPTS, **AGREEMENT},
         "prompt",
-        "at most 1% of the answers differ from those of the full network in the long run (",
+        "at most 1% of the answers differ from those of the full network in the long",
     ),
-    "grades of prompts": (
-        {**PROMPTS, "measure": "grade"},
-        "prompt",
-        "the long-run mean over prompts of their grade is at most 1 points below that of",
-    ),
-}
+    ({**PROMPTS, **GRADE}, "prompt", f"{LONG_RUN} mean over prompts of their grade {POINTS} that of"),
+]
 
 
-@pytest.mark.parametrize(("of", "unit", "text"), TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize(("of", "unit", "text"), TEXTS)
 def test_a_certificate_of_the_loss_names_its_mean_and_assumes_what_that_of_the_cost_does(of, unit, text):
     proof = LossCertificate(0.01, 0.05, 0.0123, "betting", 0.002, 1200, **of)
     assert text in str(proof)
@@ -78,7 +57,7 @@ def test_a_certificate_of_the_loss_names_its_mean_and_assumes_what_that_of_the_c
     assert str(cost).rpartition(" It assumes")[2] == str(proof).rpartition(" It assumes")[2]
 
 
-@pytest.mark.parametrize("of", [of for of, *_ in TEXTS.values()], ids=TEXTS)
+@pytest.mark.parametrize("of", [of for of, *_ in TEXTS])
 def test_what_is_certain_assumes_nothing(of):
     proof = LossCertificate(0.0, 0.05, 0.0, CERTAIN, 0.0, 1200, **of)
     assert "assumes" not in str(proof)

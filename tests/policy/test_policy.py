@@ -18,23 +18,16 @@ from exeunt.policy.calibration import Thresholds
 from exeunt.policy.ensemble_answer import EnsembleAnswer, LogTerm, Stage
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import tie_breaks
+from exeunt.trace import concatenate
 from exeunt.trace.cascade_step import CascadeStep
 
 
 def hand_made(scores, ties, *, seed=0):
     m = len(scores) + 1
-    pairs = [*zip(scores, ties, strict=True), (-np.inf, -np.inf)]
-    return ex.Policy(
-        name="by hand",
-        score=NamedScore("score"),
-        rates=np.full(m, 1 / m),
-        limits=Thresholds.of(pairs),
-        cost=ex.CostModel(np.arange(1.0, m + 1)),
-        budget=1.5,
-        calibration="none",
-        n_calibration=0,
-        seed=seed,
-    )
+    limits = Thresholds.of([*zip(scores, ties, strict=True), (-np.inf, -np.inf)])
+    rates, cost = np.full(m, 1 / m), ex.CostModel(np.arange(1.0, m + 1))
+    told = {"name": "by hand", "budget": 1.5, "calibration": "none", "n_calibration": 0}
+    return ex.Policy(score=NamedScore("score"), rates=rates, limits=limits, cost=cost, seed=seed, **told)
 
 
 def fold(policy, trace, batch):
@@ -54,32 +47,21 @@ def fold(policy, trace, batch):
 @pytest.fixture(scope="module", params=[False, True], ids=["distinct", "tied"])
 def policy_and_trace(request, make_trace):
     trace = make_trace(1200, ties=request.param)
-    return ex.eero(trace.take(slice(300)), trace.take(slice(300, 600)), budget="60%"), trace.take(
-        slice(600, 1200)
-    )
-
-
-def test_order_does_not_matter(policy_and_trace):
-    policy, trace = policy_and_trace
-    order = np.random.default_rng(3).permutation(trace.n)
-    np.testing.assert_array_equal(policy.route(trace.take(order)), policy.route(trace)[order])
+    fit, calibrate, test = (trace.take(slice(*ends)) for ends in ((300,), (300, 600), (600, 1200)))
+    return ex.eero(fit, calibrate, budget="60%"), test
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 10_000])
-def test_batches_do_not_matter(policy_and_trace, batch):
+def test_neither_order_nor_batches_matter(policy_and_trace, batch):
     policy, trace = policy_and_trace
+    order = np.random.default_rng(3).permutation(trace.n)
+    np.testing.assert_array_equal(policy.route(trace.take(order)), policy.route(trace)[order])
     np.testing.assert_array_equal(fold(policy, trace, batch), policy.route(trace))
 
 
 def test_a_trace_met_again_in_other_company_is_answered_the_same(policy_and_trace, make_trace):
     policy, trace = policy_and_trace
-    stranger = make_trace(500, seed=9)
-    both = ex.ExitTrace.from_scores(
-        np.concatenate([stranger.scores["score"], trace.scores["score"]]),
-        np.concatenate([stranger.prediction, trace.prediction]),
-        cost=trace.cost,
-        id=np.concatenate([stranger.id, trace.id]),
-    )
+    both = concatenate([make_trace(500, seed=9), trace])
     np.testing.assert_array_equal(policy.route(both)[500:], policy.route(trace))
 
 
@@ -98,15 +80,10 @@ def test_the_seed_moves_tied_inputs_only(make_trace):
     assert (b[clear] == 0).all()
 
 
-def test_the_answers_are_those_of_the_exits(policy_and_trace):
+def test_the_answers_are_those_of_the_exits_whatever_the_number_of_inputs(policy_and_trace):
     policy, trace = policy_and_trace
-    np.testing.assert_array_equal(
-        policy.answers(trace), trace.prediction[np.arange(trace.n), policy.route(trace)]
-    )
-
-
-def test_sizes_0_1_2(policy_and_trace):
-    policy, trace = policy_and_trace
+    answers = trace.prediction[np.arange(trace.n), policy.route(trace)]
+    np.testing.assert_array_equal(policy.answers(trace), answers)
     for n in (0, 1, 2):
         part = trace.take(slice(n))
         np.testing.assert_array_equal(policy.route(part), policy.route(trace)[:n])
@@ -147,14 +124,14 @@ def test_the_step_works_on_torch_tensors(policy_and_trace):
     np.testing.assert_array_equal(exits.numpy(), policy.route(trace))
 
 
-def test_what_does_not_fit_is_refused(policy_and_trace, make_trace):
+def test_what_does_not_fit_is_refused(policy_and_trace, make_trace, refuses):
     policy, _ = policy_and_trace
-    with pytest.raises(ex.InputError, match="4 exits, the trace 3"):
-        policy.route(make_trace(5, 3))
-    with pytest.raises(ex.InputError, match=r"^id .*shape \(3,\)"):
-        policy.init(3, id=[1, 2])
-    with pytest.raises(ex.InputError, match="'score'"):
-        policy.step(0, {"margin": np.zeros(1)}, policy.init(1, id=[0]))
+    refused = {
+        "4 exits, the trace 3": lambda: policy.route(make_trace(5, 3)),
+        r"^id .*shape \(3,\)": lambda: policy.init(3, id=[1, 2]),
+        "'score'": lambda: policy.step(0, {"margin": np.zeros(1)}, policy.init(1, id=[0])),
+    }
+    refuses(refused)
 
 
 thresholds = st.floats(allow_nan=False, allow_infinity=True)
@@ -167,9 +144,9 @@ def test_a_file_gives_back_every_bit(tmp_path_factory, pairs, seed):
     policy.save(path)
     back = ex.Policy.load(path)
     assert back == policy
+    assert back.seed == seed
     assert back.limits.score.tobytes() == policy.limits.score.tobytes()
     assert back.limits.tie.tobytes() == policy.limits.tie.tobytes()
-    assert back.seed == seed
     json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
@@ -208,8 +185,6 @@ def test_truncated_edited_foreign_and_newer_files_are_refused(tmp_path, parts):
         ex.Policy.load(path)
     ex.eero(parts[0], parts[1], budget="50%").save(path)
     text = path.read_text()
-    document = json.loads(text)
-
     for cut in range(0, len(text) - 2, 97):
         path.write_text(text[:cut])
         with pytest.raises(ex.ArtefactError, match=r"policy\.json"):
@@ -217,27 +192,24 @@ def test_truncated_edited_foreign_and_newer_files_are_refused(tmp_path, parts):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ex.ArtefactError):
         ex.Policy.load(path)
-
-    def refused(message, **changes):
-        path.write_text(json.dumps(document | changes))
+    document = json.loads(text)
+    for message, changed in (
+        ("edited", document | {"policy": document["policy"] | {"budget": 1.0}}),
+        ("edited", document | {"policy": None}),
+        ("edited", document | {"sha256": "0" * 64}),
+        ("99.*upgrade", document | {"version": 99}),
+        ("'1'", document | {"version": "1"}),
+        ("not a policy", document | {"format": "other"}),
+        ("not a policy", []),
+    ):
+        path.write_text(json.dumps(changed))
         with pytest.raises(ex.ArtefactError, match=message):
             ex.Policy.load(path)
-
-    refused("edited", policy=document["policy"] | {"budget": 1.0})
-    refused("edited", policy=None)
-    refused("edited", sha256="0" * 64)
-    refused("99.*upgrade", version=99)
-    refused("'1'", version="1")
-    refused("not a policy", format="other")
-    path.write_text("[]")
-    with pytest.raises(ex.ArtefactError, match="not a policy"):
-        ex.Policy.load(path)
 
 
 def test_saving_over_a_policy_replaces_it_whole(tmp_path, parts):
     path = tmp_path / "policy.json"
-    for budget in ("50%", "60%"):
-        policy = ex.eero(parts[0], parts[1], budget=budget)
+    for policy in (ex.eero(*parts[:2], budget=budget) for budget in ("50%", "60%")):
         policy.save(path)
         assert ex.Policy.load(path) == policy
 
@@ -263,11 +235,8 @@ def test_a_step_shows_the_score_and_keeps_what_the_score_remembers():
     assert after.memory["sum"].tolist() == [0.6, 0.1]
     np.testing.assert_array_equal(after.tie, state.tie[[0, 2]])
     leave, score, _, after = policy.decide(1, {"score": np.array([0.5, 0.5])}, after)
-    assert (leave.tolist(), score.tolist(), after.memory["sum"].tolist()) == (
-        [True, False],
-        [1.1, 0.6],
-        [1.1, 0.6],
-    )
+    assert leave.tolist() == [True, False]
+    assert score.tolist() == after.memory["sum"].tolist() == [1.1, 0.6]
     both = PolicyState.joined([after, state])
     assert both.memory["sum"].tolist() == [1.1, 0.6, 0, 0, 0]
     np.testing.assert_array_equal(both.tie, np.concatenate([after.tie, state.tie]))
@@ -340,9 +309,8 @@ def test_exits_that_nobody_leaves_need_no_evidence_but_the_last_does():
 
 def test_ties_are_broken_by_key_and_seed():
     policy = hand_made([0.5], [0.25], seed=4)
-    np.testing.assert_array_equal(
-        policy.init(2, id=[7, 2]).tie, tie_breaks(np.array([7, 2], dtype=np.uint64), 4)
-    )
+    ties = tie_breaks(np.array([7, 2], dtype=np.uint64), 4)
+    np.testing.assert_array_equal(policy.init(2, id=[7, 2]).tie, ties)
 
 
 @pytest.fixture
@@ -350,9 +318,8 @@ def log(make_trace):
     """Parts of a query log: 1,500 draws of 60 contents whose scores depend on the content, some far more often."""
     contents = make_trace(60, ties=True)
     drawn = np.random.default_rng(2).zipf(1.4, 1500) % 60
-    return replace(contents.take(drawn), id=contents.id[drawn], row=None).split(
-        fit=0.4, calibrate=0.3, test=0.3
-    )
+    whole = replace(contents.take(drawn), id=contents.id[drawn], row=None)
+    return whole.split(fit=0.4, calibrate=0.3, test=0.3)
 
 
 @pytest.mark.parametrize("ties", ["content", "row"])
@@ -363,10 +330,9 @@ def test_copies_leave_together_by_content_and_may_part_by_row(tmp_path, log, tie
     for data in (calibrate, test):
         exits = policy.route(data)
         # By hand: an input leaves at the first exit whose (score, tie) it reaches, the tie that of its key.
-        tie = tie_breaks(data.row if ties == "row" else data.id, 2)
-        pairs = [
-            [(s, t) for s in row] for row, t in zip(data.scores["score"].tolist(), tie.tolist(), strict=True)
-        ]
+        tie = tie_breaks(data.row if ties == "row" else data.id, 2).tolist()
+        scored = zip(data.scores["score"].tolist(), tie, strict=True)
+        pairs = [[(s, t) for s in row] for row, t in scored]
         limits = [*zip(policy.limits.score.tolist(), policy.limits.tie.tolist(), strict=True)]
         expected = [[a >= b for a, b in zip(row, limits, strict=True)].index(True) for row in pairs]
         assert exits.tolist() == expected
@@ -418,18 +384,12 @@ def test_a_policy_shows_its_exits_limits_and_remarks():
         certificate=Certificate(1.5, 0.05, "MACs", 0.96, 1.25, 1.4375, 80, "x"),
     )
     lines = str(policy).splitlines()
-    assert lines[0] == (
-        "by hand: 3 exits, budget 1.5 MACs (50.0% of the full cost), score score, own answers, "
-        "none calibration on 0 inputs"
-    )
-    assert [line.split() for line in lines[1:] if line[:1] != "-"][-6:] == [
-        ["0", "1", "33.3%", "-", "-", "never"],
-        ["1", "2", "33.3%", "-", "-", "0.123457"],
-        ["2", "3", "33.3%", "-", "-", "always"],
-        ["made", "<so>"],
-        ["of", "old"],
-        str(policy.certificate).split(),
-    ]
+    told = "by hand: 3 exits, budget 1.5 MACs (50.0% of the full cost), score score, own answers, "
+    assert lines[0] == f"{told}none calibration on 0 inputs"
+    shown = [line.split() for line in lines[1:] if line[:1] != "-"][-6:]
+    for exit_, limit in enumerate(("never", "0.123457", "always")):
+        assert shown[exit_] == [str(exit_), str(exit_ + 1), "33.3%", "-", "-", limit]
+    assert shown[3:] == [["made", "<so>"], ["of", "old"], str(policy.certificate).split()]
     assert "exit  cost (MACs)" in str(policy)
     assert "answers if score >=" in str(policy)
     page = policy._repr_html_()
@@ -438,17 +398,14 @@ def test_a_policy_shows_its_exits_limits_and_remarks():
     assert "by hand: 3 exits" in page
     bare = str(hand_made([0.5], [0.5])).splitlines()
     assert bare[-2].split() == ["1", "2", "50.0%", "-", "-", "always"]
-    assert (
-        bare[-1]
-        == "The budget is not certified: none calibration has no exact distribution of the mean cost."
-    )
+    uncertified = "The budget is not certified: none calibration has no exact distribution of the mean cost."
+    assert bare[-1] == uncertified
 
 
 @pytest.mark.parametrize("budget", ["30%", "50%", "90%", "99%"])
 @pytest.mark.parametrize("calibration", ["sequential", "marginal"])
-def test_a_policy_shows_what_its_thresholds_did_beside_what_was_planned(parts, budget, calibration):
+def test_a_policy_shows_what_its_thresholds_did_beside_what_was_planned(fit, calibrate, budget, calibration):
     """The paper's thresholds release other shares than planned: "always" may stand beside a planned 94%."""
-    fit, calibrate, _ = parts
     policy = ex.eero(fit, calibrate, budget=budget, calibration=calibration)
     exits = policy.route(calibrate)
     for exit_, line in enumerate(str(policy).splitlines()[3 : 3 + policy.n_exits]):
@@ -470,10 +427,8 @@ def test_always_beside_a_planned_share_shows_that_all_were_answered():
     score, prediction = rng.random((60, 2)), np.zeros((60, 2), dtype=int)
     cost = ex.CostModel([1.0, 2.0])
     trace = ex.ExitTrace.from_scores(score, prediction, cost=cost, label=np.zeros(60, dtype=int))
-    policy = ex.compose(
-        "x", lambda _: np.array([0.94, 0.06]), trace.take(slice(20)), trace.take(slice(20, 60)), budget=1.1,
-        calibration="marginal",
-    )  # fmt: skip
+    parts, options = (trace.take(slice(20)), trace.take(slice(20, 60))), {"calibration": "marginal"}
+    policy = ex.compose("x", lambda _: np.array([0.94, 0.06]), *parts, budget=1.1, **options)
     assert str(policy).splitlines()[3].split() == ["0", "1", "94.0%", "100.0%", "100.0%", "always"]
     assert str(policy).splitlines()[4].split() == ["1", "2", "6.0%", "0.0%", "-", "always"]
     assert policy.expected_cost == 1.0
@@ -492,8 +447,7 @@ def test_a_budget_that_cannot_be_exceeded_is_kept_for_certain(parts, calibration
     assert loss.costliest == fit.cost.full
 
 
-def test_a_policy_says_what_is_certified_and_what_is_not(parts):
-    fit, calibrate, _ = parts
+def test_a_policy_says_what_is_certified_and_what_is_not(fit, calibrate):
     guaranteed = ex.eero(fit, calibrate, budget="50%", delta=0.1)
     assert str(guaranteed).endswith(str(guaranteed.certificate))
     on_average = ex.eero(fit, calibrate, budget="50%")
@@ -514,15 +468,13 @@ def test_a_policy_says_what_is_certified_and_what_is_not(parts):
 
 def test_a_whole_file_that_holds_no_policy_is_refused(tmp_path):
     path, body = tmp_path / "p.json", hand_made([0.5], [0.25]).to_dict()
+    lacking = [{k: v for k, v in body.items() if k != name} for name in ("rates", "ties", "planned_counts")]
     for broken in (
-        {k: v for k, v in body.items() if k != "rates"},
+        *lacking,
         body | {"cost": None},
         body | {"rates": None, "thresholds": {"score": ["sometimes", "always"], "tie": [0, "always"]}},
         body | {"cost": body["cost"] | {"cumulative": [2.0, 1.0]}},
-        body | {"ties": "key"},
-        body | {"ties": None},
-        {k: v for k, v in body.items() if k != "ties"},
-        {k: v for k, v in body.items() if k != "planned_counts"},
+        *(body | {"ties": ties} for ties in ("key", None)),
     ):
         write_sealed(path, "policy", broken, format_="exeunt-policy", version=3)
         with pytest.raises(ex.ArtefactError, match=r"p\.json cannot be read as a policy.*calibrate again"):
@@ -543,11 +495,8 @@ def test_planned_counts_make_the_distribution_and_arrays_are_frozen():
     only_planned = ex.Policy.from_dict(body | {"planned_counts": [3, 2]})
     assert only_planned.counts is None
     assert only_planned.distribution.counts.tolist() == [3, 2]
-    assert (policy.counts.dtype, policy.rates.dtype, policy.thresholds.dtype) == (
-        np.int64,
-        np.float64,
-        np.float64,
-    )
+    assert policy.counts.dtype == np.int64
+    assert policy.rates.dtype == policy.thresholds.dtype == np.float64
     for array in (policy.counts, policy.rates):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
@@ -566,10 +515,8 @@ def test_classes_as_texts_are_refused_where_they_are_computed_with():
     numbered = {**evidence, "prediction": np.array([0, 1])}
     assert len(policy.decide(0, numbered, policy.init(2, id=np.arange(2))).leave) == 2
     own = ex.eero(fit, calibrate, budget="60%", answer="own")
-    assert own.decide(0, evidence, own.init(2, id=np.arange(2))).answer["prediction"].tolist() == [
-        "cat",
-        "dog",
-    ]
+    answer = own.decide(0, evidence, own.init(2, id=np.arange(2))).answer
+    assert answer["prediction"].tolist() == ["cat", "dog"]
     with pytest.raises(TypeError):  # not about texts
         policy.decide(0, {**numbered, "confidence": np.array([None, {}])}, policy.init(2, id=np.arange(2)))
 
@@ -579,6 +526,5 @@ def made_of_labels(seed, n=400):
     rng = np.random.default_rng(seed)
     label, sure = rng.integers(0, 2, n), rng.uniform(0.5, 1, (n, 2))
     predicted = np.where(rng.uniform(size=(n, 2)) < sure, label[:, None], 1 - label[:, None])
-    return ex.ExitTrace.from_scores(
-        sure, predicted, cost=ex.CostModel([1, 3]), label=label, id=np.arange(n) + n * seed, name="confidence"
-    )
+    of = {"label": label, "id": np.arange(n) + n * seed, "name": "confidence"}
+    return ex.ExitTrace.from_scores(sure, predicted, cost=ex.CostModel([1, 3]), **of)

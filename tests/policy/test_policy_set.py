@@ -44,8 +44,7 @@ def test_a_budget_that_spends_no_more_is_served_by_the_one_below(parts):
     assert policies.at("100%") is policies.policies[-1]
 
 
-def test_a_set_is_of_one_network_and_monotone(parts):
-    fit, calibrate, _ = parts
+def test_a_set_is_of_one_network_and_monotone(fit, calibrate):
     small, large = (ex.eero(fit, calibrate, budget=budget) for budget in ("50%", "80%"))
     assert list(ex.PolicySet((large, small))) == [small, large]
     with pytest.raises(ex.InputError, match="must be monotone"):
@@ -56,8 +55,7 @@ def test_a_set_is_of_one_network_and_monotone(parts):
         ex.PolicySet((small, replace(large, cost=ex.CostModel(2 * large.cost.cumulative))))
 
 
-def test_joint_guarantees_need_a_delta(parts):
-    fit, calibrate, _ = parts
+def test_joint_guarantees_need_a_delta(fit, calibrate):
     with pytest.raises(ex.InputError, match="delta"):
         ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], jointly=True)
 
@@ -75,8 +73,7 @@ def test_guarantees_hold_for_budgets_that_do_not_depend_on_the_inputs(make_trace
         assert (cost.mean() <= small.budget + slack) == holds
 
 
-def test_damaged_and_foreign_sets_are_refused(tmp_path, parts):
-    fit, calibrate, _ = parts
+def test_damaged_and_foreign_sets_are_refused(tmp_path, fit, calibrate):
     policies = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"])
     file = tmp_path / "set.json"
     policies.save(file)
@@ -89,9 +86,8 @@ def test_damaged_and_foreign_sets_are_refused(tmp_path, parts):
         ex.PolicySet(())
 
 
-def test_a_set_shows_what_is_certified_and_what_is_spent(parts):
+def test_a_set_shows_what_is_certified_and_what_is_spent(fit, calibrate):
     """The paper's thresholds spend less than the rates that they were planned from."""
-    fit, calibrate, _ = parts
     paper = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], calibration="marginal")
     (policy,) = paper
     mean = policy.cost.show(ex.evaluate(policy, calibrate).cost)
@@ -118,7 +114,7 @@ def test_models_have_one_order_in_every_process():
             [sys.executable, "-c", program, json.dumps(sets)],
             env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True,
         ).stdout
-        for seed in ("1", "2", "3", "4")
+        for seed in ("1", "2")
     }  # fmt: skip
     assert len(orders) == 1
     found = json.loads(orders.pop())

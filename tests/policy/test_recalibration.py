@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.errors import InfeasibleBudget
 
 COST = ex.CostModel([1, 2, 4])
 
@@ -78,14 +78,13 @@ def test_few_inputs_are_planned_with_care(policy):
         ex.recalibrate(policy, recorded(1, 2))
 
 
-def test_policies_of_other_plans_and_other_exits_are_refused(policy):
+def test_policies_of_other_plans_and_other_exits_are_refused(policy, refuses):
     fit, calibrate = recorded(500, 0), recorded(500, 1)
     marginal = ex.eero(fit, calibrate, budget="60%", calibration="marginal")
-    with pytest.raises(InputError, match="was not planned by counts"):
-        ex.recalibrate(marginal, calibrate)
-    with pytest.raises(InputError, match="at least one input, got 0 inputs"):
-        ex.recalibrate(policy, calibrate.take(slice(0)))
-    with pytest.raises(InputError, match=r"takes a policy and recorded outputs .* got Policy and str"):
-        ex.recalibrate(policy, "latest")
-    with pytest.raises(InputError, match="delta must lie in"):
-        ex.recalibrate(policy, calibrate, delta=2.0)
+    refused = {
+        "was not planned by counts": lambda: ex.recalibrate(marginal, calibrate),
+        "at least one input, got 0 inputs": lambda: ex.recalibrate(policy, calibrate.take(slice(0))),
+        r"a policy and recorded outputs .* got Policy and str": lambda: ex.recalibrate(policy, "latest"),
+        "delta must lie in": lambda: ex.recalibrate(policy, calibrate, delta=2.0),
+    }
+    refuses(refused)

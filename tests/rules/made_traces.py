@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 import exeunt as ex
@@ -26,3 +28,7 @@ def trace(n=600, m=4, seed=0, k=5, classes=None):
 def parts(n=1200, m=4, seed=0):
     """Return fit, calibrate, test."""
     return trace(n, m, seed).split(fit=0.4, calibrate=0.3, test=0.3, seed=seed)
+
+
+kept_parts = cache(parts)
+"""The same parts each time: what is learned on them is kept from test to test."""

@@ -20,12 +20,8 @@ def unlabelled(n, seed):
 def models(n, seed):
     """Two models of two exits each; the large one costs more."""
     whole = replace(unlabelled(n, seed), log_probability=None)
-    return ex.CascadeTrace(
-        {
-            "small": whole.exits(0, 2).with_cost(ex.CostModel([1.0, 2.0])),
-            "large": whole.exits(2, 4).with_cost(ex.CostModel([4.0, 8.0])),
-        }
-    )
+    small, large = whole.exits(0, 2), whole.exits(2, 4).with_cost(ex.CostModel([4.0, 8.0]))
+    return ex.CascadeTrace({"small": small.with_cost(ex.CostModel([1.0, 2.0])), "large": large})
 
 
 def differ(policy, inputs, reference):
@@ -40,60 +36,56 @@ def test_answers_that_differ_from_those_of_the_last_exit_are_counted():
     assert (proof.measure, proof.max_loss, proof.n_test) == ("agreement", 0.15, 3000)
     assert policy.budget < fit.cost.full
     assert differ(policy, test, test) < 0.16
-    assert (
-        "over the 3,000 calibration inputs tested on, at most 15% of the answers differ from those of the full "
-        f"network in the long run (measured: {proof.loss:.2%}; p = "
-    ) in str(policy)
-    stricter = cheapest(fit, calibrate, agree=0.92, policy="eero")
-    assert stricter.budget > policy.budget
+    told = "over the 3,000 calibration inputs tested on, at most 15% of the answers differ from those of the full "
+    assert f"{told}network in the long run (measured: {proof.loss:.2%}; p = " in str(policy)
+    assert cheapest(fit, calibrate, agree=0.92, policy="eero").budget > policy.budget
 
 
 def test_labels_have_no_say():
     fit, calibrate = trace(1500, seed=1), trace(1500, seed=2)
     bare = [replace(one, label=None) for one in (fit, calibrate)]
-    made = [cheapest(*parts, agree=0.8, policy="eero") for parts in ((fit, calibrate), bare)]
-    said = cheapest(*(one.with_reference() for one in bare), max_loss=0.2, policy="eero")
+    made = [cheapest(*parts, agree=0.8, policy="eero", points=5) for parts in ((fit, calibrate), bare)]
+    said = cheapest(*(one.with_reference() for one in bare), max_loss=0.2, policy="eero", points=5)
     for one in (made[1], said):
         assert made[0].thresholds.tolist() == one.thresholds.tolist()
     assert said.loss_certificate.reference == "the full network"
 
 
 def test_a_cascade_agrees_with_its_most_expensive_model_or_the_one_named():
-    fit, calibrate, test = (models(n, seed) for n, seed in ((1000, 1), (1000, 2), (5000, 3)))
-    policy = cheapest(fit, calibrate, agree=0.8, policy="eero", points=5)
+    fit, calibrate, test = (models(n, seed) for n, seed in ((600, 1), (1000, 2), (5000, 3)))
+    options = {"policy": "eero", "points": 3}
+    policy = cheapest(fit, calibrate, agree=0.8, **options)
     assert policy.loss_certificate.reference == "large"
     assert "at most 20% of the answers differ from those of large" in str(policy)
     assert differ(policy, test, test["large"]) < 0.23
-    small = cheapest(fit, calibrate, agree=0.8, reference="small", policy="eero", points=5)
+    small = cheapest(fit, calibrate, agree=0.8, reference="small", **options)
     assert small.loss_certificate.reference == "small"
     assert differ(small, test, test["small"]) < 0.23
-    again = cheapest(
-        *(one.with_reference("small") for one in (fit, calibrate)), max_loss=0.2, policy="eero", points=5
-    )
+    of_small = [one.with_reference("small") for one in (fit, calibrate)]
+    again = cheapest(*of_small, max_loss=0.2, **options)
     assert again.thresholds.tolist() == small.thresholds.tolist()
 
 
 def test_both_guarantees_hold_together():
-    fit, calibrate = unlabelled(1500, 1), unlabelled(3000, 2)
+    fit, calibrate = unlabelled(1000, 1), unlabelled(2000, 2)
     policy = cheapest(fit, calibrate, agree=0.8, budget="90%", policy="eero")
     assert policy.cost_certificate.budget <= 0.9 * fit.cost.full * (1 + 1e-9)
     assert policy.loss_certificate.delta == 0.025
-    with pytest.raises(ex.Infeasible, match=r"the agreement stands in the way: .*cannot show that at most 2% of the "
-                       r"answers differ at .*an agreement of [0-9.]+% at .*it is what agree=1 "):  # fmt: skip
+    told = r"the agreement stands in the way: .*cannot show that at most 2% of the answers differ at .*"
+    with pytest.raises(ex.Infeasible, match=told + r"an agreement of [0-9.]+% at .*it is what agree=1 "):
         cheapest(fit, calibrate, agree=0.98, budget="40%", policy="eero")
 
 
 def test_all_answers_are_those_of_the_full_network():
     fit, calibrate, test = (unlabelled(600, seed) for seed in (1, 2, 3))
-    policy = cheapest(fit, calibrate, agree=1, policy="eero")
+    policy = cheapest(fit, calibrate, agree=1, policy="eero", points=5)
     assert "no answer differs, because every input gets the answer of the full network" in str(policy)
     assert differ(policy, test, test) == 0
-    shorter = [
-        one.with_reference().selected([0, 1]) for one in (fit, calibrate)
-    ]  # the reference is no exit of these
+    # The reference is no exit of these.
+    shorter = [one.with_reference().selected([0, 1]) for one in (fit, calibrate)]
     with pytest.raises(ex.Infeasible, match="the agreement stands in the way"):
-        cheapest(*shorter, max_loss=0, policy="eero")
-    loose = cheapest(*shorter, max_loss=0.9, policy="eero")
+        cheapest(*shorter, max_loss=0, policy="eero", points=5)
+    loose = cheapest(*shorter, max_loss=0.9, policy="eero", points=5)
     assert loose.loss_certificate.loss == differ(loose, shorter[1], calibrate)
 
 
@@ -102,7 +94,7 @@ def test_the_guarantee_is_kept():
     fit, test = unlabelled(400, 1), unlabelled(10_000, 2)
     trials, broken, cheaper = 25, 0, 0
     for seed in range(trials):
-        policy = cheapest(fit, unlabelled(800, 10 + seed), agree=0.85, delta=0.2, policy="eero", points=5)
+        policy = cheapest(fit, unlabelled(800, 10 + seed), agree=0.85, delta=0.2, policy="eero", points=4)
         cheaper += policy.budget < fit.cost.full
         broken += differ(policy, test, test) > 0.15
     assert cheaper > trials / 2
@@ -110,12 +102,10 @@ def test_the_guarantee_is_kept():
 
 
 def test_graded_answers_that_can_be_compared_agree():
-    fit, calibrate = (models(800, seed) for seed in (1, 2))
-    graded = [
-        ex.CascadeTrace({name: one[name].graded(np.full((800, 2), 0.5)) for name in one.names})
-        for one in (fit, calibrate)
-    ]
-    made = [cheapest(*parts, agree=0.8, policy="eero", points=5) for parts in ((fit, calibrate), graded)]
+    plain = [models(400, seed) for seed in (1, 2)]
+    half = np.full((400, 2), 0.5)
+    graded = [ex.CascadeTrace({name: one[name].graded(half) for name in one.names}) for one in plain]
+    made = [cheapest(*parts, agree=0.8, policy="eero", points=3) for parts in (plain, graded)]
     assert made[0].loss_certificate == made[1].loss_certificate
 
 
@@ -142,16 +132,14 @@ def test_the_reference_of_the_fit_inputs_is_that_of_the_calibration_inputs():
 
 def test_parts_are_measured_alike():
     fit, calibrate = trace(300, seed=1), trace(300, seed=2)
+    iou = calibrate.graded(np.zeros((300, 4)), measure="IoU", better="higher")
     for parts, told in (
         ((fit, calibrate.with_reference()), "got accuracy and agreement with the full network"),
-        (
-            (fit.with_reference(1), calibrate.with_reference(2)),
-            "got agreement with exit 1 and agreement with exit 2",
-        ),
-        ((fit, calibrate.graded(np.zeros((300, 4)), measure="IoU", better="higher")), "got IoU and accuracy"),
+        ((fit.with_reference(1), calibrate.with_reference(2)), "exit 1 and agreement with exit 2"),
+        ((fit, iou), "got IoU and accuracy"),
     ):
         for make in (cheapest, ex.risk_controlled):
-            with pytest.raises(ex.InputError, match=f"answers must be measured alike in all parts, {told}"):
+            with pytest.raises(ex.InputError, match=f"answers must be measured alike in all parts, .*{told}"):
                 make(*parts, max_loss=0.5)
     with pytest.raises(ex.InputError, match="agreement with exit 1 and agreement with the full network"):
         cheapest(fit.with_reference(1), calibrate, agree=0.9)
@@ -168,9 +156,9 @@ def test_an_exit_that_agrees_with_the_reference_on_fit_inputs_alone_is_not_it():
 
 def test_risk_control_names_its_reference():
     fit, calibrate = (unlabelled(2000, seed).with_reference(2, "large") for seed in (1, 2))
-    proof = ex.risk_controlled(fit, calibrate, max_loss=0.4).loss_certificate
-    assert "at most 40% of the answers differ from those of large" in str(proof)
     policy = ex.risk_controlled(fit, calibrate, max_loss=0.4)
+    proof = policy.loss_certificate
+    assert "at most 40% of the answers differ from those of large" in str(proof)
     assert proof.loss == float((policy.answers(calibrate) != calibrate.prediction[:, 2]).mean())
 
 

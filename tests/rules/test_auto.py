@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_traces import parts, trace
+from made_traces import kept_parts, trace
 from scipy.stats import spearmanr
 
 import exeunt as ex
@@ -63,9 +63,8 @@ def test_grades_count_as_several_labels():
     assert labels_worth(right) == pytest.approx(300)
     halved = ex.ExitTrace.from_losses(data.scores["margin"], 0.25 + (1 - data.quality) / 2, cost=data.cost)
     risk = halved.risk
-    assert labels_worth(halved) == pytest.approx(
-        300 * (risk * (1 - risk)).sum() / halved.quality.var(axis=0).sum()
-    )
+    worth = 300 * (risk * (1 - risk)).sum() / halved.quality.var(axis=0).sum()
+    assert labels_worth(halved) == pytest.approx(worth)
     assert labels_worth(halved) > 1000
     alike = ex.ExitTrace.from_losses(data.scores["margin"], np.full((300, 4), 0.5), cost=data.cost)
     assert labels_worth(alike) == 300
@@ -80,7 +79,7 @@ def test_what_is_learned_counts_the_more_labels_there_are():
 
 
 def test_too_few_inputs_or_folds_are_refused():
-    fit, calibrate, _ = parts(300)
+    fit, calibrate, _ = kept_parts(300)
     for options in ({"folds": 1}, {"folds": fit.n + 1}):
         with pytest.raises(ex.InputError, match="folds"):
             auto(fit, calibrate, budget="50%", **options)
@@ -122,7 +121,7 @@ def test_a_rule_that_is_always_right_where_others_never_are_weighs_all():
 
 
 def test_the_rates_are_the_mixture_that_the_notes_tell_of():
-    fit, calibrate, _ = parts(900)
+    fit, calibrate, _ = kept_parts(900)
     policy = auto(fit, calibrate, budget="60%", answer="own")
     table = policy.notes["auto"]["allocations"]
     _, allocations = _learned(fit, policy.budget, None)
@@ -134,7 +133,7 @@ def test_the_rates_are_the_mixture_that_the_notes_tell_of():
 @pytest.mark.parametrize("budget", ["30%", "60%"])
 def test_with_a_handful_of_labels_auto_is_next_to_eero(budget):
     """Its rates, and the order of its score within an exit."""
-    fit, calibrate, test = parts(1200)
+    fit, calibrate, test = kept_parts(1200)
     few = fit.take(slice(0, 6))
     policy, plain = auto(few, calibrate, budget=budget), ex.eero(few, calibrate, budget=budget)
     assert np.abs(policy.rates - plain.rates).sum() < 0.15
@@ -159,19 +158,14 @@ def test_with_100_labels_auto_does_not_fall_behind_eero_on_a_recorded_network():
     assert np.mean(gains) > -0.005
 
 
-def made_curves(accuracies, n=4000):
-    """Equal rules, right with a given frequency at each budget, on inputs ordered by one draw."""
-    hard = np.random.default_rng(0).uniform(size=n)
-    right = np.array([[hard < accuracy for accuracy in accuracies]] * 3, dtype=float)
-    return _Curves(np.linspace(0.1, 1.0, len(accuracies)), right, 1.0, right.shape[2])
-
-
 def test_nothing_is_spent_beyond_where_more_makes_it_worse():
-    rising = np.linspace(0.5, 0.9, 10)
-    assert made_curves(rising).most_useful_cost == np.inf
-    assert made_curves(np.full(10, 0.8)).most_useful_cost == np.inf
-    falling = [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
-    assert made_curves(falling).most_useful_cost == pytest.approx(0.6, abs=0.11)
+    """Equal rules, right with a given frequency at each budget, on inputs ordered by one draw."""
+    hard = np.random.default_rng(0).uniform(size=4000)
+    rising, falling = np.linspace(0.5, 0.9, 10), [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
+    for accuracies, most in ((rising, np.inf), (np.full(10, 0.8), np.inf), (falling, 0.6)):
+        right = np.array([[hard < accuracy for accuracy in accuracies]] * 3, dtype=float)
+        curves = _Curves(np.linspace(0.1, 1.0, 10), right, 1.0, 4000)
+        assert curves.most_useful_cost == pytest.approx(most, abs=0.11)
 
 
 @pytest.mark.parametrize("first", [200, 210, 219, 222, 230, 260, 400])
@@ -204,35 +198,28 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
 def made(right, score=None, seed=0):
     """A trace that is right where `right` says so, with random scores or these."""
     n, m = right.shape
-    rng = np.random.default_rng(seed)
+    rng, cost = np.random.default_rng(seed), ex.CostModel(np.arange(1.0, m + 1))
     label = rng.integers(0, 5, n)
     prediction = np.where(right, label[:, None], (label[:, None] + 1) % 5)
     scores = rng.random((n, m)) if score is None else score
-    cost = ex.CostModel(np.arange(1.0, m + 1))
     return ex.ExitTrace.from_scores(scores, prediction, cost=cost, label=label, id=np.arange(n))
 
 
-def exits_alike(name, n=2600):
-    """Right answers (n, 4) where nothing is gained beyond an exit, and that exit."""
-    some = np.random.default_rng(1).random((n, 4)) < 0.7
-    if name == "all right":
-        return np.ones((n, 4), dtype=bool), 0
-    if name == "all wrong":
-        return np.zeros((n, 4), dtype=bool), 0
-    if name == "the first is perfect":
-        return np.column_stack([np.ones(n, dtype=bool), some[:, 1:]]), 0
-    if name == "alike from exit 1 on":
-        return some[:, [0, 1, 1, 1]], 1
-    return np.column_stack([some[:, :3], some[:, 2] & some[:, 3]]), 2  # the last undoes some of exit 2
+SOME = np.random.default_rng(1).random((2600, 4)) < 0.7
+ALIKE = {
+    "all right": (SOME | True, 0),
+    "all wrong": (SOME & False, 0),
+    "the first is perfect": (SOME | [True, False, False, False], 0),
+    "alike from exit 1 on": (SOME[:, [0, 1, 1, 1]], 1),
+    "the last undoes some of exit 2": (np.column_stack([SOME[:, :3], SOME[:, 2] & SOME[:, 3]]), 2),
+}
+"""Right answers (n, 4) where nothing is gained beyond an exit, and that exit."""
 
 
-@pytest.mark.parametrize(
-    "name", ["all right", "all wrong", "the first is perfect", "alike from exit 1 on", "the last undoes"]
-)
+@pytest.mark.parametrize(("right", "last"), ALIKE.values(), ids=ALIKE)
 @pytest.mark.parametrize("constant", [False, True])
-def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(name, constant):
+def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(right, last, constant):
     """All exits right, and 40% went to the end; the text says why less than the budget is used."""
-    right, last = exits_alike(name)
     data = made(right, score=np.full(right.shape, 0.5) if constant else None)
     fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
     policy = auto(fit, calibrate, budget="90%", answer="own")
@@ -284,17 +271,13 @@ def test_thresholds_are_numbers_that_can_be_read(name):
     """In spreads of the fit inputs around their mean: they were 346004 where a score hardly varied."""
     rng = np.random.default_rng(2)
     right = rng.random((900, 4)) < [0.5, 0.7, 0.8, 0.9]
-    if name == "constant":
-        data = made(right, score=np.full(right.shape, 0.5))
-    elif name == "sure and right":
+    if name == "sure and right":
         right[:, :3] = True
         right[:5, :3] = False
-        data = made(right)
     elif name == "a perfect last exit":
         right[:, 3] = True
-        data = made(right)
-    else:
-        data = made(right)
+    data = made(right, score=np.full(right.shape, 0.5) if name == "constant" else None)
+    if name == "a single class":
         data = replace(data, label=np.zeros(900, dtype=int), prediction=np.where(right, 0, 1))
     fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
     policy = auto(fit, calibrate, budget="60%", answer="own")

@@ -20,6 +20,7 @@ from exeunt.trace.groups import per_unit
 from exeunt.trace.splitting import random_order
 
 COST = ex.CostModel([1.0, 2.0, 4.0])
+ASSUMED = "future groups are exchangeable with these, and that nothing else was fitted on them."
 
 
 def videos(n_groups, seed, *, most=1, alike=0.8, sizes=(3, 60), cost=COST):
@@ -33,14 +34,9 @@ def videos(n_groups, seed, *, most=1, alike=0.8, sizes=(3, 60), cost=COST):
     right = rng.normal(size=(len(key), 3)) + easy[:, None] + [0.5, 1.0, 1.5] > 0
     score = easy[:, None] + 0.3 * rng.normal(size=(len(key), 3))
     prediction = np.where(right, label[:, None], (label[:, None] + 1) % 3)
-    return ex.ExitTrace.from_scores(
-        score,
-        prediction,
-        cost=cost,
-        label=label,
-        id=np.arange(len(key)) + 10**7 * seed,
-        groups=ex.Groups(key, most),
-    )
+    ids = np.arange(len(key)) + 10**7 * seed
+    groups = ex.Groups(key, most)
+    return ex.ExitTrace.from_scores(score, prediction, cost=cost, label=label, id=ids, groups=groups)
 
 
 FIT = videos(80, 1)
@@ -68,9 +64,7 @@ def test_a_cost_certificate_is_that_of_the_groups(most):
         1: "mean over groups of their mean cost is at most 2 MACs (expected: ",
         20: "mean cost, where inputs of groups of more than 20 weigh 20/size, is at most 2 MACs (expected: ",
     }[most])  # fmt: skip
-    assert "future groups are exchangeable with these, and that nothing else was fitted on them." in str(
-        proof
-    )
+    assert ASSUMED in str(proof)
     assert str(proof) in str(policy)
 
 
@@ -88,18 +82,15 @@ def test_groups_that_cost_too_much_cannot_do():
         one.with_cost(ex.CostModel(factor * np.ones((one.n, 1)) * COST.cumulative, highest=8.0))
         for one, factor in ((FIT, 1.0), (calibrate, 1.8))
     )
-    with pytest.raises(
-        ex.InfeasibleBudget, match=r"30 calibration groups certify nothing .*: ask for a higher budget"
-    ):
+    with pytest.raises(ex.InfeasibleBudget, match=r"30 .*groups certify nothing .*: ask for a higher"):
         ex.eero(fit, dear, budget=1.5, delta=0.05)
 
 
 def priced_by_size(n_groups, seed, most=1):
     """Frames of short videos cost ten times as much as frames of long ones; the network has the full cost in `COST`."""
     trace = videos(n_groups, seed, most=most)
-    price = np.where(trace.groups.sizes[trace.groups.index] > 3, 1.0, 10.0) * (
-        1 + np.arange(trace.n) % 7 / 10
-    )
+    price = np.where(trace.groups.sizes[trace.groups.index] > 3, 1.0, 10.0)
+    price *= 1 + np.arange(trace.n) % 7 / 10
     return trace.with_cost(ex.CostModel(price[:, None] * COST.cumulative, unit="usd", highest=80.0))
 
 
@@ -119,9 +110,8 @@ def test_shares_and_budgets_are_of_the_mean_cost_that_is_guaranteed(most):
     policy = ex.eero(fit, calibrate, budget="60%", delta=0.05)
     assert policy.budget == pytest.approx(0.6 * fit.cost.full)
     assert 0.45 < policy.certificate.expected_cost / fit.cost.full < 0.6
-    models = {name: ex.CascadeTrace({"a": one.exits(0, 1), "b": one.exits(2, 3)})
-              for name, one in (("fit", fit), ("calibrate", calibrate))}  # fmt: skip
-    made = ex.cascade(models["fit"], models["calibrate"], budget="90%", policy="eero", delta=0.1)
+    models = [ex.CascadeTrace({"a": one.exits(0, 1), "b": one.exits(2, 3)}) for one in (fit, calibrate)]
+    made = ex.cascade(*models, budget="90%", policy="eero", delta=0.1)
     assert made.certificate.n_groups == 300
     risk = ex.risk_controlled(fit, calibrate, max_loss=0.3)
     found = ex.evaluate(risk, calibrate)
@@ -151,14 +141,10 @@ def test_the_least_and_the_largest_budget_are_certain(budget):
 
 def test_a_group_of_each_input_is_tested_as_inputs_are():
     """Rows that are groups of their own, at costs that differ: the same thresholds and test as without groups."""
-    fit, calibrate = (videos(n, n, sizes=(1, 1)) for n in (300, 301))
-    costs = [
-        np.random.default_rng(one.n).uniform(1, 2, (one.n, 1)) * COST.cumulative for one in (fit, calibrate)
-    ]
-    grouped = [
-        one.with_cost(ex.CostModel(cost, highest=8.0))
-        for one, cost in zip((fit, calibrate), costs, strict=True)
-    ]
+    grouped = []
+    for n in (300, 301):
+        cost = np.random.default_rng(n).uniform(1, 2, (n, 1)) * COST.cumulative
+        grouped.append(videos(n, n, sizes=(1, 1)).with_cost(ex.CostModel(cost, highest=8.0)))
     bare = [replace(one, groups=None) for one in grouped]
     for delta in (None, 0.1):
         one, other = (ex.eero(*parts, budget=3.0, delta=delta) for parts in (grouped, bare))
@@ -180,13 +166,9 @@ def test_four_groups_certify_nothing():
     enough = int(shown[1])
     assert 8 <= enough <= 40
     ex.eero(FIT, videos(enough, 3), budget=1.5, delta=0.05)
-    with pytest.raises(
-        ex.Infeasible, match=r"^4 labelled groups \(700 inputs\) cannot show a loss within 0\.02"
-    ):
+    with pytest.raises(ex.Infeasible, match=r"^4 labelled groups \(700 inputs\) cannot show .* within 0\.02"):
         ex.risk_controlled(FIT, drives, max_loss=0.02)
-    with pytest.raises(
-        ex.Infeasible, match=r"4 labelled groups \(700 inputs\) cannot show .* More groups show more\."
-    ):
+    with pytest.raises(ex.Infeasible, match=r"4 labelled groups \(700 .* show .* More groups show more\."):
         ex.cheapest(FIT, drives, max_loss=0.02, policy="eero", points=3)
 
 
@@ -212,17 +194,12 @@ def test_a_loss_certificate_is_that_of_the_groups(make, most):
     proof = policy.loss_certificate
     assert (proof.n_groups, proof.rows_per_group) == (300, most)
     assert proof.p_value <= 0.05
-    assert f"over the {proof.n_groups} labelled groups ({proof.n_test:,} inputs) tested on, the " in str(
-        proof
-    )
-    mean = {
+    over = f"over the 300 labelled groups ({proof.n_test:,} inputs) tested on, the "
+    assert over + {
         1: "long-run mean over groups of their accuracy is",
         20: "long-run accuracy per input, where inputs of groups of more than 20 weigh 20/size, is",
-    }
-    assert mean[most] in str(proof)
-    assert str(proof).endswith(
-        "future groups are exchangeable with these, and that nothing else was fitted on them."
-    )
+    }[most] in str(proof)  # fmt: skip
+    assert str(proof).endswith(ASSUMED)
     right = calibrate.correct.astype(float)
     lost = right[:, -1] - right[np.arange(calibrate.n), policy.route(calibrate)]
     weight = np.minimum(1, most / calibrate.groups.sizes)[calibrate.groups.index]
@@ -244,10 +221,9 @@ def test_comparisons_of_other_groups_are_measured_anew():
 
 
 def test_budgets_and_cascades_keep_groups():
-    trace = replace(videos(200, 5), log_probability=None)
-    models = ex.CascadeTrace({
-        "small": trace.exits(0, 1), "large": trace.exits(2, 3).with_cost(ex.CostModel([3.0])),
-    })  # fmt: skip
+    trace = videos(200, 5)
+    large = trace.exits(2, 3).with_cost(ex.CostModel([3.0]))
+    models = ex.CascadeTrace({"small": trace.exits(0, 1), "large": large})
     fit, calibrate, test = models.split(fit=0.4, calibrate=0.4, test=0.2)
     policy = ex.cascade(fit, calibrate, budget=2.0, policy="eero", delta=0.1)
     assert policy.certificate.n_groups == 80
@@ -313,7 +289,7 @@ def test_alike_rows_of_a_group_are_no_reason_to_warn():
 
 def test_a_policy_of_groups_is_never_compared_by_rows():
     """By rows, most test parts would be said to differ, since rows of a group leave alike."""
-    for seed in range(20):
+    for seed in range(8):
         calibrate, test = videos(60, 2 * seed + 20), replace(videos(60, 2 * seed + 21), groups=None)
         for policy in (
             ex.eero(FIT, calibrate, budget=2.0, calibration="marginal"),
@@ -350,7 +326,7 @@ def test_independent_rows_are_not_taken_for_groups(order):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_rows_of_groups_are_noticed(labelled):
     """Groups of two rows as well, also in the parts that policies see, and not once the groups are named."""
-    for seed in range(20):
+    for seed in range(10):
         named = videos(200, seed, sizes=(2, 3))
         trace = replace(named, groups=None, label=named.label if labelled else None)
         models = ex.CascadeTrace({"a": trace.exits(0, 1), "b": trace.exits(1, 3)})
@@ -368,7 +344,6 @@ def test_policies_and_comparisons_ask_for_groups():
     options = {"policies": ["eero"], "budgets": "50%", "splits": 2, "workers": 0}
     assert asked in ex.compare(trace, **options).summary()[0]
     named = ex.compare(videos(80, 3, most=20), delta=0.1, **options)
-    assert named.summary()[0].endswith(
-        "Parts are drawn from 80 groups (inputs of groups of more than 20 weigh 20/size)."
-    )
+    drawn = "Parts are drawn from 80 groups (inputs of groups of more than 20 weigh 20/size)."
+    assert named.summary()[0].endswith(drawn)
     assert named.traces[0].parts.sum() == trace.n

@@ -28,9 +28,8 @@ def contents(ids, right, ease) -> ex.ExitTrace:
     rng = np.random.default_rng(1)
     label = rng.integers(0, 5, N_CONTENTS)
     score = np.clip(ease[:, None] + rng.normal(0, 0.1, (N_CONTENTS, 3)), 0, 1)
-    return ex.ExitTrace.from_scores(
-        score, np.where(right, label[:, None], 5), cost=ex.CostModel([1.0, 3.0, 10.0]), label=label, id=ids
-    )
+    prediction, cost = np.where(right, label[:, None], 5), ex.CostModel([1.0, 3.0, 10.0])
+    return ex.ExitTrace.from_scores(score, prediction, cost=cost, label=label, id=ids)
 
 
 def usual() -> ex.ExitTrace:
@@ -80,9 +79,8 @@ def test_a_mean_cost_certified_on_a_log_is_exceeded_no_more_often_than_delta(ord
     """The whole way that a user goes: a log, parts of it, a policy. One seed for all, as a user keeps it."""
     broken, used = 0, []
     for seed in range(TRIALS):
-        fit, calibrate, _ = log_of(EVERYTHING, 1000, seed, ordered=ordered).split(
-            fit=0.3, calibrate=0.4, test=0.3
-        )
+        log = log_of(EVERYTHING, 1000, seed, ordered=ordered)
+        fit, calibrate, _ = log.split(fit=0.3, calibrate=0.4, test=0.3)
         assert calibrate.n == 400
         policy = ex.eero(fit, calibrate, budget=5.0, delta=0.05)
         used.append(long_run(policy, EVERYTHING)[0])
@@ -116,9 +114,8 @@ def test_a_loss_certified_on_a_log_is_exceeded_no_more_often_than_delta(make, or
     made = broken = 0
     for seed in range(TRIALS):
         fit, calibrate = (log_of(LOSSY, n, seed, ordered=ordered) for n in (300, 400))
-        fit = replace(
-            fit, id=fit.id ^ np.uint64(1 << 63), row=None
-        )  # of a source that makes keys in another way
+        # Of a source that makes keys in another way.
+        fit = replace(fit, id=fit.id ^ np.uint64(1 << 63), row=None)
         with suppress(Infeasible):
             policy = make(fit, calibrate, max_loss=0.05, delta=0.05)
             made += 1

@@ -33,7 +33,7 @@ def test_no_policy_keeps_the_traces_alive_that_it_was_made_of():
     """All at once, since collecting takes long where much is imported."""
     policies, gone = {}, {}
     for name, make in PRESETS.items():
-        fit, calibrate, _ = parts(300)
+        fit, calibrate, _ = parts(150)
         policies[name] = make(fit, calibrate, budget="60%")
         gone[name] = [weakref.ref(fit), weakref.ref(calibrate)]
     del fit, calibrate

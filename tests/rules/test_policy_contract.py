@@ -5,30 +5,19 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_traces import parts, trace
+from made_traces import kept_parts as parts
+from made_traces import trace
 
 import exeunt as ex
 from exeunt.rules.auto import auto, trust
-from exeunt.rules.baselines import confident_patience, eco_m2f, genetic, patience, random_routing
-from exeunt.rules.catalogue import PRESETS as ALL
-from exeunt.rules.catalogue import learned_correctness, optimised
-from exeunt.rules.stopping import stopping
+from exeunt.rules.catalogue import PRESETS
 from exeunt.score.kinds import Patience
 
-PRESETS = {
-    "auto": auto,
-    "confident_patience": confident_patience,
-    "eco_m2f": eco_m2f,
-    "genetic": genetic,
-    "learned_correctness": learned_correctness,
-    "optimised": optimised,
-    "patience": patience,
-    "random_routing": random_routing,
-    "stopping": stopping,
-}
+LEARNED = ("auto", "confident_patience", "genetic", "learned_correctness", "optimised", "stopping")
+OF_OWN_SCORES = ("eco_m2f", "patience", "random_routing")
 
 
-@pytest.fixture(params=sorted(PRESETS))
+@pytest.fixture(params=sorted(LEARNED + OF_OWN_SCORES))
 def preset(request):
     return PRESETS[request.param]
 
@@ -49,18 +38,16 @@ def test_contract(preset, tmp_path):
 
 
 def test_seeds_repeat(preset):
-    fit, calibrate, _ = parts(600)
+    fit, calibrate, _ = parts(300)
     first, second = (preset(fit.take(slice(None)), calibrate, budget="50%", seed=7) for _ in range(2))
     assert first == second
 
 
-@pytest.mark.parametrize("budget", ["100%", 1.0, 1.01])
-def test_budgets_at_the_ends(preset, budget):
+def test_budgets_at_the_ends(preset):
     fit, calibrate, test = parts(600)
-    policy = preset(fit, calibrate, budget=budget)
-    if budget == "100%":
-        assert ex.evaluate(policy, test).cost <= test.cost.full
-    else:
+    whole, first, next_to_first = (preset(fit, calibrate, budget=budget) for budget in ("100%", 1.0, 1.01))
+    assert ex.evaluate(whole, test).cost <= test.cost.full
+    for policy in (first, next_to_first):
         assert ex.evaluate(policy, test).cost == pytest.approx(1.0, abs=0.05)
 
 
@@ -73,9 +60,7 @@ def test_one_exit_and_two(preset):
 
 def test_a_trace_with_one_score_of_any_name(preset):
     data = trace(600)
-    other = ex.ExitTrace.from_scores(
-        data.scores["margin"], data.prediction, cost=data.cost, label=data.label, id=data.id
-    )
+    other = replace(data, scores={"other": data.scores["margin"]}, log_probability=None)
     fit, calibrate, test = other.split(fit=0.4, calibrate=0.3, test=0.3)
     assert ex.evaluate(preset(fit, calibrate, budget="60%"), test).cost < 0.75 * data.cost.full
 
@@ -114,11 +99,11 @@ def weighted(weight):
     return score
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_score_of_ones_own_is_taken_by_every_policy_that_takes_one(name):
     fit, calibrate, test = parts(600)
-    make = ALL[name]
-    if name in ("eco_m2f", "patience", "random_routing"):
+    make = PRESETS[name]
+    if name in OF_OWN_SCORES:
         with pytest.raises(ex.InputError, match=f"{name} has a score of its own"):
             make(fit, calibrate, budget="60%", score="margin")
         return
@@ -132,15 +117,15 @@ def test_a_score_of_ones_own_is_taken_by_every_policy_that_takes_one(name):
 @pytest.mark.parametrize("name", ["optimised", "genetic", "confident_patience", "eero", "stopping", "auto"])
 def test_the_values_of_a_score_decide_and_not_what_it_is(name):
     """A score changed between two calls is another score; one equal in value to a recorded one decides alike."""
-    fit, calibrate, test = parts(600)
-    score = weighted(0.0)
-    ALL[name](fit, calibrate, budget="60%", score=score)
+    fit, calibrate, test = parts(300)
+    make, score = PRESETS[name], weighted(0.0)
+    make(fit, calibrate, budget="60%", score=score)
     score.weight[:] = 1.0
-    again = ALL[name](fit, calibrate, budget="60%", score=score)
-    fresh = ALL[name](fit.take(slice(None)), calibrate, budget="60%", score=weighted(1.0))
+    again = make(fit, calibrate, budget="60%", score=score)
+    fresh = make(fit.take(slice(None)), calibrate, budget="60%", score=weighted(1.0))
     assert np.array_equal(again.route(test), fresh.route(test))
     if name not in ("stopping", "auto"):  # these learn from the recorded margin as well as from this one
-        named = ALL[name](fit, calibrate, budget="60%", score="margin")
+        named = make(fit, calibrate, budget="60%", score="margin")
         assert np.array_equal(again.route(test), named.route(test))
 
 
@@ -158,19 +143,20 @@ def test_what_is_learned_on_another_score_is_saved_with_it(name, tmp_path):
     assert policy.needs.all()
 
 
+def unsure(prediction, label, cost, rng):
+    """Parts of a trace whose scores are noise."""
+    scores, ids = rng.uniform(size=prediction.shape), np.arange(len(label))
+    whole = ex.ExitTrace.from_scores(scores, prediction, cost=ex.CostModel(cost), label=label, id=ids)
+    return whole.split(fit=0.4, calibrate=0.3, test=0.3)
+
+
 @pytest.mark.parametrize("name", ["optimised", "stopping", "learned_correctness", "auto"])
 def test_learning_beats_chance_and_fits_the_exits_that_know(name):
     """Exit 1 is always right and knows it; exits 0, 2, 3 guess. Everything should answer at exit 1."""
-    rng = np.random.default_rng(0)
-    n = 900
-    label = rng.integers(0, 10, n)
-    prediction = rng.integers(0, 10, (n, 4))
+    rng, n = np.random.default_rng(0), 900
+    label, prediction = rng.integers(0, 10, n), rng.integers(0, 10, (n, 4))
     prediction[:, 1] = label
-    data = ex.ExitTrace.from_scores(
-        rng.uniform(size=(n, 4)), prediction, cost=ex.CostModel([1.0, 2.0, 3.0, 4.0]), label=label,
-        id=np.arange(n, dtype=np.uint64),
-    )  # fmt: skip
-    fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
+    fit, calibrate, test = unsure(prediction, label, [1.0, 2.0, 3.0, 4.0], rng)
     policy = PRESETS[name](fit, calibrate, budget=2.05)
     assert ex.evaluate(policy, test).accuracy > 0.9
 
@@ -178,27 +164,18 @@ def test_learning_beats_chance_and_fits_the_exits_that_know(name):
 def test_stopping_uses_agreement():
     """The score is noise; an input is right at exit 1 exactly if exits 0 and 1 agree, else only at exit 2."""
     rng = np.random.default_rng(1)
-    n = 2000
-    label = rng.integers(0, 10, n)
-    easy = rng.uniform(size=n) < 0.5
-    wrong = (label + 1) % 10
-    other = (label + 2) % 10
-    prediction = np.stack([np.where(easy, label, other), np.where(easy, label, wrong), label], axis=1)
-    data = ex.ExitTrace.from_scores(
-        rng.uniform(size=(n, 3)), prediction, cost=ex.CostModel([1.0, 2.0, 4.0]), label=label,
-        id=np.arange(n, dtype=np.uint64),
-    )  # fmt: skip
-    fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
-    knowing = ex.evaluate(stopping(fit, calibrate, budget=3.0), test).accuracy
+    label, easy = rng.integers(0, 10, 2000), rng.uniform(size=2000) < 0.5
+    early = [np.where(easy, label, (label + away) % 10) for away in (2, 1)]
+    fit, calibrate, test = unsure(np.stack([*early, label], axis=1), label, [1.0, 2.0, 4.0], rng)
+    knowing = ex.evaluate(ex.stopping(fit, calibrate, budget=3.0), test).accuracy
     blind = ex.evaluate(ex.eero(fit, calibrate, budget=3.0), test).accuracy
     assert knowing > 0.97 > 0.9 > blind
 
 
 def test_auto_says_what_it_chose():
     fit, calibrate, _ = parts(600)
-    notes = auto(fit, calibrate, budget="60%", answer="own").notes["auto"]
-    weights = [found["weight"] for found in notes["allocations"].values()]
-    gains = [found["gain"] for found in notes["allocations"].values()]
+    found = auto(fit, calibrate, budget="60%", answer="own").notes["auto"]["allocations"].values()
+    weights, gains = ([rule[name] for rule in found] for name in ("weight", "gain"))
     assert sum(weights) == pytest.approx(1)
     before = np.full(3, trust(fit.n) / 3)  # of stopping, line search and EERO
     before[2] += 1 - trust(fit.n)
@@ -207,7 +184,5 @@ def test_auto_says_what_it_chose():
 
 def test_auto_looks_at_no_label_of_the_calibration_part():
     fit, calibrate, test = parts(600)
-    blind = replace(calibrate, label=None)
-    assert np.array_equal(
-        auto(fit, calibrate, budget="60%").route(test), auto(fit, blind, budget="60%").route(test)
-    )
+    told, blind = (auto(fit, one, budget="60%") for one in (calibrate, replace(calibrate, label=None)))
+    assert np.array_equal(told.route(test), blind.route(test))

@@ -31,8 +31,10 @@ def topics(n, seed=0, *, told=True, varies=False, repeats=False):
     noise = of.random((id_.max() + 1 - id_.min(), 8))[id_ - id_.min()] if repeats else rng.random((n, 8))
     label, is_code, easy = (noise[:, 0] * 4).astype(int), noise[:, 1] < 0.5, noise[:, 2] < 0.5
     right = {
-        "small": np.where(easy, 0.95, 0.3), "code": np.where(is_code, 0.95, 0.3), "large": np.full(n, 0.97),
-    }  # fmt: skip
+        "small": np.where(easy, 0.95, 0.3),
+        "code": np.where(is_code, 0.95, 0.3),
+        "large": np.full(n, 0.97),
+    }
     models = {}
     for k, (name, price) in enumerate(PRICES.items()):
         correct = noise[:, 3 + k] < right[name]
@@ -40,10 +42,8 @@ def topics(n, seed=0, *, told=True, varies=False, repeats=False):
         cost = ex.CostModel([price], unit="usd")
         if varies:
             cost = ex.CostModel(price * (0.5 + noise[:, [7]]), unit="usd", highest=1.5 * price)
-        models[name] = ex.ExitTrace.from_scores(
-            sure[:, None], np.where(correct, label, (label + 1) % 4)[:, None], cost=cost, label=label, id=id_,
-            name="confidence",
-        )  # fmt: skip
+        answer, of = np.where(correct, label, (label + 1) % 4)[:, None], {"label": label, "id": id_}
+        models[name] = ex.ExitTrace.from_scores(sure[:, None], answer, cost=cost, name="confidence", **of)
     found = ex.CascadeTrace(models)
     if not told:
         return found
@@ -51,15 +51,27 @@ def topics(n, seed=0, *, told=True, varies=False, repeats=False):
     return found.with_features("topic", features, cost=0.01)
 
 
-@pytest.fixture(autouse=True)
-def _routers(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _routers():
     """Make routers also where a cascade would do."""
-    monkeypatch.setattr(router, "_SURELY", -1e9)  # times a standard error, which may be 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(router, "_SURELY", -1e9)  # times a standard error, which may be 0
+        yield
 
 
 @pytest.fixture(scope="module")
 def parts():
-    return topics(4000).split(fit=0.4, calibrate=0.2, test=0.4)
+    return topics(3200).split(fit=0.2, calibrate=0.3, test=0.5)
+
+
+@pytest.fixture(scope="module")
+def routed(parts, _routers):
+    return ex.router(*parts[:2], budget=3.0, delta=0.1)
+
+
+@pytest.fixture(scope="module")
+def set_of_routers(parts, _routers):
+    return ex.PolicySet.make(ex.cascade_router, *parts[:2], budgets=[1.0, 2.0, 4.0, 7.0])
 
 
 def test_a_router_asks_the_model_of_the_topic(parts):
@@ -74,23 +86,23 @@ def test_a_router_asks_the_model_of_the_topic(parts):
     assert result.accuracy > 0.76
 
 
-def test_a_cascade_router_skips_and_is_better_than_router_and_cascade(parts):
+def test_a_cascade_router_skips_and_is_better_than_router_and_cascade(parts, set_of_routers):
     fit, calibrate, test = parts
-    found = {}
+    bare = [part.without(["topic"]) for part in parts]
     for budget in (2.0, 4.0):
-        routed, whole = (make(fit, calibrate, budget=budget) for make in (ex.cascade_router, ex.router))
-        chain = ex.cascade(fit.without(["topic"]), calibrate.without(["topic"]), budget=budget)
-        found = [ex.evaluate(one, test) for one in (routed, whole)]
-        plain = ex.evaluate(chain, test.without(["topic"]))
-        assert found[0].accuracy > max(found[1].accuracy, plain.accuracy) - 0.015
-        assert found[0].cost < budget * 1.06
-        skipped = [path for path in routed.exit_names if path.startswith("topic > code")]
-        assert skipped
+        skipping = set_of_routers.at(budget)
+        assert skipping.budget == budget
+        whole = ex.evaluate(ex.router(fit, calibrate, budget=budget), test)
+        found = ex.evaluate(skipping, test)
+        plain = ex.evaluate(ex.cascade(*bare[:2], budget=budget), bare[2])
+        assert found.accuracy > max(whole.accuracy, plain.accuracy) - 0.015
+        assert found.cost < budget * 1.06
+        assert any(path.startswith("topic > code") for path in skipping.exit_names)
 
 
 def test_where_a_router_is_not_better_it_is_the_cascade(parts, monkeypatch):
     """Here `code` and `small` tell how sure they are, and a look at the topic brings nothing beyond that."""
-    monkeypatch.undo()
+    monkeypatch.setattr(router, "_SURELY", 2.0)
     fit, calibrate, test = parts
     policy = ex.cascade_router(fit, calibrate, budget=2.0, delta=0.1)
     chain = ex.cascade(fit, calibrate, budget=2.0, delta=0.1)
@@ -103,15 +115,14 @@ def test_where_a_router_is_not_better_it_is_the_cascade(parts, monkeypatch):
 def test_the_cascade_in_its_place_asks_in_the_order_that_is_best(monkeypatch):
     """As `cascade` does, or in a given order. A set keeps to the order of prices, as routers do."""
     monkeypatch.setattr(router, "_SURELY", 1e9)
-    fit, calibrate, _ = topics(1500, told=False).split(fit=0.5, calibrate=0.4, test=0.1)
+    fit, calibrate, _ = topics(700, told=False).split(fit=0.5, calibrate=0.4, test=0.1)
     order = ["code", "small"]
     policy = ex.cascade_router(fit, calibrate, budget=3.0, order=order)
     assert policy.cascade == ex.cascade(fit, calibrate, budget=3.0, order=order).cascade
     alone = ex.cascade_router(fit, calibrate, budget=3.0)
     assert alone.cascade == ex.cascade(fit, calibrate, budget=3.0).cascade
     of_set = policy_set(fit, calibrate, policy="cascade_router", budgets=[1.5, 3.0, 5.0])
-    places = [[*PRICES].index(name) for name in of_set.models]
-    assert places == sorted(places)
+    assert [*of_set.models] == sorted(of_set.models, key=[*PRICES].index)
 
 
 def one_by_one(policy, models):
@@ -136,7 +147,7 @@ def one_by_one(policy, models):
 
 @pytest.mark.parametrize("varies", [False, True])
 def test_replay_follows_each_input_and_pays_for_what_was_asked(varies):
-    fit, calibrate, test = topics(1600, 1, varies=varies).split(fit=0.5, calibrate=0.4, test=0.1)
+    fit, calibrate, test = topics(900, 1, varies=varies).split(fit=0.4, calibrate=0.5, test=0.1)
     policy = ex.cascade_router(fit, calibrate, budget=3.0)
     assert len({step.model for step in policy.cascade}) >= 3
     exits, paid = one_by_one(policy, test)
@@ -148,7 +159,7 @@ def test_replay_follows_each_input_and_pays_for_what_was_asked(varies):
 
 
 def test_an_answer_in_a_tree_is_that_of_its_path_alone():
-    fit, calibrate, test = topics(2400, 2, told=False).split(fit=0.5, calibrate=0.25, test=0.25)
+    fit, calibrate, test = topics(1600, 2, told=False).split(fit=0.5, calibrate=0.25, test=0.25)
     policy = ex.cascade_router(fit, calibrate, budget=3.0, answer="ensemble")
     whole = policy.answer.on(test.along(policy.cascade))
     deep = max(range(policy.n_exits), key=lambda exit_: policy.exit_names[exit_].count(">"))
@@ -160,15 +171,12 @@ def test_an_answer_in_a_tree_is_that_of_its_path_alone():
     assert np.array_equal(stages.on(alone).prediction[:, -1], whole.prediction[:, deep])
 
 
-def test_inputs_like_none_before_go_to_the_best_model(parts):
-    fit, calibrate, _ = parts
-    policy = ex.router(fit, calibrate, budget=2.5)
-    strange = topics(400, 9)
+def test_inputs_like_none_before_go_to_the_best_model(parts, routed):
     odd = np.random.default_rng(0).normal(size=(400, 2)) * 100 + 1000
-    strange = strange.without(["topic"]).with_features("topic", odd, cost=0.01)
-    asked = {policy.cascade[exit_].model for exit_ in policy.route(strange)}
-    assert asked == {fit.answering.most_accurate}
-    quality, unlike = policy.score.known.quality[0](np.full((3, 2), np.nan))
+    strange = topics(400, 9, told=False).with_features("topic", odd, cost=0.01)
+    asked = {routed.cascade[exit_].model for exit_ in routed.route(strange)}
+    assert asked == {parts[0].answering.most_accurate}
+    quality, unlike = routed.score.known.quality[0](np.full((3, 2), np.nan))
     assert unlike.all()
     assert np.isfinite(quality).all()
 
@@ -194,12 +202,11 @@ def test_saved_and_loaded_it_decides_the_same(parts, make, tmp_path):
     assert loaded == policy
     assert np.array_equal(loaded.route(test), policy.route(test))
     assert np.array_equal(loaded.answers(test), policy.answers(test))
-    text = json.dumps(policy.to_dict())
-    assert "P(mean cost" in str(policy) or "robability" in str(policy)
-    assert len(text) < 1_000_000
+    assert "robability" in str(policy)
+    assert len(json.dumps(policy.to_dict())) < 1_000_000
 
 
-def test_the_score_at_the_first_model_is_watched_and_features_are_not(parts):
+def test_the_score_at_the_first_model_is_watched_and_features_are_not(routed):
     fit, calibrate = topics(600, told=False), topics(800, 1, told=False)
     policy = ex.cascade_router(fit, calibrate, budget="50%")
     watch = ex.Watch(policy)
@@ -211,19 +218,18 @@ def test_the_score_at_the_first_model_is_watched_and_features_are_not(parts):
     models = {name: worse[name] for name in worse.names}
     assert watch.replay(ex.CascadeTrace({**models, "small": unsure})) != []
     with pytest.raises(InputError, match="a router that looks at features first"):
-        ex.Watch(ex.router(*parts[:2], budget=3.0))
+        ex.Watch(routed)
 
 
-def test_a_set_of_routers_asks_in_one_order(parts):
-    fit, calibrate, _ = parts
-    found = ex.PolicySet.make(ex.cascade_router, fit, calibrate, budgets=[1.0, 2.0, 4.0, 7.0])
-    assert found.models == ("topic", "small", "code", "large")
-    assert [one.expected_cost for one in found] == sorted(one.expected_cost for one in found)
+def test_a_set_of_routers_asks_in_one_order(set_of_routers):
+    assert set_of_routers.models == ("topic", "small", "code", "large")
+    costs = [one.expected_cost for one in set_of_routers]
+    assert costs == sorted(costs)
 
 
 def test_a_loss_is_certified(parts):
     fit, calibrate, test = parts
-    policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="cascade_router", points=8)
+    policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="cascade_router", points=4)
     assert policy.loss_certificate is not None
     result = ex.evaluate(policy, test)
     assert result.accuracy > 1 - test["large"].risk[0] - 0.05
@@ -232,14 +238,12 @@ def test_a_loss_is_certified(parts):
 
 def test_graded_answers_without_scores_are_routed():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(1500, 3))
-    grade = np.stack(
-        [1 / (1 + np.exp(-3 * x[:, 0])), np.full(1500, 0.7), 1 / (1 + np.exp(3 * x[:, 0]))], axis=1
-    )
+    x = rng.normal(size=(1000, 3))
+    grade = 1 / (1 + np.exp(np.stack([-3 * x[:, 0], np.full(1000, -np.log(7 / 3)), 3 * x[:, 0]], axis=1)))
     models = ex.CascadeTrace({
         name: ex.ExitTrace.from_losses(
-            None, (rng.random(1500) < grade[:, k])[:, None].astype(float), better="higher", measure="grade",
-            cost=ex.CostModel([1.0 + k], unit="usd"), id=np.arange(1500),
+            None, (rng.random(1000) < grade[:, k])[:, None].astype(float), better="higher", measure="grade",
+            cost=ex.CostModel([1.0 + k], unit="usd"), id=np.arange(1000),
         )
         for k, name in enumerate("abc")
     }).with_features("x", x, cost=0.001)  # fmt: skip
@@ -264,9 +268,9 @@ def test_features_are_ranked_by_the_kernel():
     assert np.array_equal(again(new)[0], predicted)
 
 
-def violations(n, seeds, **options):
+def violations(n, seeds, size=20_000, **options):
     """In how many recalibrations the true mean cost of a certified router was above its budget."""
-    population = topics(20_000, 11, **options)
+    population = topics(size, 11, **options)
     over, certified = 0, 0
     for seed in seeds:
         rows = np.random.default_rng([seed, 3]).integers(0, population.n, n)
@@ -282,7 +286,7 @@ def violations(n, seeds, **options):
 
 
 def test_certificates_of_few_recalibrations_are_kept():
-    over, certified = violations(900, range(6), told=False, repeats=True)
+    over, certified = violations(400, range(6), size=4000, told=False, repeats=True)
     assert certified >= 5
     assert binom.sf(over - 1, certified, 0.1) > 1e-6
 
@@ -299,39 +303,28 @@ def test_certificates_of_a_thousand_recalibrations_are_kept(options):
     assert binom.sf(over - 1, certified, 0.1) > 0.01 / 4
 
 
-def test_bad_input_is_refused(parts):
-    fit, calibrate, _ = parts
-    bare = [one.without(["topic"]) for one in (fit, calibrate)]
-    with pytest.raises(ex.InputError, match=r"these traces have none: give them with models\.with_features"):
-        ex.router(*bare, budget=3.0)
-    with pytest.raises(ex.InputError, match="answer must be 'own', 'ensemble' or 'auto', got 'best'"):
-        ex.cascade_router(*bare, budget=3.0, answer="best")
-    with pytest.raises(
-        ex.InputError, match="at least 40 inputs, and the fit part has 39: give more, or take cascade"
-    ):
-        ex.router(fit.take(np.arange(39)), calibrate, budget=3.0)
+def test_bad_input_is_refused(parts, routed, refuses):
+    fit, held, _ = parts
+    bare, two = [one.without(["topic"]) for one in (fit, held)], fit.take([0, 1])
+    other = bare[0].with_features("topic", np.zeros((fit.n, 5)), cost=0.01)
+    refused = {
+        r"have none: give them with models\.with_features": lambda: ex.router(*bare, budget=3.0),
+        "or 'auto', got 'best'": lambda: ex.cascade_router(*bare, budget=3.0, answer="best"),
+        "the fit part has 39: give more, or": lambda: ex.router(fit.take(slice(39)), held, budget=3.0),
+        "a model 'topic' already": lambda: fit.with_features("topic", np.zeros((fit.n, 1)), cost=1.0),
+        "each of 640 inputs, got 3": lambda: fit.with_features("more", np.zeros((3, 1)), cost=1.0),
+        r"features has 1 NaN, .* \(1, 0\)": lambda: two.with_features("more", [[0.0], [np.nan]], cost=1.0),
+        r"number per input, got .*\(2, 0\)": lambda: two.with_features("more", np.zeros((2, 0)), cost=1.0),
+        "numbers, got .*'a'": lambda: two.with_features("more", np.array([["a"], ["b"]]), cost=1.0),
+        "delta must lie in .*, got 0": lambda: ex.router(fit, held, budget=3.0, delta=0),
+        "delta must lie in .*, got 5": lambda: ex.router(fit, held, budget=3.0, delta=5),
+        r"such as ex\.auto, got 'router'": lambda: ex.PolicySet.make("router", fit, held, budgets="20%,40%"),
+        "the trace of one network": lambda: ex.cheapest(fit["large"], held["large"], policy="router"),
+        "features of the input, and the evidence has none": lambda: routed.decide(
+            0, {"prediction": np.zeros(1)}, routed.init(1, id=np.zeros(1, np.uint64))
+        ),
+        r"this router looks at \d+ features? of an input, got 5": lambda: ex.evaluate(routed, other),
+    }
+    refuses(refused)
     with pytest.raises(ex.InfeasibleBudget, match="below the cheapest model, small"):
-        ex.router(fit, calibrate, budget=0.5)
-    with pytest.raises(ex.InputError, match="there is a model 'topic' already"):
-        fit.with_features("topic", np.zeros((fit.n, 1)), cost=1.0)
-    with pytest.raises(ex.InputError, match=f"a row for each of {fit.n:,} inputs, got 3"):
-        fit.with_features("more", np.zeros((3, 1)), cost=1.0)
-    with pytest.raises(ex.InputError, match=r"features has 1 NaN, the first at index \(1, 0\)"):
-        fit.take([0, 1]).with_features("more", [[0.0], [np.nan]], cost=1.0)
-    with pytest.raises(ex.InputError, match=r"at least one number per input, got shape \(2, 0\)"):
-        fit.take([0, 1]).with_features("more", np.zeros((2, 0)), cost=1.0)
-    with pytest.raises(ex.InputError, match=r"features must be numbers, got array\(\[\['a'\], \['b'\]\]"):
-        fit.take([0, 1]).with_features("more", np.array([["a"], ["b"]]), cost=1.0)
-    for delta in (0, 5):
-        with pytest.raises(ex.InputError, match=f"delta must lie in .*, got {delta}"):
-            ex.router(fit, calibrate, budget=3.0, delta=delta)
-    with pytest.raises(ex.InputError, match=r"give what makes a policy, such as ex\.auto, got 'router'"):
-        ex.PolicySet.make("router", fit, calibrate, budgets="20%,40%")
-    with pytest.raises(ex.InputError, match="this is the trace of one network"):
-        ex.cheapest(fit["large"], calibrate["large"], policy="router")
-    policy = ex.router(fit, calibrate, budget=3.0)
-    with pytest.raises(ex.InputError, match="features of the input, and the evidence has none"):
-        policy.decide(0, {"prediction": np.zeros(1)}, policy.init(1, id=np.zeros(1, np.uint64)))
-    other = fit.without(["topic"]).with_features("topic", np.zeros((fit.n, 5)), cost=0.01)
-    with pytest.raises(ex.InputError, match=r"this router looks at \d+ features? of an input, got 5"):
-        ex.evaluate(policy, other)
+        ex.router(fit, held, budget=0.5)

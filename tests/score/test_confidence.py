@@ -10,15 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.score.confidence import (
-    PROBABILITY_SCORES,
-    Evidence,
-    NamedScore,
-    entropy,
-    margin,
-    max_probability,
-    softmax,
-)
+from exeunt.score.confidence import PROBABILITY_SCORES, Evidence, NamedScore, softmax
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda v: sum(v) > 1e-3))
@@ -26,9 +18,11 @@ def test_scores_are_their_definitions(weights):
     p = [w / sum(weights) for w in weights]
     row = np.array([p])
     ranked = sorted(p, reverse=True)
-    assert max_probability(row)[0] == ranked[0]
-    assert margin(row)[0] == (ranked[0] - ranked[1] if len(p) > 1 else 1.0)
-    assert entropy(row)[0] == pytest.approx(sum(q * math.log(q) for q in p if q > 0), abs=1e-12)
+    assert PROBABILITY_SCORES["max_probability"](row)[0] == ranked[0]
+    assert PROBABILITY_SCORES["margin"](row)[0] == (ranked[0] - ranked[1] if len(p) > 1 else 1.0)
+    assert PROBABILITY_SCORES["entropy"](row)[0] == pytest.approx(
+        sum(q * math.log(q) for q in p if q > 0), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("k", [2, 32, 33, 300])
@@ -38,7 +32,7 @@ def test_the_margin_of_many_classes_and_of_equal_ones(k):
     probabilities[0] = 1 / k
     before = probabilities.copy()
     ranked = np.sort(probabilities, axis=1)
-    assert margin(probabilities).tolist() == (ranked[:, -1] - ranked[:, -2]).tolist()
+    assert PROBABILITY_SCORES["margin"](probabilities).tolist() == (ranked[:, -1] - ranked[:, -2]).tolist()
     assert np.array_equal(probabilities, before)
 
 

@@ -11,41 +11,36 @@ import pytest
 import exeunt as ex
 from exeunt.policy.learned_quality import correctness_score
 from exeunt.rules.stopping import learned
-from exeunt.score.kinds import (
-    KINDS,
-    ConfidentPatience,
-    ConstantScore,
-    Derived,
-    Patience,
-    score_from_dict,
-)
+from exeunt.score.kinds import KINDS, ConfidentPatience, ConstantScore, Derived, Patience, score_from_dict
 from exeunt.score.learned import Grid, LearnedScore
 from exeunt.trace.derived import score_matrix
 
+EVERY = pytest.mark.parametrize(
+    "made",
+    [
+        lambda data: learned(data).at(float(data.cost.full) / 2)[0],
+        correctness_score,
+        lambda _: Patience(),
+        lambda _: ConfidentPatience("margin", 3),
+        lambda _: ConstantScore(),
+    ],
+    ids=["advantage", "correctness", "patience", "confident patience", "constant"],
+)
 
-def _scores(data):
-    return [
-        learned(data).at(float(data.cost.full) / 2)[0],
-        correctness_score(data),
-        Patience(),
-        ConfidentPatience("margin", 3),
-        ConstantScore(),
-    ]
 
-
-@pytest.mark.parametrize("which", range(5))
+@EVERY
 @pytest.mark.parametrize("m", [1, 2, 4])
-def test_a_score_survives_json_to_the_last_bit(which, m, make_logit_trace):
+def test_a_score_survives_json_to_the_last_bit(made, m, make_logit_trace):
     data = make_logit_trace(120, m)
-    score = _scores(data)[which]
+    score = made(data)
     again = score_from_dict(json.loads(json.dumps(score.to_dict())))
     assert np.array_equal(score_matrix(score, data), score_matrix(again, data))
 
 
-@pytest.mark.parametrize("which", range(5))
-def test_dropping_inputs_changes_no_score_of_the_others(which, make_logit_trace):
+@EVERY
+def test_dropping_inputs_changes_no_score_of_the_others(made, make_logit_trace):
     data = make_logit_trace(60)
-    score = _scores(data)[which]
+    score = made(data)
     whole = score_matrix(score, data)
     alive, memory = np.arange(data.n), score.init(data.n)
     for exit_ in range(data.n_exits):
@@ -55,11 +50,11 @@ def test_dropping_inputs_changes_no_score_of_the_others(which, make_logit_trace)
         alive, memory = alive[keep], {name: value[keep] for name, value in memory.items()}
 
 
-@pytest.mark.parametrize("which", range(5))
-def test_torch_tensors_give_the_same_scores(which, make_logit_trace):
+@EVERY
+def test_torch_tensors_give_the_same_scores(made, make_logit_trace):
     torch = pytest.importorskip("torch")
     data = make_logit_trace(40)
-    score = _scores(data)[which]
+    score = made(data)
     memory, plain = score.init(data.n), score.init(data.n)
     for exit_ in range(data.n_exits):
         evidence = data.evidence(exit_)
@@ -133,11 +128,8 @@ def test_a_score_that_could_not_be_read_back_is_refused_before_a_file_is_written
 ):
     parts = make_logit_trace(300, 3).split(fit=0.5, calibrate=0.3, test=0.2)
     policy = replace(ex.eero(*parts[:2], budget="70%"), score=_Ratio())
-    for kept in (
-        policy,
-        replace(policy, score=Derived(_Ratio(), "ratio", Patience())),
-        ex.PolicySet((policy,)),
-    ):
+    derived = replace(policy, score=Derived(_Ratio(), "ratio", Patience()))
+    for kept in (policy, derived, ex.PolicySet((policy,))):
         with pytest.raises(ex.InputError, match=r"'ratio': known are .*KINDS\['ratio'\] = a function"):
             kept.save(tmp_path / "policy.json")
     assert not [*tmp_path.iterdir()]

@@ -11,17 +11,22 @@ from exeunt.score.confidence import Evidence, softmax
 from exeunt.score.learned import Grid, LearnedScore, quantile_knots, rank_between
 
 
+def mean_of_pieces(scores, knots):
+    total = np.zeros(len(scores))
+    for low, high in pairwise(knots):
+        total = total + np.clip((scores - low) / (high - low), 0.0, 1.0)
+    return total / (len(knots) - 1)
+
+
 @pytest.mark.parametrize("n", [0, 1, 64, 1000, 1001])
 def test_ranks_of_arrays_are_the_sum_over_the_pieces_to_the_last_bit(n):
     rng = np.random.default_rng(n)
     knots = np.sort(rng.random(25)).tolist()
     for scores in (rng.normal(0.5, 1, n), rng.choice(knots, n)):
-        total = np.zeros(n)
-        for low, high in pairwise(knots):
-            total = total + np.clip((scores - low) / (high - low), 0.0, 1.0)
-        np.testing.assert_array_equal(rank_between(scores, knots), total / 24, strict=True)
+        expected = mean_of_pieces(scores, knots)
+        np.testing.assert_array_equal(rank_between(scores, knots), expected, strict=True)
         alone = [rank_between(scores[i : i + 1], knots) for i in range(n)]
-        np.testing.assert_array_equal(np.concatenate([np.empty(0), *alone]), total / 24, strict=True)
+        np.testing.assert_array_equal(np.concatenate([np.empty(0), *alone]), expected, strict=True)
 
 
 @pytest.mark.parametrize("n", [1, 2, 64, 333, 1001])
@@ -33,18 +38,14 @@ def test_ranks_of_several_scores_are_the_sums_over_their_pieces_to_the_last_bit(
     for place, score in enumerate(scores):
         score[:1] = np.inf if place % 2 else -np.inf
     for found, score, knots in zip(grid.ranks(scores), scores, grid.knots.values(), strict=True):
-        total = np.zeros(n)
-        for low, high in pairwise(knots):
-            total = total + np.clip((score - low) / (high - low), 0.0, 1.0)
-        np.testing.assert_array_equal(found, total / (len(knots) - 1), strict=True)
+        np.testing.assert_array_equal(found, mean_of_pieces(score, knots), strict=True)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 64, 100, 101, 1000])
 def test_a_score_of_some_rows_is_that_of_all_of_them_to_the_last_bit(at_once):
     rng, m, n = np.random.default_rng(0), 4, 1500
-    knots = {
-        name: tuple(np.sort(rng.random(25)).tolist()) for name in ("margin", "entropy", "max_probability")
-    }
+    names = ("margin", "entropy", "max_probability")
+    knots = {name: tuple(np.sort(rng.random(25)).tolist()) for name in names}
     weights = rng.normal(size=(m, 7)), rng.normal(size=(m, 10))
     score = LearnedScore(Grid(knots), *weights, rng.normal(size=m), history=True)
     probabilities = softmax(rng.normal(0, 3, (n * m, 10))).reshape(n, m, 10)

@@ -51,9 +51,7 @@ def test_one_class_is_certain():
 
 
 def test_large_masks_are_sampled_for_confidences_alone():
-    outputs = np.repeat(
-        np.repeat(logits(1, 3, 32, 32), 3, axis=2), 3, axis=3
-    )  # blocks of 3x3 pixels are alike
+    outputs = logits(1, 3, 32, 32).repeat(3, axis=2).repeat(3, axis=3)  # blocks of 3x3 pixels are alike
     shown = MaskEvidence(outputs)
     assert shown.probabilities.shape[2] <= 1024
     assert shown["mask"].shape == (1, 96, 96)
@@ -69,9 +67,7 @@ def test_outputs_of_classes_are_evidence_of_classes():
 @pytest.mark.parametrize("seed", range(5))
 def test_runs_are_read_back(seed):
     rng = np.random.default_rng(seed)
-    mask = np.repeat(rng.integers(0, 256, (rng.integers(1, 9), rng.integers(1, 9))), 2, axis=1).astype(
-        np.uint8
-    )
+    mask = rng.integers(0, 256, (rng.integers(1, 9), rng.integers(1, 9))).repeat(2, axis=1).astype(np.uint8)
     assert np.array_equal(mask_of(runs_of(mask)), mask)
 
 

@@ -98,7 +98,8 @@ def planned_counts(rates: Floats, n: int) -> Integers:
     # Rounding errors of the sum (some 1e-13) must not move a whole input.
     up = np.minimum(np.ceil(reached - 1e-9 * max(n, 1) ** 0.5), n).astype(np.int64)
     up[last_exit(rates) :] = n
-    counts: Integers = np.diff(up, prepend=0)
+    counts: Integers = up.copy()
+    counts[1:] -= up[:-1]  # `np.diff` with `prepend` takes several times as long for a few exits
     return counts
 
 
