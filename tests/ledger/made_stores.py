@@ -1,10 +1,11 @@
-"""Stores whose clock is set by hand, and where all kinds of them are."""
-
-from __future__ import annotations
+"""Stores whose clock is set by hand, and where all kinds of them are; attempts that are sent and paid, and threads."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from exeunt.ledger.postgresql_store import PostgreSQLStore
 from exeunt.ledger.sqlite_store import SQLiteStore
@@ -14,6 +15,7 @@ from postgresql_server import server
 SECOND = 10**9
 SHARED = ("file", "postgresql")
 """The kinds of stores that processes share."""
+EVERY_KIND = pytest.mark.parametrize("store_and_clock", ["memory", *SHARED], indirect=True)
 
 
 class Clock:
@@ -50,7 +52,26 @@ def _store(kind, folder, clock):
         return MemoryStore(clock)
     if kind == "file":
         return SQLiteStore(place_of(kind, folder), clock=clock)
-    tables = "exeunt_account, exeunt_hold"  # emptied, which takes less time than a new database
     store = PostgreSQLStore(server().address(), clock=clock)
-    server().sql(f"TRUNCATE {tables}")
+    server().sql("TRUNCATE exeunt_account, exeunt_hold")  # which takes less time than a new database
     return store
+
+
+def sent(ledger, amount, **options):
+    """Return an attempt that was reserved and may be sent."""
+    held = ledger.reserve(amount, **options)
+    assert held.dispatch()
+    return held
+
+
+def buy(ledger, maximum=0.01, cost=0.005, **options):
+    """Return an attempt that was sent and has cost this."""
+    held = sent(ledger, maximum, **options)
+    held.settle(cost)
+    return held
+
+
+def together(*calls):
+    """Make all calls at the same time, and return what they return."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [one.result() for one in [pool.submit(call) for call in calls]]
