@@ -1,7 +1,5 @@
 """A model behind an endpoint of OpenAI's protocol, asked over real connections with faults at random."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
@@ -23,12 +21,6 @@ def table(n, model="small"):
 def small(url, **options):
     options = {"classes": CLASSES, "price": PRICE, "timeout_s": 60, **options}
     return ex.OpenAICompatible("small", base_url=f"{url}/v1", **options)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Retries that wait a hundredth of a second."""
-    monkeypatch.setattr(live_model, "_FIRST_WAIT_S", 0.01)
 
 
 def replies(model, texts, **options):
