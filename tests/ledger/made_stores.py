@@ -10,7 +10,7 @@ import pytest
 from exeunt.ledger.postgresql_store import PostgreSQLStore
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.store import MemoryStore
-from postgresql_server import server
+from postgresql_server import name_of, server
 
 SECOND = 10**9
 SHARED = ("file", "postgresql")
@@ -33,6 +33,13 @@ class Clock:
 def place_of(kind, folder):
     """Return a new place for ledgers: a file in a folder, or the address of a database."""
     return server().new_database() if kind == "postgresql" else Path(folder) / "money.db"
+
+
+def made_role(name, place):
+    """Make a user who may do nothing yet, and return the user's address of a database."""
+    server().sql(f"DROP ROLE IF EXISTS {name}")
+    server().sql(f"CREATE ROLE {name} LOGIN")
+    return server().address(name_of(place), user=name)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import pytest
-from made_stores import buy, place_of, sent, together
+from made_stores import buy, made_role, place_of, sent, together
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, FileError, InputError, MissingExtra, OverBudget
@@ -28,13 +28,6 @@ def impatient(monkeypatch):
 @pytest.fixture
 def place():
     return place_of("postgresql", None)
-
-
-def made_role(name, place):
-    """Make a user who may do nothing yet, and return the user's address of a database."""
-    server().sql(f"DROP ROLE IF EXISTS {name}")
-    server().sql(f"CREATE ROLE {name} LOGIN")
-    return server().address(name_of(place), user=name)
 
 
 def opened(place, *, total="1 usd", **options):
@@ -144,8 +137,7 @@ def test_a_commit_of_unknown_fate_takes_effect_once(ledger, kept):
     assert ledger.spent == 0.1
     with pytest.raises(OverBudget):
         ledger.reserve(1)
-    assert each(lambda: ledger.reserve(0.9)).release()
-    assert ledger.left == 0.9
+    assert (each(lambda: ledger.reserve(0.9)).release(), ledger.left) == (True, 0.9)
 
 
 def test_where_its_fate_stays_unknown_the_error_says_so(place):
@@ -175,11 +167,13 @@ def test_threads_whose_connection_is_ended_at_random_count_each_attempt_once(pla
 
     def cut():
         deadline, cuts = time.monotonic() + 120, 0
-        while (cuts < 10 or len(paid) < least) and time.monotonic() < deadline:
-            time.sleep(rng.uniform(0.01, 0.1))
-            server().end_connections(place)
-            cuts += 1
-        over.set()
+        try:
+            while (cuts < 10 or len(paid) < least) and time.monotonic() < deadline:
+                time.sleep(rng.uniform(0.01, 0.1))
+                server().end_connections(place)
+                cuts += 1
+        finally:
+            over.set()
 
     together(cut, *[partial(spend, one) for one in (ledger, other) for _ in range(4)])
     assert (ledger.spent, ledger.reserved) == (pytest.approx(0.005 * len(paid)), 0)
@@ -191,9 +185,14 @@ def test_threads_whose_connection_is_ended_at_random_count_each_attempt_once(pla
 # -- several clients ---------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_stops_while_it_holds_the_lock_is_not_waited_for(monkeypatch, request):
+@pytest.fixture
+def brief(monkeypatch):
+    """The server ends the transaction of a client that stops after a second."""
     monkeypatch.setattr(postgresql_store, "_IDLE_S", 1)
-    one, other = request.getfixturevalue("two")
+
+
+def test_a_client_that_stops_while_it_holds_the_lock_is_not_waited_for(brief, two):
+    one, other = two
     one._store._connected().execute(postgresql_store._BEGIN)
     buy(other)
     buy(one)  # it goes on, with another connection

@@ -107,8 +107,7 @@ def test_an_input_whose_process_died_is_still_to_come_until_its_answer_is_settle
 def test_a_promised_answer_above_the_cheapest_leaves_the_others_theirs(total):
     ledger = total(1, inputs=2)
     ledger.promise(0.3)
-    assert not fits(ledger, 0.71, promised=True)
-    assert fits(ledger, 0.7, promised=True)
+    assert (fits(ledger, 0.71, promised=True), fits(ledger, 0.7, promised=True)) == (False, True)
 
 
 def test_opening_it_again_keeps_the_promise(total):
@@ -164,8 +163,7 @@ def test_a_key_that_was_sent_is_never_sent_again_however_late_it_is_asked_for(to
     assert again.state == ("dispatched" if after < LEASE else "charged")
     assert (again.dispatch(), again.release(), ledger.spent, ledger.reserved) == (False, False, 2, 0)
     clock.move(LEASE)
-    assert not ledger.reserve(2, key="a").dispatch()
-    assert (ledger.spent, ledger.reserved) == (2, 0)
+    assert (ledger.reserve(2, key="a").dispatch(), ledger.spent, ledger.reserved) == (False, 2, 0)
     again.settle(0.5)
     assert ledger.spent == 0.5
 
@@ -256,8 +254,7 @@ def test_after_too_high_a_bill_promised_answers_go_to_who_asks_first(total):
     buy(ledger, 1, 3, model="liar", promised=True)
     assert ledger.to_come == 4  # its input has an answer
     ledger.disputed[0].book()  # 2 are left for four inputs
-    assert fits(ledger, 1, promised=True)
-    assert not fits(ledger, 1)
+    assert (fits(ledger, 1, promised=True), fits(ledger, 1)) == (True, False)
     assert not fits(ledger, 1.5, promised=True)
     for _ in range(2):
         buy(ledger, 1, 1, promised=True)
