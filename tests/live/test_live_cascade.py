@@ -115,8 +115,7 @@ def test_answers_equal_replay(told, seed, options):
     answers = cascade.ask_sync(dict(zip(names, names, strict=True)))
     check_replay(cascade, made, answers, test)
     assert answers.cost == pytest.approx(sum(one.cost for one in answers))
-    assert [one.id for one in answers] == names
-    assert {one.bound for one in answers} == {0.0}
+    assert ([one.id for one in answers], {one.bound for one in answers}) == (names, {0.0})
     silent = bool(told.get("silent"))
     assert (bool(answers.failed), "if models fail as often" in str(answers)) == (silent, silent)
 
@@ -127,8 +126,7 @@ def check_replay(cascade, made, answers, test):
     costs = np.cumsum(prices * made.needs)  # models whose answers cannot matter are not asked
     for one, code, exit_ in zip(answers, expected.tolist(), exits.tolist(), strict=True):
         assert one.answer == (None if code == NO_ANSWER else CLASSES[code])
-        assert one.model == cascade.policy.models[exit_]
-        assert one.cost == pytest.approx(costs[exit_])
+        assert (one.model, one.cost) == (cascade.policy.models[exit_], pytest.approx(costs[exit_]))
     trace, n = test.along(made.cascade), len(exits)
     scores = score_matrix(made.score, made.answer.on(trace))
     np.testing.assert_allclose([one.score for one in answers], scores[np.arange(n), exits], rtol=1e-6)
@@ -231,23 +229,16 @@ def test_services_with_faults_answer_as_replay_of_what_they_answered(quick):
 def check_with_faults(policy, known, classes, *, share):
     """Ask services that say what is `known`, with every fault on this share of their calls, and check all answers."""
     names = known[known.names[0]].id_text.tolist()
-    answers = {
-        name: {
-            text: (classes[code], log)
-            for text, code, log in zip(
-                names, known[name].prediction[:, 0], np.log(known[name].scores["score"][:, 0]).tolist(), strict=True
-            )
+    answers = {}
+    for name in known.names:
+        codes, logs = known[name].prediction[:, 0], np.log(known[name].scores["score"][:, 0]).tolist()
+        answers[name] = {
+            text: (classes[code], log) for text, code, log in zip(names, codes, logs, strict=True)
         }
-        for name in known.names
-    }  # fmt: skip
     service, ledger = Service(answers, faults=dict.fromkeys(FAULTS, share), seed=2), MemoryLedger(1e9)
     with served(service) as url:
-        live = {
-            name: ex.OpenAICompatible(
-                name, base_url=f"{url}/v1", classes=classes, price=PRICE, timeout_s=60, retries=1
-            )
-            for name in known.names
-        }
+        given = {"base_url": f"{url}/v1", "classes": classes, "price": PRICE, "timeout_s": 60, "retries": 1}
+        live = {name: ex.OpenAICompatible(name, **given) for name in known.names}
         cascade = ex.LiveCascade(live, policy, ledger=ledger)
         said = cascade.ask_sync(names, ids=names)
     replayed = ex.CascadeTrace(
@@ -285,13 +276,8 @@ def test_recorded_services_with_faults(name, quick):
         pytest.skip("no recorded services here")
     table = pq.read_table(file)
     prices = json.loads(table.schema.metadata[b"usd_per_10k"])
-    texts = {
-        one
-        for column in table.column_names
-        if "confidence" not in column
-        for one in table[column].to_pylist()
-    }
-    classes = sorted(map(str, texts))
+    texts = [table[column].to_pylist() for column in table.column_names if "confidence" not in column]
+    classes = sorted(map(str, set().union(*texts)))
     made = ex.CascadeTrace.from_table(
         table, label="label", prediction="prediction_{}", confidence="confidence_{}", price=prices, price_per=10_000,
         classes=classes,
@@ -363,8 +349,7 @@ def test_where_features_do_not_come_the_best_model_answers():
     live = {**functions(), "length": ex.FeatureModel(broken, price=0.0001)}
     names = test["small"].id_text.tolist()[:20]
     answers = ex.LiveCascade(live, policy).ask_sync(dict(zip(names, names, strict=True)))
-    assert {one.model for one in answers} == {"large"}
-    assert answers.failed == {"length": 20}
+    assert ({one.model for one in answers}, answers.failed) == ({"large"}, {"length": 20})
     told = ex.FeatureModel(lambda _: ["many", "words"], price=0.0001)
     answers = ex.LiveCascade({**live, "length": told}, policy).ask_sync(names[:1])
     assert "not a list of finite numbers" in answers[0].why

@@ -184,8 +184,7 @@ def test_pairs_make_a_run_once_their_columns_are_named(few, tmp_path):
     assert "a run of pairs of texts knows their columns" in record_models(models, data, out).no_run
     ledger = ex.Ledger(total="1 usd")  # the answers are known: they cost nothing
     done = record_models(models, data, out, name="pairs.parquet", text=names, ledger=ledger)
-    assert (done.no_run, done.spent) == ("", 0.0)
-    assert RunFolder.open(out).manifest["data"]["text"] == names
+    assert (done.no_run, done.spent, RunFolder.open(out).manifest["data"]["text"]) == ("", 0.0, names)
 
 
 def test_a_recording_that_goes_on_loses_the_policy_of_the_old_traces(few, texts, tmp_path):

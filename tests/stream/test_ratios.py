@@ -1,7 +1,5 @@
 """Means per request over drawn units: the ratio and its interval against slow formulas, and how often it covers."""
 
-from __future__ import annotations
-
 import json
 import math
 
