@@ -61,9 +61,7 @@ def said(file, now):
         whole, one = ledgers = opened(store=store)
         for ledger in ledgers:
             yield ledger.spent, ledger.reserved, ledger.left, ledger.available, ledger.to_come, ledger.stopped
-            yield sorted(
-                (held.key or "", held.model, held.maximum, held.state) for held in ledger.unsettled()
-            )
+            yield sorted((one.key or "", one.model, one.maximum, one.state) for one in ledger.unsettled())
         for ledger, name in ((one, "old"), (whole, "all"), (one, "one")):
             for i in range(ATTEMPTS):
                 held = ledger.reserve(0.01, model=f"model-{i % 3}", key=f"{name}/{i}")

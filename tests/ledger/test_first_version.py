@@ -51,9 +51,8 @@ def execute(place, statement, *values):
             return connection.execute(statement, values).fetchall()
     import psycopg
 
-    statement = (
-        statement.replace("account", "exeunt_account").replace("hold", "exeunt_hold").replace("?", "%s")
-    )
+    for old, new in (("account", "exeunt_account"), ("hold", "exeunt_hold"), ("?", "%s")):
+        statement = statement.replace(old, new)
     with psycopg.connect(place) as connection:
         found = connection.execute(statement, values)
         return found.fetchall() if found.description else None
@@ -114,10 +113,8 @@ def test_it_goes_on(kind, tmp_path):
     if kind == "file":  # as if it were made by this version
         new = tmp_path / "new.db"
         ex.Ledger(total="1 usd", file=new).close()
-        found, made = (
-            execute(one, "SELECT name, sql FROM sqlite_master WHERE 1 = ?", 1) for one in (place, new)
-        )
-        assert sorted(found) == sorted(made)
+        tables = "SELECT name, sql FROM sqlite_master WHERE 1 = ?"
+        assert sorted(execute(place, tables, 1)) == sorted(execute(new, tables, 1))
 
 
 def check_spent(place, amount):

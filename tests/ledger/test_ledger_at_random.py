@@ -62,10 +62,8 @@ class Oracle:
         return exact(TOTALS[ledger]) - self.spent(ledger) - self.used(ledger, "reserved")
 
     def of_key(self, ledger, key):
-        found = [
-            one for one in self.attempts if (one.ledger, one.key) == (ledger, key) and one.state != "gone"
-        ]
-        return found[0] if found and key is not None else None
+        mine = (one for one in self.attempts if (one.ledger, one.key) == (ledger, key) and key is not None)
+        return next((one for one in mine if one.state != "gone"), None)
 
     def chain(self, ledger):
         return {ledger, "all"}
@@ -251,9 +249,8 @@ class Buyer:
             one.settle(round(share * one.maximum, 9))
 
     def costs(self):
-        return [
-            (time, exact(one.maximum if one.cost is None else one.cost)) for one, time in self.sent.items()
-        ]
+        paid = ((time, one.maximum if one.cost is None else one.cost) for one, time in self.sent.items())
+        return [(time, exact(cost)) for time, cost in paid]
 
 
 @given(STEPS)

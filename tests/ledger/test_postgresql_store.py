@@ -277,9 +277,7 @@ def test_many_open_it_for_the_first_time_together(place):
         (f"postgresql://me:{SECRET}@host/d%00b", InputError, "write postgresql://user:password@host:port/database"),
     ],
 )  # fmt: skip
-def test_addresses_that_cannot_be_used_are_one_clear_line_without_the_password(
-    impatient, address, error, why
-):
+def test_wrong_addresses_are_one_clear_line_without_the_password(impatient, address, error, why):
     pytest.importorskip("psycopg")
     with pytest.raises(error, match=why) as raised:
         ex.Ledger(total="1 usd", file=address)

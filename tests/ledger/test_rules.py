@@ -228,9 +228,7 @@ def test_jumps_back_and_forth_allow_one_burst(rate, clock):
 
 
 @pytest.mark.parametrize("between", ["36 usd/hour", "total"])
-def test_opening_it_again_after_the_clock_went_back_lets_no_time_count_twice(
-    rate, rates, total, clock, between
-):
+def test_opened_again_after_the_clock_went_back_no_time_counts_twice(rate, rates, total, clock, between):
     buy(rate, 1, 1)
     clock.move(-3600)
     if between == "total":
@@ -307,9 +305,7 @@ def test_an_attempt_of_which_nothing_came_back_takes_no_other_input_its_answer(t
     ("price", "bill", "stopped"),
     [(0.3, 0.1 + 0.2, ()), (1e6, 1e6 * (1 + 1e-12), ()), (1e-9, 1.5e-9, ()), (0.3, 0.3 + 3e-9, ("large",))],
 )
-def test_a_bill_that_is_truly_higher_stops_its_model_and_one_by_rounding_does_not(
-    total, price, bill, stopped
-):
+def test_a_bill_stops_its_model_that_is_higher_not_by_rounding_alone(total, price, bill, stopped):
     ledger = total(2_000_000)
     buy(ledger, price, bill, model="large")
     assert (ledger.stopped, ledger.spent) == (stopped, price)

@@ -52,9 +52,8 @@ def says(body):
 
 
 def templates(url):
-    return ex.HTTPModel(
-        url, request={"text": "{input}"}, response={"answer": "a"}, price=0.01, retries=0, max_answer=MOST
-    )
+    said = {"request": {"text": "{input}"}, "response": {"answer": "a"}}
+    return ex.HTTPModel(url, **said, price=0.01, retries=0, max_answer=MOST)
 
 
 def endpoint(url):

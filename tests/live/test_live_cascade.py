@@ -153,9 +153,8 @@ def test_texts_that_are_graded():
     cascade = ex.LiveCascade(live, policy)
     answers = cascade.ask_sync(names, ids=names)
     exits = cascade.policy.answers(test) - NO_ANSWER - 1
-    assert [one.answer for one in answers] == [
-        f"{policy.models[exit_]} on {name}" for name, exit_ in zip(names, exits, strict=True)
-    ]
+    expected = [f"{policy.models[exit_]} on {name}" for name, exit_ in zip(names, exits, strict=True)]
+    assert [one.answer for one in answers] == expected
 
 
 def test_a_failure_at_the_last_model_leaves_what_is_known():
@@ -231,10 +230,9 @@ def check_with_faults(policy, known, classes, *, share):
     names = known[known.names[0]].id_text.tolist()
     answers = {}
     for name in known.names:
-        codes, logs = known[name].prediction[:, 0], np.log(known[name].scores["score"][:, 0]).tolist()
-        answers[name] = {
-            text: (classes[code], log) for text, code, log in zip(names, codes, logs, strict=True)
-        }
+        said = [classes[code] for code in known[name].prediction[:, 0]]
+        logs = np.log(known[name].scores["score"][:, 0]).tolist()
+        answers[name] = dict(zip(names, zip(said, logs, strict=True), strict=True))
     service, ledger = Service(answers, faults=dict.fromkeys(FAULTS, share), seed=2), MemoryLedger(1e9)
     with served(service) as url:
         given = {"base_url": f"{url}/v1", "classes": classes, "price": PRICE, "timeout_s": 60, "retries": 1}

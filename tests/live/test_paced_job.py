@@ -92,7 +92,8 @@ def test_inputs_are_asked_about_in_their_order_whatever_their_lengths(folder, tm
 
 
 def test_a_run_with_its_budget_named_keeps_to_that_policy(folder, tmp_path):
-    said, found = predicted(folder, tmp_path / "out.parquet", 4.0, run="run@40%")
+    few = table(tmp_path / "few.parquet", 100, "few")
+    said, found = predicted(folder, tmp_path / "out.parquet", 1.0, run="run@40%", data=few)
     assert "paced" not in said
     assert set(found["asked"]) == set(RunFolder.open(folder / "run@40%").policy.models)
 

@@ -138,9 +138,8 @@ def test_plans_pass_in_a_row_from_the_first_and_by_all_of_their_promises(wealths
 
 # -- fair at the limit: exactly, by all that can happen ------------------------------------------------------------
 
-UNIT = st.tuples(
-    st.integers(1, 10), st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.5, 1.0]), min_size=1, max_size=4)
-)
+LOST = st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.5, 1.0]), min_size=1, max_size=4)
+UNIT = st.tuples(st.integers(1, 10), LOST)
 """How often such a unit comes, and what each of its requests loses."""
 
 
@@ -183,9 +182,8 @@ def test_where_the_cost_of_the_answered_rows_is_the_budget_no_stake_expects_to_w
     rows = [(k, *row) for k, (_, unit) in enumerate(kinds) for row in unit[:most]]
     unit = np.array([k for k, *_ in rows])
     cost, reference = np.array([[cost, full] for _, cost, full in rows], float).T
-    spent, full = (
-        share @ np.bincount(unit, weights=each, minlength=len(kinds)) for each in (cost, reference)
-    )
+    of_kinds = [np.bincount(unit, weights=each, minlength=len(kinds)) for each in (cost, reference)]
+    spent, full = (share @ each for each in of_kinds)
     if not full:
         return
     budget = spent / full / excess  # at the budget, or above it
@@ -195,12 +193,8 @@ def test_where_the_cost_of_the_answered_rows_is_the_budget_no_stake_expects_to_w
     assert np.all(share @ factors <= 1 + 1e-9)
 
 
-@given(
-    nights=st.integers(1, 6), days=st.integers(1, 6), easier=st.floats(0.0, 0.05), harder=st.floats(0.0, 0.5)
-)
-def test_easier_nights_win_nothing_where_the_units_of_a_period_lose_the_limit_together(
-    nights, days, easier, harder
-):
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0.0, 0.05), st.floats(0.0, 0.5))
+def test_easier_nights_win_nothing_where_a_period_loses_the_limit(nights, days, easier, harder):
     """The product of a period's expected factors is at most 1 where its expected values add up to at least 0."""
     limit = (nights * easier + days * harder) / (nights + days)
     for stake in bets.STAKES / (1 - limit):

@@ -86,9 +86,7 @@ def test_popular_prompts_and_clients_are_drawn_at_the_common_rate():
 # -- periods ------------------------------------------------------------------------------------------------------
 
 
-@given(
-    steps=st.lists(st.tuples(st.floats(0, 30), st.floats(0.01, 1), st.booleans()), min_size=1, max_size=60)
-)
+@given(st.lists(st.tuples(st.floats(0, 30), st.floats(0.01, 1), st.booleans()), min_size=1, max_size=60))
 def test_the_probability_is_constant_in_a_period_and_depends_on_earlier_ones_alone(steps):
     """A twin sees other units in the current period, and the same before: it draws with the same probability."""
     drawing, now, known = Drawing(b"s", 10.0), 0.0, {}
@@ -191,13 +189,8 @@ def test_money_that_comes_back_is_noticed_after_as_many_periods_as_are_remembere
     assert periods[-1].probability == 0.2
 
 
-@given(
-    units=st.integers(1, 10_000), chosen=st.integers(0, 10_000), refused=st.integers(0, 10_000),
-    probability=st.floats(0.001, 1),
-)  # fmt: skip
-def test_what_would_have_been_affordable_is_above_0_and_below_what_failed(
-    units, chosen, refused, probability
-):
+@given(st.integers(1, 10_000), st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0.001, 1))
+def test_what_was_affordable_is_above_0_and_below_what_failed(units, chosen, refused, probability):
     chosen = min(units, chosen)
     refused = min(chosen, refused)
     affordable = Period(0, probability, units, chosen, refused).affordable

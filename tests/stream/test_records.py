@@ -151,9 +151,8 @@ def kept(tmp_path_factory):
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
-ANSWERS = st.builds(
-    Said, st.floats(0, 1e6), st.none() | st.floats(-9, 9), st.none() | st.floats(0, 1), st.text(max_size=9)
-)
+SCORES, GRADES = st.none() | st.floats(-9, 9), st.none() | st.floats(0, 1)
+ANSWERS = st.builds(Said, st.floats(0, 1e6), SCORES, GRADES, st.text(max_size=9))
 
 
 @given(
@@ -625,7 +624,7 @@ def test_whatever_byte_is_changed_the_file_is_read_or_refused(tmp_path, n):
         ("request", "said", None), ("kept", "body", "{"), ("setting", "body", "'"), ("request", "refused", "3"),
     ],
 )  # fmt: skip
-def test_what_cannot_have_been_written_there_is_damage_and_locks_nothing(
+def test_what_cannot_have_been_written_is_damage_and_locks_nothing(
     tmp_path, monkeypatch, table, column, value
 ):
     monkeypatch.setattr("exeunt._support.sqlite.WAIT_S", 0.01)
