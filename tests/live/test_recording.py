@@ -197,6 +197,7 @@ def test_an_interrupted_recording_awaits_what_was_sent_and_asks_nothing_twice(te
         asked.append(text)
         if len(asked) == 20:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # until the main thread has heard of it
         await asyncio.sleep(0.05)
         return "no", 0.5
 
