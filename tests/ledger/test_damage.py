@@ -206,6 +206,16 @@ def test_opening_is_quick_where_thousands_of_attempts_are_unsettled(tmp_path):
     whole.close()
 
 
+def test_a_text_in_the_place_of_a_number_is_told(tmp_path):
+    file = tmp_path / "money.db"
+    whole, _ = opened(file=file)
+    attempts(whole, "all")
+    whole.close()
+    changed(file, "UPDATE {hold} SET maximum = 'much'")
+    with pytest.raises(ArtefactError, match="the checksum of a row is wrong"):
+        opened(file=file)
+
+
 def test_tables_of_other_names_are_told(tmp_path):
     """SQLite reads the name of a column that is not there as a text."""
     file = tmp_path / "money.db"
