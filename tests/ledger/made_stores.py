@@ -1,19 +1,21 @@
-"""Stores whose clock is set by hand, and where all kinds of them are."""
-
-from __future__ import annotations
+"""Stores whose clock is set by hand, and where all kinds of them are; attempts that are sent and paid, and threads."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from exeunt.ledger.postgresql_store import PostgreSQLStore
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.store import MemoryStore
-from postgresql_server import server
+from postgresql_server import name_of, server
 
 SECOND = 10**9
 SHARED = ("file", "postgresql")
 """The kinds of stores that processes share."""
+EVERY_KIND = pytest.mark.parametrize("store_and_clock", ["memory", *SHARED], indirect=True)
 
 
 class Clock:
@@ -33,6 +35,13 @@ def place_of(kind, folder):
     return server().new_database() if kind == "postgresql" else Path(folder) / "money.db"
 
 
+def made_role(name, place):
+    """Make a user who may do nothing yet, and return the user's address of a database."""
+    server().sql(f"DROP ROLE IF EXISTS {name}")
+    server().sql(f"CREATE ROLE {name} LOGIN")
+    return server().address(name_of(place), user=name)
+
+
 @contextmanager
 def made_store(kind):
     """Yield a new store, and its clock."""
@@ -50,7 +59,26 @@ def _store(kind, folder, clock):
         return MemoryStore(clock)
     if kind == "file":
         return SQLiteStore(place_of(kind, folder), clock=clock)
-    tables = "exeunt_account, exeunt_hold"  # emptied, which takes less time than a new database
     store = PostgreSQLStore(server().address(), clock=clock)
-    server().sql(f"TRUNCATE {tables}")
+    server().sql("TRUNCATE exeunt_account, exeunt_hold")  # which takes less time than a new database
     return store
+
+
+def sent(ledger, amount, **options):
+    """Return an attempt that was reserved and may be sent."""
+    held = ledger.reserve(amount, **options)
+    assert held.dispatch()
+    return held
+
+
+def buy(ledger, maximum=0.01, cost=0.005, **options):
+    """Return an attempt that was sent and has cost this."""
+    held = sent(ledger, maximum, **options)
+    held.settle(cost)
+    return held
+
+
+def together(*calls):
+    """Make all calls at the same time, and return what they return."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [one.result() for one in [pool.submit(call) for call in calls]]

@@ -6,8 +6,6 @@ All processes draw the same keys. A line is in the log as soon as `write` return
 the process then: "dispatched KEY MAXIMUM", "settles KEY COST" before, and "settled KEY COST" after.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import sys

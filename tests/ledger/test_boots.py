@@ -1,12 +1,10 @@
 """Boots of the machine, after which the clock of a file begins anew near 0."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 
 import pytest
-from made_stores import SECOND
+from made_stores import SECOND, buy
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, OverBudget
@@ -60,13 +58,8 @@ def ask(tmp_path, machine):
     return ask_it
 
 
-def buy(amount):
-    def call(ledger):
-        held = ledger.reserve(amount)
-        assert held.dispatch()
-        held.settle(amount)
-
-    return call
+def buys(amount):
+    return lambda ledger: buy(ledger, amount, amount)
 
 
 def left(ledger):
@@ -74,26 +67,26 @@ def left(ledger):
 
 
 def test_after_a_boot_time_goes_on_for_processes_that_open_it_again_and_again(ask, machine):
-    ask(buy(1))
+    ask(buys(1))
     for _ in range(3):
         machine.starts_again()
         assert ask(left) == 0
         with pytest.raises(OverBudget):
-            ask(buy(0.05))
+            ask(buys(0.05))
         for second in range(1, 5):
             machine.wait(1)
             assert ask(left) == pytest.approx(0.01 * second)
-        ask(buy(0.04))
+        ask(buys(0.04))
         machine.wait(1000)
         assert ask(left) == 1
-        ask(buy(1))
+        ask(buys(1))
 
 
 def test_a_boot_allows_no_more_than_the_time_that_has_passed(ask, machine):
-    ask(buy(1))
+    ask(buys(1))
     machine.starts_again(up=LONG + 5)  # it was up for longer than before
     assert ask(left) <= 1
-    ask(lambda ledger: buy(ledger.left)(ledger))
+    ask(lambda ledger: buy(ledger, ledger.left, ledger.left))
     for second in range(20):  # and boots are short
         machine.starts_again(up=1)
         assert ask(left) == pytest.approx(0.01 * second)
@@ -110,7 +103,7 @@ def test_what_is_reserved_comes_back_after_a_boot(ask, machine):
 
 
 def test_all_who_have_it_open_in_a_boot_have_one_time(tmp_path, machine, ask):
-    ask(buy(1))
+    ask(buys(1))
     machine.starts_again()
     one, other = (ex.Ledger(file=tmp_path / "money.db") for _ in range(2))
     machine.wait(3)
@@ -120,7 +113,7 @@ def test_all_who_have_it_open_in_a_boot_have_one_time(tmp_path, machine, ask):
 
 
 def test_the_base_of_the_clock_is_checked(tmp_path, ask, machine):
-    ask(buy(1))
+    ask(buys(1))
     machine.starts_again()
     assert ask(left) == 0
     with closing(sqlite3.connect(tmp_path / "money.db")) as connection, connection:

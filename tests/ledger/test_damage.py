@@ -1,7 +1,5 @@
 """Damage of a ledger: wherever a bit is flipped, what is said is right, or it is one clear error."""
 
-from __future__ import annotations
-
 import random
 import sqlite3
 import time
@@ -10,7 +8,7 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from made_stores import SECOND, SHARED, Clock, place_of
+from made_stores import SECOND, SHARED, Clock, place_of, sent
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, FileError, InputError, OverBudget
@@ -21,23 +19,23 @@ from exeunt.ledger.sqlite_store import SQLiteStore
 from postgresql_server import server
 
 LEASE = 10
+ATTEMPTS = 12
+"""Of each ledger: of all four states and three models together."""
 
 
-def opened(store):
+def opened(**where):
     """Return a total and a rate within it, which are opened again as a program that starts does."""
-    whole = ex.Ledger(total="3 usd", name="all", inputs=5, store=store, lease_s=LEASE)
+    whole = ex.Ledger(total="3 usd", name="all", inputs=5, lease_s=LEASE, **where)
     return whole, ex.Ledger(rate="36 usd/hour", burst="1 usd", name="one", within=whole, lease_s=LEASE)
 
 
-def attempts(ledger, name, n):
+def attempts(ledger, name):
     """Leave holds of all states in a ledger."""
-    for i in range(n):
+    for i in range(ATTEMPTS):
         held = ledger.reserve(0.01, model=f"model-{i % 3}", key=f"{name}/{i}")
         if i % 4 and held.dispatch() and i % 4 > 1:
             held.settle(0.005)
-    held = ledger.reserve(0.01, model="without a key")
-    assert held.dispatch()
-    return held
+    return sent(ledger, 0.01, model="without a key")
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +43,13 @@ def whole_file(tmp_path_factory):
     """Return the bytes of a file, and the time that it was closed."""
     file, clock = tmp_path_factory.mktemp("whole") / "money.db", Clock()
     with closing(SQLiteStore(file, clock=clock)) as store:
-        whole, one = opened(store)
+        whole, one = opened(store=store)
         whole.promise(0.01)
-        attempts(one, "old", 20)
+        attempts(one, "old")
         clock.move(LEASE)
         assert whole.reserved == 0
-        attempts(whole, "all", 20)
-        attempts(one, "one", 20).settle(0.02)  # a bill that stops its model
+        attempts(whole, "all")
+        attempts(one, "one").settle(0.02)  # a bill that stops its model
     return file.read_bytes(), clock.now
 
 
@@ -60,14 +58,12 @@ def said(file, now):
     clock = Clock()
     clock.now = now
     with closing(SQLiteStore(file, clock=clock)) as store:
-        whole, one = ledgers = opened(store)
+        whole, one = ledgers = opened(store=store)
         for ledger in ledgers:
             yield ledger.spent, ledger.reserved, ledger.left, ledger.available, ledger.to_come, ledger.stopped
-            yield sorted(
-                (held.key or "", held.model, held.maximum, held.state) for held in ledger.unsettled()
-            )
+            yield sorted((one.key or "", one.model, one.maximum, one.state) for one in ledger.unsettled())
         for ledger, name in ((one, "old"), (whole, "all"), (one, "one")):
-            for i in range(20):
+            for i in range(ATTEMPTS):
                 held = ledger.reserve(0.01, model=f"model-{i % 3}", key=f"{name}/{i}")
                 yield held.state, held.cost, held.dispatch()
         whole.reconcile("all/3", 0.01)
@@ -81,14 +77,10 @@ def said(file, now):
 
 
 def spend_all(ledger):
-    """Return how often something was bought, and why it ended."""
-    for n in range(1000):
-        try:
-            held = ledger.reserve(0.05)
-        except OverBudget as error:
-            return n, str(error)
-        assert held.dispatch()
-    raise AssertionError("it does not end")
+    """Return what was spent in all, and why it ended."""
+    with pytest.raises(OverBudget) as error:
+        [sent(ledger, 0.25) for _ in range(100)]
+    return ledger.spent, str(error.value)
 
 
 def outcome(file, now):
@@ -158,54 +150,38 @@ def changed(place, statement):
         server().sql(statement.format(account="exeunt_account", hold="exeunt_hold"), place)
 
 
-def used(place):
-    whole = ex.Ledger(total="3 usd", name="all", inputs=5, file=place)
-    one = ex.Ledger(rate="36 usd/hour", burst="1 usd", name="one", within=whole)
-    return whole, one
-
-
 @pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("statement", CHANGES)
 def test_a_row_that_was_changed_or_is_gone_is_told_when_the_ledger_is_opened(kind, tmp_path, statement):
     place = place_of(kind, tmp_path)
-    whole, one = used(place)
-    attempts(whole, "all", 4)
-    attempts(one, "one", 4)
+    whole, one = opened(file=place)
+    attempts(whole, "all")
+    attempts(one, "one")
     whole.close()
-    whole, _ = used(place)
-    whole.close()
+    opened(file=place)[0].close()
     changed(place, statement)
+    told = f"^the ledger .* is damaged .*{CHANGES[statement]}.*: restore it"
     for _ in range(2):
-        with pytest.raises(
-            ArtefactError, match=f"^the ledger .* is damaged .*{CHANGES[statement]}.*: restore it"
-        ):
-            used(place)
+        with pytest.raises(ArtefactError, match=told):
+            opened(file=place)
 
 
 @pytest.mark.parametrize("kind", SHARED)
 def test_a_row_that_changes_while_a_ledger_is_open_is_told_and_nothing_is_kept(kind, tmp_path):
     place = place_of(kind, tmp_path)
-    whole, one = used(place)
+    whole, one = opened(file=place)
     held = one.reserve(0.1, key="a")
-    for statement in (
-        "UPDATE {account} SET settled = -1000000000 WHERE name = 'all'",
-        "UPDATE {hold} SET maximum = 1",
-    ):
-        changed(place, statement)
+    changed(place, "UPDATE {account} SET settled = -1000000000 WHERE name = 'all'")
+    changed(place, "UPDATE {hold} SET maximum = 1")
+    wanted = Hold("all/one", 0, None, "", 1, False, 10**10)
     jobs = [
-        Job(
-            lambda books, now: core.reserve(books, now, Hold("all/one", 0, None, "", 1, False, 10**10)), False
-        ),
+        Job(lambda books, now: core.reserve(books, now, wanted), False),
         Job(lambda books, now: core.dispatch(books, now, held._hold), True),
     ]
     whole._store._keep(jobs)
     assert [type(job.error) for job in jobs] == [ArtefactError, ArtefactError]
-    for call in (
-        held.dispatch,
-        lambda: one.spent,
-        lambda: one.reserve(0.1),
-        lambda: one.reserve(0.1, key="a"),
-    ):
+    calls = held.dispatch, lambda: one.spent, lambda: one.reserve(0.1), lambda: one.reserve(0.1, key="a")
+    for call in calls:
         with pytest.raises(ArtefactError, match="is damaged"):
             call()
     whole.close()
@@ -213,7 +189,7 @@ def test_a_row_that_changes_while_a_ledger_is_open_is_told_and_nothing_is_kept(k
 
 def test_opening_is_quick_where_thousands_of_attempts_are_unsettled(tmp_path):
     file = tmp_path / "money.db"
-    whole, one = used(file)
+    whole, one = opened(file=file)
 
     def fill(books, now):
         for i in range(5000):
@@ -224,22 +200,32 @@ def test_opening_is_quick_where_thousands_of_attempts_are_unsettled(tmp_path):
     whole._store.run(fill)
     whole.close()
     began = time.process_time()
-    whole, one = used(file)
+    whole, one = opened(file=file)
     assert time.process_time() - began < 1
     assert (one.reserved, one.spent) == (0.25, 0.25)
     whole.close()
 
 
+def test_a_text_in_the_place_of_a_number_is_told(tmp_path):
+    file = tmp_path / "money.db"
+    whole, _ = opened(file=file)
+    attempts(whole, "all")
+    whole.close()
+    changed(file, "UPDATE {hold} SET maximum = 'much'")
+    with pytest.raises(ArtefactError, match="the checksum of a row is wrong"):
+        opened(file=file)
+
+
 def test_tables_of_other_names_are_told(tmp_path):
     """SQLite reads the name of a column that is not there as a text."""
     file = tmp_path / "money.db"
-    used(file)[0].close()
+    opened(file=file)[0].close()
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         with connection:
             connection.execute("UPDATE sqlite_master SET sql = replace(sql, '\"key\"', '\"kez\"')")
     with pytest.raises(ArtefactError, match="damaged"):
-        used(file)
+        opened(file=file)
 
 
 def test_other_tables_need_another_version():

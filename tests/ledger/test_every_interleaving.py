@@ -3,8 +3,6 @@
 It is done in memory; what each step changes is compared with what it changes in a database.
 """
 
-from __future__ import annotations
-
 from copy import copy
 
 import pytest

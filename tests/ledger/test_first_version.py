@@ -1,7 +1,5 @@
 """Ledgers of the first version, whose rows had no checksums: they go on, and clients of that version are refused."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import subprocess
@@ -11,12 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from made_stores import SHARED, place_of
+from made_stores import SHARED, buy, made_role, place_of, sent
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, FileError, OverBudget
 from exeunt.ledger.store import MemoryStore
-from postgresql_server import name_of, server
+from postgresql_server import server
 
 SCHEMA = """
 CREATE TABLE account ("name", "parent", "unit", "limit", "rate", "period", "burst", "inputs", "cheapest", "asked",
@@ -53,9 +51,8 @@ def execute(place, statement, *values):
             return connection.execute(statement, values).fetchall()
     import psycopg
 
-    statement = (
-        statement.replace("account", "exeunt_account").replace("hold", "exeunt_hold").replace("?", "%s")
-    )
+    for old, new in (("account", "exeunt_account"), ("hold", "exeunt_hold"), ("?", "%s")):
+        statement = statement.replace(old, new)
     with psycopg.connect(place) as connection:
         found = connection.execute(statement, values)
         return found.fetchall() if found.description else None
@@ -66,18 +63,11 @@ def spent(store):
     whole = ex.Ledger(total="2 usd", name="all ‘ä’", inputs=3, store=store)
     whole.promise(0.1)
     one = ex.Ledger(rate="1 usd/day", burst="3 usd", name="one", within=whole)
-    for key, cost in (("a", 0.25), ("b", 0.75), ("c", None), ("d", None)):
-        held = one.reserve(0.5, model="large", key=key) if key < "c" else one.reserve(0.01, key=key)
-        if key == "d":
-            continue
-        assert held.dispatch()
-        if cost is not None:
-            held.settle(cost)
-        if key == "b":  # bills above the maximum counted in full
-            held.book()
-        whole.resume("small")
-        if key == "a":
-            assert whole.reserve(0.1, model="small", promised=True, key="p").dispatch()
+    buy(one, 0.5, 0.25, model="large", key="a")
+    sent(whole, 0.1, model="small", promised=True, key="p")
+    buy(one, 0.5, 0.75, model="large", key="b").book()  # bills above the maximum counted in full
+    sent(one, 0.01, key="c")
+    one.reserve(0.01, key="d")
 
 
 def first_version(kind, folder):
@@ -109,7 +99,7 @@ def check_it_goes_on(place):
     assert one.reserve(0.01, key="d").release()
     with pytest.raises(OverBudget):
         whole.reserve(0.8)
-    assert whole.reserve(0.6, key="new").dispatch()
+    sent(whole, 0.6, key="new")
     whole.reconcile("new", 0.1)
     whole.close()
 
@@ -118,24 +108,24 @@ def check_it_goes_on(place):
 def test_it_goes_on(kind, tmp_path):
     place = first_version(kind, tmp_path)
     check_it_goes_on(place)
-    again = ex.Ledger(name="all ‘ä’", file=place)
-    assert again.spent == 1.21
-    again.close()
+    check_spent(place, 1.21)
     assert len(execute(place, "SELECT checksum FROM hold WHERE checksum > ?", 0)) == 5
     if kind == "file":  # as if it were made by this version
         new = tmp_path / "new.db"
         ex.Ledger(total="1 usd", file=new).close()
-        found, made = (
-            execute(one, "SELECT name, sql FROM sqlite_master WHERE 1 = ?", 1) for one in (place, new)
-        )
-        assert sorted(found) == sorted(made)
+        tables = "SELECT name, sql FROM sqlite_master WHERE 1 = ?"
+        assert sorted(execute(place, tables, 1)) == sorted(execute(new, tables, 1))
+
+
+def check_spent(place, amount):
+    with closing(ex.Ledger(name="all ‘ä’", file=place)) as again:
+        assert again.spent == amount
 
 
 OPEN = """
 import sys, exeunt as ex
 sys.stdin.readline()
-ledger = ex.Ledger(name="all ‘ä’", file=sys.argv[1])
-held = ledger.reserve(0.001, key=sys.argv[2])
+held = ex.Ledger(name="all ‘ä’", file=sys.argv[1]).reserve(0.001, key=sys.argv[2])
 assert held.dispatch()
 held.settle(0.001)
 """
@@ -146,39 +136,32 @@ def test_several_processes_that_open_it_together_bring_it_over_once(kind, tmp_pa
     place = first_version(kind, tmp_path)
     processes = [
         subprocess.Popen([sys.executable, "-c", OPEN, str(place), str(i)], stdin=subprocess.PIPE, text=True)
-        for i in range(4)
+        for i in range(3)
     ]
     for process in processes:
         process.stdin.write("\n")
         process.stdin.close()
-    assert [process.wait(60) for process in processes] == [0] * 4
-    ledger = ex.Ledger(name="all ‘ä’", file=place)
-    assert ledger.spent == 1.114
-    ledger.close()
+    assert [process.wait(60) for process in processes] == [0] * 3
+    check_spent(place, 1.113)
 
 
 @pytest.mark.parametrize("kind", SHARED)
 def test_a_client_of_the_first_version_that_has_it_open_can_change_nothing(kind, tmp_path):
     """It reads all columns of a row as those of an account, before it writes; and a row without checksum is refused."""
     place = first_version(kind, tmp_path)
+    account, value = ("account", "?") if kind == "file" else ("exeunt_account", "%s")
     connection = old_client(place)
-    accounts = connection.execute(SELECTS[kind]).fetchall()
+    accounts = connection.execute(f"SELECT * FROM {account}").fetchall()
     assert {len(row) for row in accounts} == {17}
     connection.rollback()
     check_it_goes_on(place)
-    put = f"INSERT INTO {'account' if kind == 'file' else 'exeunt_account'} VALUES ("
-    put += f"{', '.join(['?' if kind == 'file' else '%s'] * 17)}) "
+    put = f"INSERT INTO {account} VALUES ({', '.join([value] * 17)}) "
     put += 'ON CONFLICT ("name") DO UPDATE SET "settled" = excluded."settled"'
     with pytest.raises(Exception, match=r"columns|null value in column \"checksum\""):
         connection.execute(put, accounts[0])
     connection.rollback()
     connection.close()
-    again = ex.Ledger(name="all ‘ä’", file=place)
-    assert again.spent == 1.21
-    again.close()
-
-
-SELECTS = {"file": "SELECT * FROM account", "postgresql": "SELECT * FROM exeunt_account"}
+    check_spent(place, 1.21)
 
 
 def old_client(place):
@@ -210,15 +193,11 @@ def test_a_damaged_file_of_the_first_version_is_told(tmp_path, harm):
 
 def test_a_user_who_may_not_change_the_tables_is_told_who_may():
     place = first_version("postgresql", None)
-    server().sql("DROP ROLE IF EXISTS reader")
-    server().sql("CREATE ROLE reader LOGIN")
-    server().sql(
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON exeunt_account, exeunt_hold, exeunt_client TO reader", place
-    )
-    as_reader = server().address(name_of(place), user="reader")
+    as_reader = made_role("reader", place)
+    tables = "exeunt_account, exeunt_hold, exeunt_client"
+    server().sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO reader", place)
     with pytest.raises(FileError, match=r"older version .*let the owner of the tables open one of them once"):
         ex.Ledger(name="all ‘ä’", file=as_reader)
     check_it_goes_on(place)
-    reader = ex.Ledger(name="all ‘ä’", file=as_reader)
-    assert reader.reserve(0.001).dispatch()
-    reader.close()
+    with closing(ex.Ledger(name="all ‘ä’", file=as_reader)) as reader:
+        sent(reader, 0.001)

@@ -1,44 +1,29 @@
-"""Single rules of a ledger, each at its edge."""
-
-from __future__ import annotations
+"""Single rules of a ledger, each at its edge, in stores of every kind."""
 
 import pytest
-from made_stores import SHARED, made_store
+from made_stores import EVERY_KIND, buy, sent
 
 import exeunt as ex
 from exeunt.errors import OverBudget
 
 LEASE = 10
-
-
-@pytest.fixture(params=["memory", *SHARED])
-def store_and_clock(request):
-    with made_store(request.param) as made:
-        yield made
+pytestmark = EVERY_KIND
 
 
 @pytest.fixture
-def clock(store_and_clock):
-    return store_and_clock[1]
+def total(store):
+    return lambda amount, **options: ex.Ledger(total=f"{amount} usd", store=store, lease_s=LEASE, **options)
 
 
 @pytest.fixture
-def total(store_and_clock):
-    return lambda amount, **options: ex.Ledger(
-        total=f"{amount} usd", store=store_and_clock[0], lease_s=LEASE, **options
-    )
+def rates(store):
+    """Open a rate: a hundredth of a dollar a second, and at once a dollar, or what `burst` says."""
+    return lambda burst=1: ex.Ledger(rate="36 usd/hour", burst=f"{burst} usd", store=store, lease_s=LEASE)
 
 
 @pytest.fixture
-def rate(store_and_clock):
-    """A hundredth of a dollar a second, and a dollar at once."""
-    return ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store_and_clock[0], lease_s=LEASE)
-
-
-def buy(ledger, maximum, cost, **options):
-    held = ledger.reserve(maximum, **options)
-    assert held.dispatch()
-    held.settle(cost)
+def rate(rates):
+    return rates()
 
 
 def fits(ledger, amount, **options):
@@ -63,11 +48,9 @@ def test_what_is_open_leaves_no_room_for_growth(rate, clock, sent):
 
 
 def test_what_comes_back_late_makes_no_room(rate, clock):
-    held = rate.reserve(1)
-    assert held.dispatch()
+    held = sent(rate, 1)
     clock.move(LEASE)
-    assert rate.left == 0
-    assert rate.unsettled()[0].state == "charged"
+    assert (rate.left, rate.unsettled()[0].state) == (0, "charged")
     clock.move(50)
     assert rate.left == 0.5
     held.settle(0)
@@ -99,32 +82,24 @@ def test_an_input_without_an_answer_is_still_to_come(total):
     ledger.promise(0.5)
     assert ledger.to_come == 2
     held = ledger.reserve(0.5, promised=True)
-    assert ledger.to_come == 1
-    assert fits(ledger, 1)
-    assert held.dispatch()
+    assert (ledger.to_come, fits(ledger, 1), held.dispatch()) == (1, True, True)
     held.settle(0, answered=False)
-    assert ledger.to_come == 2
-    assert fits(ledger, 1)
-    assert not fits(ledger, 1.1)
-    held = ledger.reserve(0.5, promised=True)
-    held.release()
+    assert (ledger.to_come, fits(ledger, 1), fits(ledger, 1.1)) == (2, True, False)
+    ledger.reserve(0.5, promised=True).release()
     assert not fits(ledger, 1.1)
     buy(ledger, 0.5, 0, promised=True)
     assert fits(ledger, 1.5)
-    buy(ledger, 0.5, 0, promised=True)
-    buy(ledger, 0.5, 0, promised=True)  # more inputs than were announced
-    assert ledger.to_come == 0
-    assert fits(ledger, 2)
+    for _ in range(2):  # more inputs than were announced
+        buy(ledger, 0.5, 0, promised=True)
+    assert (ledger.to_come, fits(ledger, 2)) == (0, True)
 
 
 def test_an_input_whose_process_died_is_still_to_come_until_its_answer_is_settled(total, clock):
     ledger = total(2, inputs=2)
     ledger.promise(0.5)
-    held = ledger.reserve(0.5, promised=True)
-    assert held.dispatch()
+    held = sent(ledger, 0.5, promised=True)
     clock.move(LEASE)
-    assert ledger.reserved == 0
-    assert not fits(ledger, 0.6)
+    assert (ledger.reserved, fits(ledger, 0.6)) == (0, False)
     held.settle(0.5)
     assert fits(ledger, 1)
 
@@ -132,8 +107,7 @@ def test_an_input_whose_process_died_is_still_to_come_until_its_answer_is_settle
 def test_a_promised_answer_above_the_cheapest_leaves_the_others_theirs(total):
     ledger = total(1, inputs=2)
     ledger.promise(0.3)
-    assert not fits(ledger, 0.71, promised=True)
-    assert fits(ledger, 0.7, promised=True)
+    assert (fits(ledger, 0.71, promised=True), fits(ledger, 0.7, promised=True)) == (False, True)
 
 
 def test_opening_it_again_keeps_the_promise(total):
@@ -166,7 +140,7 @@ def test_once_its_lease_has_ended_a_key_may_cost_something_else(total, clock):
     ledger = total(1)
     ledger.reserve(0.5, key="a")
     clock.move(LEASE)
-    assert ledger.reserve(0.6, key="a").dispatch()
+    sent(ledger, 0.6, key="a")
     assert ledger.left == 0.4
 
 
@@ -175,34 +149,28 @@ def test_the_lease_of_what_is_dispatched_begins_then(total, clock):
     held = ledger.reserve(0.5)
     clock.move(9)
     assert held.dispatch()
-    clock.move(9)
-    assert ledger.spent == 0.5
-    assert ledger.unsettled()[0].state == "dispatched"
-    clock.move(1)
-    assert ledger.spent == 0.5
-    assert ledger.unsettled()[0].state == "charged"
+    for seconds, state in ((9, "dispatched"), (1, "charged")):
+        clock.move(seconds)
+        assert (ledger.spent, ledger.unsettled()[0].state) == (0.5, state)
 
 
 @pytest.mark.parametrize("after", [LEASE / 2, LEASE, 3 * LEASE])
 def test_a_key_that_was_sent_is_never_sent_again_however_late_it_is_asked_for(total, clock, after):
     ledger = total(5)
-    assert ledger.reserve(2, key="a").dispatch()
+    sent(ledger, 2, key="a")
     clock.move(after)
     again = ledger.reserve(2, key="a")
     assert again.state == ("dispatched" if after < LEASE else "charged")
-    assert not again.dispatch()
-    assert not again.release()
-    assert (ledger.spent, ledger.reserved) == (2, 0)
+    assert (again.dispatch(), again.release(), ledger.spent, ledger.reserved) == (False, False, 2, 0)
     clock.move(LEASE)
-    assert not ledger.reserve(2, key="a").dispatch()
-    assert (ledger.spent, ledger.reserved) == (2, 0)
+    assert (ledger.reserve(2, key="a").dispatch(), ledger.spent, ledger.reserved) == (False, 2, 0)
     again.settle(0.5)
     assert ledger.spent == 0.5
 
 
 def test_asking_for_a_key_that_was_sent_does_not_renew_its_lease(total, clock):
     ledger = total(5)
-    assert ledger.reserve(2, key="a").dispatch()
+    sent(ledger, 2, key="a")
     clock.move(LEASE * 0.6)
     ledger.reserve(2, key="a")
     clock.move(LEASE * 0.6)
@@ -213,26 +181,24 @@ def test_asking_for_a_key_that_was_sent_does_not_renew_its_lease(total, clock):
 
 def test_a_correction_is_seen_by_who_settled_it(total):
     ledger = total(5)
-    held = ledger.reserve(2, key="a")
-    held.dispatch()
-    held.settle(1)
+    held = buy(ledger, 2, 1, key="a")
     ledger.reconcile("a", 1.5)
     with pytest.raises(ex.InputError, match=r"is settled at 1\.5, not at 1: correct it by reconcile"):
         held.settle(1)
     assert ledger.spent == 1.5
 
 
-def test_what_cost_its_maximum_is_not_kept_without_a_key(total, store_and_clock):
+def test_what_cost_its_maximum_is_not_kept_without_a_key(total, store):
     buy(total(5), 2, 2)
-    assert store_and_clock[0].run(lambda books, _: books.hold("ledger", 1)) is None
+    assert store.run(lambda books, _: books.hold("ledger", 1)) is None
 
 
 # -- limits that change ------------------------------------------------------------------------------------------------
 
 
-def test_opening_a_rate_again_fills_no_burst(rate, store_and_clock, clock):
+def test_opening_a_rate_again_fills_no_burst(rate, rates, clock):
     buy(rate, 1, 1)
-    again = ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store_and_clock[0])
+    again = rates()
     assert again.left == 0
     clock.move(5)
     assert again.left == 0.05
@@ -245,12 +211,9 @@ def test_a_clock_that_goes_back_lets_nothing_grow_until_it_has_caught_up(rate, c
     with pytest.raises(OverBudget, match=r"try again in 505 s, or raise the rate") as error:
         rate.reserve(0.05)
     assert error.value.wait_s == 505
-    clock.move(499)
-    assert rate.left == 0
-    clock.move(6)
-    assert rate.left == 0.05
-    clock.move(1000)
-    assert rate.left == 1
+    for seconds, left in ((499, 0), (6, 0.05), (1000, 1)):
+        clock.move(seconds)
+        assert rate.left == left
 
 
 def test_jumps_back_and_forth_allow_one_burst(rate, clock):
@@ -265,14 +228,12 @@ def test_jumps_back_and_forth_allow_one_burst(rate, clock):
 
 
 @pytest.mark.parametrize("between", ["36 usd/hour", "total"])
-def test_opening_it_again_after_the_clock_went_back_lets_no_time_count_twice(
-    rate, total, store_and_clock, clock, between
-):
+def test_opened_again_after_the_clock_went_back_no_time_counts_twice(rate, rates, total, clock, between):
     buy(rate, 1, 1)
     clock.move(-3600)
     if between == "total":
         total(1)
-    again = ex.Ledger(rate="36 usd/hour", burst="1 usd", store=store_and_clock[0])
+    again = rates()
     clock.move(3600)
     assert again.left == 0
 
@@ -282,8 +243,7 @@ def test_opening_it_again_with_more_inputs_promises_them_an_answer(total):
     ledger.promise(1)
     assert fits(ledger, 3)
     total(5, inputs=4)
-    assert fits(ledger, 1)
-    assert not fits(ledger, 2)
+    assert (fits(ledger, 1), fits(ledger, 2)) == (True, False)
 
 
 def test_after_too_high_a_bill_promised_answers_go_to_who_asks_first(total):
@@ -292,43 +252,36 @@ def test_after_too_high_a_bill_promised_answers_go_to_who_asks_first(total):
     buy(ledger, 1, 3, model="liar", promised=True)
     assert ledger.to_come == 4  # its input has an answer
     ledger.disputed[0].book()  # 2 are left for four inputs
-    assert fits(ledger, 1, promised=True)
-    assert not fits(ledger, 1)
+    assert (fits(ledger, 1, promised=True), fits(ledger, 1)) == (True, False)
     assert not fits(ledger, 1.5, promised=True)
-    buy(ledger, 1, 1, promised=True)
-    buy(ledger, 1, 1, promised=True)
-    assert not fits(ledger, 1, promised=True)
-    assert ledger.left == 0
+    for _ in range(2):
+        buy(ledger, 1, 1, promised=True)
+    assert (fits(ledger, 1, promised=True), ledger.left) == (False, 0)
 
 
-def test_a_total_may_become_a_rate_and_a_rate_a_total(total, store_and_clock, clock):
+def test_a_total_may_become_a_rate_and_a_rate_a_total(total, rates, clock):
     ledger = total(5)
     buy(ledger, 3, 3)
-    assert ledger.reserve(1).dispatch()
-    as_rate = ex.Ledger(rate="36 usd/hour", burst="2 usd", store=store_and_clock[0])
+    sent(ledger, 1)
+    as_rate = rates(burst=2)
     assert as_rate.left == ledger.left == -1  # no burst, and what is under way counts
     clock.move(105)
-    assert as_rate.left == 0.05
-    again = ex.Ledger(rate="36 usd/hour", burst="2 usd", store=store_and_clock[0])
-    assert again.left == 0.05
-    assert total(5).left == 1
-    assert ex.Ledger(rate="36 usd/hour", burst="2 usd", store=store_and_clock[0]).left == 0
-    assert total(8).left == 4
+    assert as_rate.left == rates(burst=2).left == 0.05
+    assert (total(5).left, rates(burst=2).left, total(8).left) == (1, 0, 4)
 
 
 def test_a_job_that_goes_on_says_how_many_inputs_have_their_answer(total, clock):
     ledger = total(5, inputs=5)
     ledger.promise(1)
     for _ in range(3):
-        assert ledger.reserve(1, promised=True).dispatch()  # and the process dies
+        sent(ledger, 1, promised=True)  # and the process dies
     assert ledger.left == 2
     assert not fits(ledger, 0.5)  # for the two others
     with pytest.raises(OverBudget, match="an answer for each of 4 inputs to come may cost 4 usd"):
         ledger.promise(1, answered=1)
     ledger = total(8, inputs=5)
     ledger.promise(1, answered=1)
-    assert fits(ledger, 1)
-    assert not fits(ledger, 1.5)
+    assert (fits(ledger, 1), fits(ledger, 1.5)) == (True, False)
     clock.move(2 * LEASE)
     assert not fits(ledger, 1.5)  # what is charged now was nobody's answer
     assert ledger.spent == 3
@@ -337,29 +290,22 @@ def test_a_job_that_goes_on_says_how_many_inputs_have_their_answer(total, clock)
 def test_an_attempt_of_which_nothing_came_back_takes_no_other_input_its_answer(total):
     ledger = total(5, inputs=3)
     ledger.promise(1)
-    held = ledger.reserve(1, promised=True)
-    assert held.dispatch()
+    held = sent(ledger, 1, promised=True)
     assert fits(ledger, 2)
     held.charge()
-    assert held.state == "charged"
-    assert (ledger.spent, ledger.left) == (1, 4)
-    assert fits(ledger, 1)
-    assert not fits(ledger, 2)  # three inputs are still to come
+    assert (held.state, ledger.spent, ledger.left) == ("charged", 1, 4)
+    assert (fits(ledger, 1), fits(ledger, 2)) == (True, False)  # three inputs are still to come
     held.charge()
     assert ledger.spent == 1
     held.settle(0.25)
     assert ledger.left == 4.75
 
 
-@pytest.mark.parametrize(("price", "bill"), [(0.3, 0.1 + 0.2), (1e6, 1e6 * (1 + 1e-12)), (1e-9, 1.5e-9)])
-def test_a_bill_that_is_higher_by_rounding_stops_no_model(total, price, bill):
+@pytest.mark.parametrize(
+    ("price", "bill", "stopped"),
+    [(0.3, 0.1 + 0.2, ()), (1e6, 1e6 * (1 + 1e-12), ()), (1e-9, 1.5e-9, ()), (0.3, 0.3 + 3e-9, ("large",))],
+)
+def test_a_bill_stops_its_model_that_is_higher_not_by_rounding_alone(total, price, bill, stopped):
     ledger = total(2_000_000)
     buy(ledger, price, bill, model="large")
-    assert ledger.stopped == ()
-    assert ledger.spent == price
-
-
-def test_a_bill_that_is_truly_higher_stops_its_model(total):
-    ledger = total(5)
-    buy(ledger, 0.3, 0.3 + 3e-9, model="large")
-    assert ledger.stopped == ("large",)
+    assert (ledger.stopped, ledger.spent) == (stopped, price)

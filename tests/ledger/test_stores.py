@@ -1,17 +1,16 @@
 """Ledgers that are shared, and in child processes; their files: full, damaged, foreign, moved away, closed."""
 
-from __future__ import annotations
-
 import os
 import random
 import sqlite3
 import string
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 
 import pytest
-from made_stores import SECOND, SHARED, made_store, place_of
+from made_stores import EVERY_KIND, SECOND, SHARED, buy, place_of, sent, together
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, FileError, InputError, OverBudget
@@ -45,32 +44,16 @@ def shared(place):
     ledger.close()
 
 
-def buy(ledger, maximum, cost, **options):
-    held = ledger.reserve(maximum, **options)
-    assert held.dispatch()
-    held.settle(cost)
-    return held
-
-
-def bought_key(ledger, key):
-    try:
-        return buy(ledger, 0.01, 0.005, key=key).key
-    except OverBudget:
-        return None
-
-
 def test_what_was_spent_is_there_when_it_is_opened_again(place, shared):
     buy(shared, 0.5, 0.2, key="a")
     shared.reserve(0.1, key="b")
     shared.close()
-    again = ex.Ledger(total="1 usd", file=place)
-    assert (again.spent, again.reserved, again.left) == (0.2, 0.1, 0.7)
-    assert again.reserve(0.5, key="a").cost == 0.2
-    assert again.reserve(0.1, key="b").dispatch()
-    again.close()
-    read = ex.Ledger(file=place)
-    assert (read.spent, read.unit) == (0.3, "usd")
-    read.close()
+    with closing(ex.Ledger(total="1 usd", file=place)) as again:
+        assert (again.spent, again.reserved, again.left) == (0.2, 0.1, 0.7)
+        assert again.reserve(0.5, key="a").cost == 0.2
+        sent(again, 0.1, key="b")
+    with closing(ex.Ledger(file=place)) as read:
+        assert (read.spent, read.unit) == (0.3, "usd")
 
 
 def test_it_may_be_closed_twice(shared):
@@ -92,31 +75,26 @@ def test_it_may_be_closed_twice(shared):
 
 
 def test_two_ledgers_in_one_place_share_what_is_left(place, shared):
-    other = ex.Ledger(total="1 usd", file=place)
-    buy(shared, 0.6, 0.6)
-    with pytest.raises(OverBudget):
-        other.reserve(0.5)
-    assert other.left == 0.4
-    other.close()
+    with closing(ex.Ledger(total="1 usd", file=place)) as other:
+        buy(shared, 0.6, 0.6)
+        with pytest.raises(OverBudget):
+            other.reserve(0.5)
+        assert other.left == 0.4
 
 
 @pytest.mark.parametrize("durability", ["normal", "full"])
 def test_threads_that_come_together_each_get_their_answer(place, durability):
     ledger = ex.Ledger(total="1 usd", file=place, durability=durability)
-    outcomes = []
 
-    def spend(i):
-        outcomes.extend(bought_key(ledger, f"{i}/{j}") for j in range(10))
+    bought = []
 
-    threads = [threading.Thread(target=spend, args=(i,)) for i in range(24)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    bought = [key for key in outcomes if key]
-    assert len(outcomes) == 240
-    assert len(set(bought)) == len(bought)
-    assert ledger.spent == pytest.approx(0.005 * len(bought))
+    def spend_ten(i):
+        for j in range(10):
+            with suppress(OverBudget):
+                bought.append(buy(ledger, key=f"{i}/{j}").key)
+
+    together(*(partial(spend_ten, i) for i in range(24)))
+    assert (len(set(bought)), ledger.spent) == (len(bought), pytest.approx(0.005 * len(bought)))
     assert 0.9 < ledger.spent <= 1
     ledger.close()
     with pytest.raises(InputError, match="is closed"):
@@ -124,16 +102,14 @@ def test_threads_that_come_together_each_get_their_answer(place, durability):
 
 
 def test_an_operation_that_is_refused_does_not_touch_those_kept_with_it(shared):
-    ledger, store = shared, shared._store
-
     def job(amount):
-        hold = books.Hold(ledger.name, 0, None, "", amount * 10**8, False, 60 * SECOND)
+        hold = books.Hold(shared.name, 0, None, "", amount * 10**8, False, 60 * SECOND)
         return Job(lambda books, now: core.reserve(books, now, hold), lasting=False)
 
     jobs = [job(3), job(20), job(4)]
-    store._keep(jobs)
+    shared._store._keep(jobs)
     assert [type(one.error) for one in jobs] == [type(None), OverBudget, type(None)]
-    assert ledger.reserved == 0.7
+    assert shared.reserved == 0.7
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -145,34 +121,30 @@ def test_a_full_disk_is_an_error_and_nothing_is_sent(file):
     held = ledger.reserve(1, key="held")
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
-    bought = []
     with pytest.raises(FileError, match=r"full.*nothing was changed"):
-        bought.extend(ledger.reserve(1, key=f"{i} {'x' * 100}") for i in range(1000))
-    assert ledger.spent == 0
-    assert ledger.reserved < 1000
+        [ledger.reserve(1, key=f"{i} {'x' * 100}") for i in range(1000)]
+    assert (ledger.spent, ledger.reserved < 1000) == (0, True)
     assert held.dispatch()  # needs no more room
     held.settle(0.5)
     store._connection.execute("PRAGMA max_page_count = 100000")
-    assert ledger.reserve(1).dispatch()
+    sent(ledger, 1)
     assert ledger.spent == 1.5
     store.close()
 
 
 def test_a_failed_transaction_is_an_error_and_changes_nothing(shared, monkeypatch):
-    ledger = shared
-    held = ledger.reserve(0.5)
+    held = shared.reserve(0.5)
 
     def fail(books):
-        if isinstance(ledger._store, SQLiteStore):
+        if isinstance(shared._store, SQLiteStore):
             raise sqlite3.OperationalError("disk I/O error")
-        raise ledger._store._driver.errors.DiskFull("disk I/O error")
+        raise shared._store._driver.errors.DiskFull("disk I/O error")
 
     with monkeypatch.context() as patch:
         patch.setattr(SQLBooks, "flush", fail)
         with pytest.raises(FileError, match=r"disk I/O error\): nothing was changed"):
             held.dispatch()
-    assert (ledger.spent, ledger.reserved) == (0, 0.5)
-    assert held.dispatch()
+    assert (shared.spent, shared.reserved, held.dispatch()) == (0, 0.5, True)
 
 
 @pytest.mark.parametrize("away", ["removed", "replaced"])
@@ -187,53 +159,49 @@ def test_a_file_that_is_away_is_an_error(file, ledger, away, tmp_path):
         ledger.reserve(0.1)
 
 
-def test_what_is_no_ledger_is_named(tmp_path):
-    text, empty, database = tmp_path / "text", tmp_path / "empty", tmp_path / "database"
-    text.write_text("no database at all " * 100)
-    empty.touch()
-    with sqlite3.connect(database) as connection:
-        connection.execute("CREATE TABLE account (name)")
-    connection.close()
-    for place, why in (
-        (text, "no ledger, or is damaged"),
-        (empty, "is empty"),
-        (database, "another database"),
-    ):
-        with pytest.raises(ArtefactError, match=why):
-            ex.Ledger(total="1 usd", file=place)
-    with pytest.raises(ArtefactError, match="is not a file"):
-        ex.Ledger(total="1 usd", file=tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ArtefactError, match="is not a file"):
-        ex.Ledger(total="1 usd", file=tmp_path / "pipe")
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda file: file.write_text("no database at all " * 100), "no ledger, or is damaged"),
+        (lambda file: file.touch(), "is empty"),
+        (lambda file: executed(file, "CREATE TABLE account (name)"), "another database"),
+        (lambda file: file.mkdir(), "is not a file"),
+        (lambda file: os.mkfifo(file), "is not a file"),
+    ],
+)
+def test_what_is_no_ledger_is_named(file, made, why):
+    made(file)
+    with pytest.raises(ArtefactError, match=why):
+        ex.Ledger(total="1 usd", file=file)
 
 
 def test_a_newer_file_is_refused(file, ledger):
     ledger.close()
-    with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA user_version = 3")
-    connection.close()
+    executed(file, "PRAGMA user_version = 3")
     with pytest.raises(ArtefactError, match="newer version"):
         ex.Ledger(file=file)
 
 
+def executed(file, statement):
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(statement)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_damaged_file_is_one_clear_error_or_still_keeps_the_promise(file, ledger, seed):
-    for i in range(50):
-        buy(ledger, 0.01, 0.01, key=str(i))
+    spend(ledger, range(50))
     ledger.close()
     data, rng = bytearray(file.read_bytes()), random.Random(seed)
     start = rng.randrange(len(data))
     data[start : start + 700] = rng.randbytes(len(data[start : start + 700]))
     file.write_bytes(data[: rng.choice([len(data), len(data) // 2])])
     with pytest.raises((ArtefactError, FileError, OverBudget)) as error:  # it does not forget what was spent
-        spend_all(file)
+        spend(ex.Ledger(total="1 usd", file=file), range(100, 200))
     assert error.type is OverBudget or "money.db" in str(error.value)
 
 
-def spend_all(file):
-    ledger = ex.Ledger(total="1 usd", file=file)
-    for i in range(100, 200):
+def spend(ledger, keys):
+    for i in keys:
         buy(ledger, 0.01, 0.01, key=str(i))
 
 
@@ -249,14 +217,14 @@ def test_a_folder_without_permission_or_place_is_named(tmp_path):
 
 
 def in_child(call):
-    """Return what the call returned, or the name of its error, in a forked process."""
+    """Return what the call returned, or its error, in a forked process."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
         try:
             said = repr(call())
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
+            said = repr(error)
         os.write(write, said.encode())
         os._exit(0)
     os.close(write)
@@ -266,8 +234,7 @@ def in_child(call):
 
 
 def test_a_forked_process_shares_it(shared):
-    assert in_child(lambda: buy(shared, 0.6, 0.6).cost) == "0.6"
-    assert shared.spent == 0.6
+    assert (in_child(lambda: buy(shared, 0.6, 0.6).cost), shared.spent) == ("0.6", 0.6)
     with pytest.raises(OverBudget):
         shared.reserve(0.5)
 
@@ -281,71 +248,56 @@ def test_a_forked_process_cannot_use_a_ledger_in_memory():
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["memory", *SHARED])
+@EVERY_KIND
 @pytest.mark.parametrize("jump", [-(10**9), -3600, -61, 61, 3600, 10**9])
-def test_after_a_jump_of_the_clock_nothing_is_over_or_stays_reserved(kind, jump):
-    with made_store(kind) as (store, clock):
-        ledger = ex.Ledger(total="1 usd", store=store, lease_s=60)
-        sent, held = ledger.reserve(0.3), ledger.reserve(0.4)
-        assert sent.dispatch()
-        clock.now = max(0, clock.now + jump * SECOND)
-        assert ledger.reserved == 0
-        assert not held.dispatch()
-        assert (ledger.spent, ledger.left) == (0.3, 0.7)
-        sent.settle(0.1)
-        assert ledger.spent == 0.1
+def test_after_a_jump_of_the_clock_nothing_is_over_or_stays_reserved(store, clock, jump):
+    ledger = ex.Ledger(total="1 usd", store=store, lease_s=60)
+    under_way, held = sent(ledger, 0.3), ledger.reserve(0.4)
+    clock.now = max(0, clock.now + jump * SECOND)
+    assert (ledger.reserved, held.dispatch(), ledger.spent, ledger.left) == (0, False, 0.3, 0.7)
+    under_way.settle(0.1)
+    assert ledger.spent == 0.1
 
 
-def test_a_small_step_back_of_the_clock_ends_no_lease():
-    with made_store("memory") as (store, clock):
-        ledger = ex.Ledger(total="1 usd", store=store, lease_s=60)
-        held = ledger.reserve(0.3)
-        clock.move(-1)
-        assert held.dispatch()
+def test_a_small_step_back_of_the_clock_ends_no_lease(store, clock):
+    held = ex.Ledger(total="1 usd", store=store, lease_s=60).reserve(0.3)
+    clock.move(-1)
+    assert held.dispatch()
 
 
-def test_a_rate_gains_nothing_from_a_clock_that_goes_back():
-    with made_store("memory") as (store, clock):
-        ledger = ex.Ledger(rate="1 usd/second", burst="10 usd", store=store)
-        buy(ledger, 10, 10)
-        clock.move(4)
-        buy(ledger, 0, 0)
-        clock.move(-4)
-        assert ledger.left == 4
-        clock.move(4)
-        assert ledger.left == 4
-        clock.move(1)
-        assert ledger.left == 5
+def test_a_rate_gains_nothing_from_a_clock_that_goes_back(store, clock):
+    ledger = ex.Ledger(rate="1 usd/second", burst="10 usd", store=store)
+    buy(ledger, 10, 10)
+    clock.move(4)
+    buy(ledger, 0, 0)
+    for seconds, left in ((-4, 4), (4, 4), (1, 5)):
+        clock.move(seconds)
+        assert ledger.left == left
 
 
-@pytest.mark.parametrize("kind", ["memory", *SHARED])
-def test_an_empty_key_is_a_key(kind):
+@EVERY_KIND
+def test_an_empty_key_is_a_key(store):
     """An attempt without a key leaves it alone."""
-    with made_store(kind) as (store, _):
-        ledger = ex.Ledger(total="1 usd", store=store)
-        assert ledger.reserve(0.1, key="").dispatch()
-        assert ledger.reserve(0.1).release()
-        assert ledger.reserve(0.1, key="").state == "dispatched"
+    ledger = ex.Ledger(total="1 usd", store=store)
+    sent(ledger, 0.1, key="")
+    assert (ledger.reserve(0.1).release(), ledger.reserve(0.1, key="").state) == (True, "dispatched")
 
 
-@pytest.mark.parametrize("kind", ["memory", *SHARED])
-def test_any_text_is_a_key_and_a_name_or_is_refused_everywhere(kind):
-    with made_store(kind) as (store, _):
-        name = "‘ä’ %s ? \"'; DROP TABLE hold; -- \U0001f4b8"
-        ledger = ex.Ledger(total="1 usd", name=name, store=store)
-        key = "".join(random.Random(0).choices(string.printable, k=1000))  # which no database can compress
-        assert ledger.reserve(0.1, key=key, model=name).dispatch()
-        assert [(one.key, one.model) for one in ledger.unsettled()] == [(key, name)]
-        assert (
-            ex.Ledger(total="1 usd", name=key.replace("/", "-"), store=store).reserve(0.1, key=key).dispatch()
-        )
+@EVERY_KIND
+def test_any_text_is_a_key_and_a_name_or_is_refused_everywhere(store):
+    name = "‘ä’ %s ? \"'; DROP TABLE hold; -- \U0001f4b8"
+    ledger = ex.Ledger(total="1 usd", name=name, store=store)
+    key = "".join(random.Random(0).choices(string.printable, k=1000))  # which no database can compress
+    sent(ledger, 0.1, key=key, model=name)
+    assert [(one.key, one.model) for one in ledger.unsettled()] == [(key, name)]
+    sent(ex.Ledger(total="1 usd", name=key.replace("/", "-"), store=store), 0.1, key=key)
+    for call in (
+        lambda text: ledger.reserve(0.1, key=text),
+        lambda text: ledger.reserve(0.1, model=text),
+        lambda text: ledger.reconcile(text, 0.1),
+        lambda text: ex.Ledger(total="1 usd", name=text, store=store),
+    ):
         for wrong in ("a\0b", "a\ud800", "ä" * 501):
-            for call in (
-                lambda text: ledger.reserve(0.1, key=text),
-                lambda text: ledger.reserve(0.1, model=text),
-                lambda text: ledger.reconcile(text, 0.1),
-                lambda text: ex.Ledger(total="1 usd", name=text, store=store),
-            ):
-                with pytest.raises(InputError, match="is a text of at most 1,000 bytes without NUL"):
-                    call(wrong)
-        assert ledger.spent == 0.1
+            with pytest.raises(InputError, match="is a text of at most 1,000 bytes without NUL"):
+                call(wrong)
+    assert ledger.spent == 0.1

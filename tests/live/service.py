@@ -1,7 +1,5 @@
 """A server that speaks OpenAI's protocol and answers from a table, with faults at random; and a ledger in memory."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random
@@ -16,6 +14,8 @@ from exeunt.errors import OverBudget
 
 PRICE = {"input": 10.0, "output": 30.0}
 """US dollars per million tokens."""
+LIES = {"negative": {"completion_tokens": -1}, "huge": {"prompt_tokens": 10**6, "total_tokens": 10**7}}
+"""What a service says with two of the faults."""
 FAULTS = ("429", "500", "cut", "cut early", "not JSON", "odd JSON", "refusal", "negative", "huge", "redirect")
 
 
@@ -61,61 +61,38 @@ class Service:
         self.times[call].append(time.monotonic())
         rng = random.Random(f"{self.seed} {call} {self.calls[call]}")
         await asyncio.sleep(self.delay_s * (0.5 + rng.random()))
-        fault = next(
-            iter(rng.choices([*self.faults, ""], [*self.faults.values(), 1 - sum(self.faults.values())]))
-        )
+        shares = [*self.faults.values(), 1 - sum(self.faults.values())]
+        (fault,) = rng.choices([*self.faults, ""], shares)
         self.happened[call].append(fault)
         used = {"prompt_tokens": len(text.split()), "completion_tokens": rng.randint(1, 5)}
         used["total_tokens"] = sum(used.values())
         if fault not in ("429", "500", "cut early", "redirect"):
-            self.books[call] += sum(
-                used[f"{kind}_tokens"] * PRICE[name] / 1e6
-                for kind, name in (("prompt", "input"), ("completion", "output"))
-            )
+            tokens = used["prompt_tokens"] * PRICE["input"] + used["completion_tokens"] * PRICE["output"]
+            self.books[call] += tokens / 1e6
         if fault in ("429", "500", "redirect"):
             headers = {"429": [(b"retry-after", b"0.05")], "redirect": [(b"location", b"/v1/elsewhere")]}
             status = 307 if fault == "redirect" else int(fault)
-            return await _send(
-                send, status, b'{"error": {"message": "sk-secret", "code": "slow"}}', headers.get(fault, [])
-            )
+            body = b'{"error": {"message": "sk-secret", "code": "slow"}}'
+            return await _send(send, status, body, headers.get(fault, []))
         label, log = self.answers[model][text]
-        whole = json.dumps(
-            {
-                "choices": [
-                    {
-                        "message": self._message(fault, label),
-                        "logprobs": self._logs(label, log),
-                        "finish_reason": "stop",
-                    }
-                ],
-                "usage": _lied(fault, used),
-            }
-        ).encode()
+        refused = {"content": None, "refusal": "no"}
+        choice = {
+            "message": refused if fault == "refusal" else {"content": f"{label}."},
+            "finish_reason": "stop",
+        }
+        choice["logprobs"] = self._logs(label, log)
+        whole = json.dumps({"choices": [choice], "usage": {**used, **LIES.get(fault, {})}}).encode()
         if fault in ("cut", "cut early"):
             half = b"" if fault == "cut early" else whole[: len(whole) // 2]
-            await send(
-                {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9999")]}
-            )
+            start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9999")]}
+            await send(start)
             return await send({"type": "http.response.body", "body": half, "more_body": False})
         odd = {"not JSON": b"<html>", "odd JSON": b'[{"choices": 3}]'}
         return await _send(send, 200, odd.get(fault, whole))
 
-    @staticmethod
-    def _message(fault, label):
-        return {"content": None, "refusal": "no"} if fault == "refusal" else {"content": f"{label}."}
-
     def _logs(self, label, log):
-        top = (
-            [{"token": label[:2], "logprob": log}, {"token": "The", "logprob": -9.0}]
-            if self.likeliest
-            else []
-        )
-        return {"content": [{"token": label, "logprob": log, "top_logprobs": top}]}
-
-
-def _lied(fault, used):
-    changed = {"negative": {"completion_tokens": -1}, "huge": {"prompt_tokens": 10**6, "total_tokens": 10**7}}
-    return {**used, **changed.get(fault, {})}
+        top = [{"token": label[:2], "logprob": log}, {"token": "The", "logprob": -9.0}]
+        return {"content": [{"token": label, "logprob": log, "top_logprobs": top if self.likeliest else []}]}
 
 
 async def _send(send, status, body, headers=()):

@@ -1,7 +1,5 @@
 """Thousands of hostile answers to live models: each ask ends in an answer or says why not, and money is bounded."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import json
@@ -21,7 +19,6 @@ from starlette.routing import Route
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.live import live_model
 from exeunt.live.recording import record_models
 from gateway.hostile_answers import Hostile
 from gateway.running_gateway import right_answer
@@ -107,9 +104,7 @@ def campaign(n, seed):
     return found
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(live_model, "_FIRST_WAIT_S", 0.01)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_two_hundred_hostile_answers():
@@ -144,9 +139,8 @@ def fixed(body, status, kind):
 def test_an_answer_in_a_codec_that_is_none_of_texts_is_a_failure(codec, status):
     with served(fixed(b"\xff{[", status, f"text/html; charset={codec}")) as url:
         told = [reply for model in models_of(url).values() for reply in replies(model, ["easy 1"])]
-    assert {reply.failed for reply in told} == {
-        "its answer is no JSON" if status == 200 else f"status {status}"
-    }
+    why = "its answer is no JSON" if status == 200 else f"status {status}"
+    assert {reply.failed for reply in told} == {why}
 
 
 def test_what_models_said_is_recorded_whatever_it_is(tmp_path):

@@ -1,7 +1,5 @@
 """Answers of services that have no end, or grow when they are unpacked."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import json
@@ -42,10 +40,20 @@ class Endless:
         await send({"type": "http.response.body", "body": b""})
 
 
+def says(body):
+    """A service that always answers this."""
+
+    async def service(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    return service
+
+
 def templates(url):
-    return ex.HTTPModel(
-        url, request={"text": "{input}"}, response={"answer": "a"}, price=0.01, retries=0, max_answer=MOST
-    )
+    said = {"request": {"text": "{input}"}, "response": {"answer": "a"}}
+    return ex.HTTPModel(url, **said, price=0.01, retries=0, max_answer=MOST)
 
 
 def endpoint(url):
@@ -74,14 +82,7 @@ def test_an_answer_that_is_too_large_is_cut_off_and_counts_at_its_most(make, ser
 
 
 def test_a_service_may_send_as_much_as_is_stated():
-    class Long:
-        async def __call__(self, scope, receive, send):
-            await receive()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            body = b'{"a": "%b"}' % (b"x" * (MOST - 9))
-            await send({"type": "http.response.body", "body": body})
-
-    with served(Long()) as url:
+    with served(says(b'{"a": "%b"}' % (b"x" * (MOST - 9)))) as url:
         (found,) = replies(templates(url), ["x"])
     assert len(found.answer) == MOST - 9
 
@@ -89,27 +90,19 @@ def test_a_service_may_send_as_much_as_is_stated():
 @pytest.mark.parametrize("make", [templates, endpoint])
 @pytest.mark.parametrize(("length", "beside"), [(9, False), (300_000, True)])
 def test_a_large_answer_is_read_beside_the_event_loop(make, length, beside, monkeypatch):
-    class Long:
-        async def __call__(self, scope, receive, send):
-            await receive()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            text = "x" * length
-            body = {"a": text, "choices": [{"message": {"content": text}}]}
-            await send({"type": "http.response.body", "body": json.dumps(body).encode()})
-
-    threads = []
+    text, threads = "x" * length, []
 
     def noted(data):
         threads.append(threading.get_ident())
         return outside_json(data)
 
     monkeypatch.setattr("exeunt.live.http_model.outside_json", noted)
-    with served(Long()) as url:
+    body = {"a": text, "choices": [{"message": {"content": text}}]}
+    with served(says(json.dumps(body).encode())) as url:
         model = make(url)
         model.max_answer = 1 << 20
         (found,) = replies(model, ["x"])
-    assert found.answer == "x" * length
-    assert (threads != [threading.get_ident()]) == beside
+    assert (found.answer, threads != [threading.get_ident()]) == (text, beside)
 
 
 def test_an_answer_has_at_least_a_byte():

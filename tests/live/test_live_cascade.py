@@ -1,7 +1,5 @@
 """A cascade of live models answers as replay of the recorded outputs does."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import json
@@ -13,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt.live import live_model
 from exeunt.rules import router_fitting as router
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.score.tie_breaking import tie_breaks
@@ -27,7 +24,7 @@ PRICES = {"small": 0.001, "middle": 0.004, "large": 0.02}
 
 
 @functools.cache
-def outputs(n=600, k=4):
+def outputs(n=400, k=4):
     """Class and probabilities by model, and labels: few different values, so that ties are many."""
     rng = np.random.default_rng(3)
     label = rng.integers(0, k, n)
@@ -45,32 +42,41 @@ def ids(n):
 
 
 @functools.cache
-def traces(*, probabilities=False, silent=0.0, label=True):
+def traces(*, probabilities=False, silent=0.0):
     found, labels = outputs()
     rng = np.random.default_rng(4)
     made = {}
     for name, shares in found.items():
-        about = {
-            "cost": ex.CostModel([PRICES[name]], unit="usd"),
-            "label": labels if label else None,
-            "id": ids(len(shares)),
-        }
+        about = {"cost": ex.CostModel([PRICES[name]], unit="usd"), "label": labels, "id": ids(len(shares))}
         if probabilities:
             made[name] = ex.ExitTrace.from_probabilities(shares[:, None], **about)
         else:
-            made[name] = ex.ExitTrace.from_scores(
-                shares.max(axis=1)[:, None], shares.argmax(axis=1)[:, None],
-                no_answer=rng.random((len(shares), 1)) < silent, **about,
-            )  # fmt: skip
+            scores, no_answer = shares.max(axis=1)[:, None], rng.random((len(shares), 1)) < silent
+            answers = shares.argmax(axis=1)[:, None]
+            made[name] = ex.ExitTrace.from_scores(scores, answers, no_answer=no_answer, **about)
     return ex.CascadeTrace(made)
 
 
-def functions(models, *, probabilities=False):
+@functools.cache
+def parts(*, seed=1, **options):
+    """The traces in three parts, of which what was fitted is remembered; and the texts of the last one."""
+    fit, calibrate, test = traces(**options).split(seed=seed)
+    return fit, calibrate, test, test["small"].id_text.tolist()
+
+
+def made_cascade(budget="40%", **options):
+    fit, calibrate, *_ = parts()
+    return ex.cascade(fit, calibrate, budget=budget, **options)
+
+
+@functools.cache
+def functions(*, probabilities=False, silent=0.0):
     """Functions that answer an id with what a trace has recorded."""
+    models = traces(probabilities=probabilities, silent=silent)
     place = {name: i for i, name in enumerate(models["small"].id_text.tolist())}
     shares, _ = outputs()
 
-    def answer(name, text):
+    async def answer(name, text):
         i, trace = place[text], models[name]
         if probabilities:
             return shares[name][i]
@@ -84,21 +90,34 @@ def functions(models, *, probabilities=False):
     }
 
 
-@pytest.mark.parametrize("policy", ["eero", "auto"])
-@pytest.mark.parametrize("silent", [0.0, 0.1])
-def test_answers_equal_replay(policy, silent):
-    models = traces(silent=silent)
-    fit, calibrate, test = models.split(seed=1)
-    made = ex.cascade(fit, calibrate, budget="40%", policy=policy)
-    cascade = ex.LiveCascade(functions(models), made)
-    names = test["small"].id_text.tolist()
-    answers = cascade.ask_sync({name: name for name in names})
+def asked(policy, live=None, **options):
+    """Return what a cascade answers to all texts of the last part."""
+    *_, names = parts()
+    return ex.LiveCascade(functions() if live is None else live, policy, **options).ask_sync(names, ids=names)
+
+
+@pytest.mark.parametrize(
+    ("told", "seed", "options"),
+    [
+        ({}, 1, {"policy": "eero"}),
+        ({}, 1, {"policy": "auto"}),
+        ({"silent": 0.1}, 1, {"policy": "eero"}),
+        ({"silent": 0.1}, 1, {"policy": "auto"}),
+        ({"probabilities": True}, 1, {"policy": "eero", "answer": "own"}),
+        ({"probabilities": True}, 1, {"policy": "eero", "answer": "ensemble"}),
+        ({"silent": 0.05}, 2, {"policy": "eero", "answer": "ensemble", "budget": "60%"}),
+    ],
+)
+def test_answers_equal_replay(told, seed, options):
+    fit, calibrate, test, names = parts(seed=seed, **told)
+    made = ex.cascade(fit, calibrate, **{"budget": "40%", **options})
+    cascade = ex.LiveCascade(functions(**told), made)
+    answers = cascade.ask_sync(dict(zip(names, names, strict=True)))
     check_replay(cascade, made, answers, test)
     assert answers.cost == pytest.approx(sum(one.cost for one in answers))
-    assert [one.id for one in answers] == names
-    assert {one.bound for one in answers} == {0.0}
-    assert bool(answers.failed) == (silent > 0)
-    assert ("if models fail as often" in str(answers)) == (silent > 0)
+    assert ([one.id for one in answers], {one.bound for one in answers}) == (names, {0.0})
+    silent = bool(told.get("silent"))
+    assert (bool(answers.failed), "if models fail as often" in str(answers)) == (silent, silent)
 
 
 def check_replay(cascade, made, answers, test):
@@ -107,8 +126,7 @@ def check_replay(cascade, made, answers, test):
     costs = np.cumsum(prices * made.needs)  # models whose answers cannot matter are not asked
     for one, code, exit_ in zip(answers, expected.tolist(), exits.tolist(), strict=True):
         assert one.answer == (None if code == NO_ANSWER else CLASSES[code])
-        assert one.model == cascade.policy.models[exit_]
-        assert one.cost == pytest.approx(costs[exit_])
+        assert (one.model, one.cost) == (cascade.policy.models[exit_], pytest.approx(costs[exit_]))
     trace, n = test.along(made.cascade), len(exits)
     scores = score_matrix(made.score, made.answer.on(trace))
     np.testing.assert_allclose([one.score for one in answers], scores[np.arange(n), exits], rtol=1e-6)
@@ -116,127 +134,85 @@ def check_replay(cascade, made, answers, test):
     np.testing.assert_array_equal([one.tie for one in answers], tie_breaks(trace.keys(made.ties), made.seed))
 
 
-@pytest.mark.parametrize("answer", ["own", "ensemble"])
-def test_probabilities_serve_ensembles_and_margins(answer):
-    models = traces(probabilities=True)
-    fit, calibrate, test = models.split(seed=1)
-    made = ex.cascade(fit, calibrate, budget="40%", policy="eero", answer=answer)
-    cascade = ex.LiveCascade(functions(models, probabilities=True), made)
-    names = test["small"].id_text.tolist()
-    check_replay(cascade, made, cascade.ask_sync(names, ids=names), test)
-
-
-def test_ensembles_of_confidences():
-    models = traces(silent=0.05)
-    fit, calibrate, test = models.split(seed=2)
-    made = ex.cascade(fit, calibrate, budget="60%", policy="eero", answer="ensemble")
-    cascade = ex.LiveCascade(functions(models), made)
-    names = test["small"].id_text.tolist()
-    check_replay(cascade, made, cascade.ask_sync(names, ids=names), test)
-
-
 def test_texts_that_are_graded():
     found, label = outputs()
-    models = ex.CascadeTrace(
-        {
-            name: ex.ExitTrace.from_losses(
-                shares.max(axis=1)[:, None], 1.0 - shares[np.arange(len(shares)), label][:, None],
-                cost=ex.CostModel([PRICES[name]], unit="usd"), id=ids(len(shares)),
-            )
-            for name, shares in found.items()
-        }
-    )  # fmt: skip
-    fit, calibrate, test = models.split(seed=1)
+    rows = np.arange(len(label))
+
+    def graded(name):
+        scores, losses = found[name].max(axis=1)[:, None], 1.0 - found[name][rows, label][:, None]
+        cost = ex.CostModel([PRICES[name]], unit="usd")
+        return ex.ExitTrace.from_losses(scores, losses, cost=cost, id=ids(len(rows)))
+
+    async def answer(name, text):
+        return f"{name} on {text}", found[name][int(text.split()[1])].max()
+
+    fit, calibrate, test = ex.CascadeTrace({name: graded(name) for name in found}).split(seed=1)
     policy = ex.cascade(fit, calibrate, budget="40%")
-    place = {name: i for i, name in enumerate(ids(600))}
-    live = {
-        name: ex.FunctionModel(
-            lambda text, name=name: (f"{name} on {text}", found[name][place[text]].max()), price=PRICES[name]
-        )
-        for name in SKILL
-    }
-    cascade = ex.LiveCascade(live, policy)
+    live = {name: ex.FunctionModel(functools.partial(answer, name), price=PRICES[name]) for name in SKILL}
     names = test["small"].id_text.tolist()
+    cascade = ex.LiveCascade(live, policy)
     answers = cascade.ask_sync(names, ids=names)
-    answered_by = cascade.policy.answers(test) - NO_ANSWER - 1
-    assert [one.answer for one in answers] == [
-        f"{policy.models[exit_]} on {name}" for name, exit_ in zip(names, answered_by, strict=True)
-    ]
+    exits = cascade.policy.answers(test) - NO_ANSWER - 1
+    expected = [f"{policy.models[exit_]} on {name}" for name, exit_ in zip(names, exits, strict=True)]
+    assert [one.answer for one in answers] == expected
 
 
 def test_a_failure_at_the_last_model_leaves_what_is_known():
-    models = traces()  # nobody failed while it was recorded
-    fit, calibrate, test = models.split(seed=1)
-    live = functions(models)
-    policy = ex.cascade(fit, calibrate, budget="40%", policy="eero")
-    last = policy.models[-1]
+    """Nobody failed while it was recorded."""
 
-    def down(_):
+    async def down(_):
         raise TimeoutError
 
-    live[last] = ex.FunctionModel(down, price=0.02, classes=CLASSES)
-    names = test["small"].id_text.tolist()
-    answers = ex.LiveCascade(live, policy).ask_sync(names, ids=names)
+    policy = made_cascade(policy="eero")
+    last = policy.models[-1]
+    answers = asked(policy, {**functions(), last: ex.FunctionModel(down, price=0.02, classes=CLASSES)})
     assert answers.failed[last] > 0
     assert all(one.answer for one in answers)
     assert f"No answer of {last} to {answers.failed[last]} inputs" in str(answers)
 
 
 def test_a_ledger_is_never_overspent_and_inputs_get_what_is_known():
-    models = traces()
-    fit, calibrate, test = models.split(seed=1)
-    policy, ledger = ex.cascade(fit, calibrate, budget="60%"), MemoryLedger(1.0)
-    cascade = ex.LiveCascade(functions(models), policy, ledger=ledger)
-    names = test["small"].id_text.tolist()
-    answers = cascade.ask_sync(names, ids=names)
+    ledger = MemoryLedger(0.7)
+    answers = asked(made_cascade("60%"), ledger=ledger)
     assert answers.cost == pytest.approx(ledger.spent)
-    assert ledger.spent <= 1.0 + 1e-9
+    assert ledger.spent <= 0.7 + 1e-9
     assert ledger.refused > 0
     assert "input" in str(answers).splitlines()[-1]
 
 
 def test_every_input_gets_the_answer_that_the_ledger_promises():
-    models = traces()
-    fit, calibrate, test = models.split(seed=1)
-    policy = ex.cascade(fit, calibrate, budget="60%")
-    names = test["small"].id_text.tolist()
-    ledger = ex.Ledger(total="1.8 usd", inputs=len(names))
+    policy, ledger = made_cascade("60%"), ex.Ledger(total="1.2 usd", inputs=len(parts()[-1]))
     ledger.promise(PRICES[policy.models[0]])
-    answers = ex.LiveCascade(functions(models), policy, ledger=ledger).ask_sync(names, ids=names)
+    answers = asked(policy, ledger=ledger)
     assert all(one.answer for one in answers)
     assert answers.failed
-    assert answers.cost == pytest.approx(ledger.spent) == pytest.approx(1.8, abs=0.05)
-    assert ledger.spent <= 1.8
+    assert answers.cost == pytest.approx(ledger.spent) == pytest.approx(1.2, abs=0.05)
+    assert ledger.spent <= 1.2
 
 
 def test_names_that_do_not_fit_are_refused():
-    models = traces()
-    fit, calibrate, _ = models.split(seed=1)
-    policy, live = ex.cascade(fit, calibrate, budget="40%"), functions(models)
-    with pytest.raises(ex.InputError, match="give that model"):
-        ex.LiveCascade({"other": live["small"]}, policy)
-    with pytest.raises(ex.InputError, match="needs a policy of models"):
-        ex.LiveCascade(live, ex.eero(fit["small"], calibrate["small"], budget=PRICES["small"]))
-    live[policy.models[0]] = ex.FunctionModel(len, price=1)
-    with pytest.raises(ex.InputError, match="differ in their classes"):
-        ex.LiveCascade(live, policy)
+    fit, calibrate, *_ = parts()
+    policy, live = made_cascade(), functions()
+    for models, of, why in (
+        ({"other": live["small"]}, policy, "give that model"),
+        (live, ex.eero(fit["small"], calibrate["small"], budget=0.001), "needs a policy of models"),
+        ({**live, policy.models[0]: ex.FunctionModel(len, price=1)}, policy, "differ in their classes"),
+    ):
+        with pytest.raises(ex.InputError, match=why):
+            ex.LiveCascade(models, of)
     with pytest.raises(ex.InputError, match="a text alone"):
-        ex.LiveCascade(functions(models), policy).ask_sync("a text")
+        ex.LiveCascade(live, policy).ask_sync("a text")
 
 
 def test_no_inputs_and_inputs_without_ids():
-    models = traces()
-    fit, calibrate, _ = models.split(seed=1)
-    cascade = ex.LiveCascade(functions(models), ex.cascade(fit, calibrate, budget="40%"))
+    cascade = ex.LiveCascade(functions(), made_cascade())
     assert len(cascade.ask_sync([])) == 0
     twice = cascade.ask_sync(["input 5", "input 6", "input 5"])
     assert twice[0] == twice[2] != twice[1]
 
 
 def test_it_works_where_a_loop_runs_already():
-    models = traces()
-    fit, calibrate, _ = models.split(seed=1)
-    cascade = ex.LiveCascade(functions(models), ex.cascade(fit, calibrate, budget="40%"))
+    cascade = ex.LiveCascade(functions(), made_cascade())
 
     async def notebook():
         return cascade.ask_sync(["input 5"]), await cascade.ask(["input 5"])
@@ -245,37 +221,22 @@ def test_it_works_where_a_loop_runs_already():
     assert one[0] == other[0]
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Retries that wait a hundredth of a second."""
-    monkeypatch.setattr(live_model, "_FIRST_WAIT_S", 0.01)
-
-
 def test_services_with_faults_answer_as_replay_of_what_they_answered(quick):
-    fit, calibrate, test = traces().split(seed=1)
-    check_with_faults(ex.cascade(fit, calibrate, budget="50%"), test.take(slice(40)), CLASSES, share=0.06)
+    check_with_faults(made_cascade("50%"), parts()[2].take(slice(40)), CLASSES, share=0.06)
 
 
 def check_with_faults(policy, known, classes, *, share):
     """Ask services that say what is `known`, with every fault on this share of their calls, and check all answers."""
     names = known[known.names[0]].id_text.tolist()
-    answers = {
-        name: {
-            text: (classes[code], log)
-            for text, code, log in zip(
-                names, known[name].prediction[:, 0], np.log(known[name].scores["score"][:, 0]).tolist(), strict=True
-            )
-        }
-        for name in known.names
-    }  # fmt: skip
+    answers = {}
+    for name in known.names:
+        said = [classes[code] for code in known[name].prediction[:, 0]]
+        logs = np.log(known[name].scores["score"][:, 0]).tolist()
+        answers[name] = dict(zip(names, zip(said, logs, strict=True), strict=True))
     service, ledger = Service(answers, faults=dict.fromkeys(FAULTS, share), seed=2), MemoryLedger(1e9)
     with served(service) as url:
-        live = {
-            name: ex.OpenAICompatible(
-                name, base_url=f"{url}/v1", classes=classes, price=PRICE, timeout_s=60, retries=1
-            )
-            for name in known.names
-        }
+        given = {"base_url": f"{url}/v1", "classes": classes, "price": PRICE, "timeout_s": 60, "retries": 1}
+        live = {name: ex.OpenAICompatible(name, **given) for name in known.names}
         cascade = ex.LiveCascade(live, policy, ledger=ledger)
         said = cascade.ask_sync(names, ids=names)
     replayed = ex.CascadeTrace(
@@ -313,13 +274,8 @@ def test_recorded_services_with_faults(name, quick):
         pytest.skip("no recorded services here")
     table = pq.read_table(file)
     prices = json.loads(table.schema.metadata[b"usd_per_10k"])
-    texts = {
-        one
-        for column in table.column_names
-        if "confidence" not in column
-        for one in table[column].to_pylist()
-    }
-    classes = sorted(map(str, texts))
+    texts = [table[column].to_pylist() for column in table.column_names if "confidence" not in column]
+    classes = sorted(map(str, set().union(*texts)))
     made = ex.CascadeTrace.from_table(
         table, label="label", prediction="prediction_{}", confidence="confidence_{}", price=prices, price_per=10_000,
         classes=classes,
@@ -339,33 +295,35 @@ def test_recorded_services_with_faults(name, quick):
     check_with_faults(policy, test.take(slice(1000)), classes, share=0.03)
 
 
-def told_traces(probabilities=False):
-    """The traces, and a feature of each input that tells how sure `small` will be."""
-    models = traces(probabilities=probabilities)
+@functools.cache
+def told_parts(probabilities=False):
+    """The parts of the traces with a feature of each input that tells how sure `small` will be; and all features."""
     shares, _ = outputs()
     features = np.stack([shares["small"].max(axis=1), np.arange(len(shares["small"])) % 7], axis=1)
-    return models.with_features("length", features, cost=0.0001)
+    models = traces(probabilities=probabilities).with_features("length", features, cost=0.0001)
+    return *models.split(seed=1), features
 
 
 @pytest.mark.parametrize("make", [ex.router, ex.cascade_router])
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_a_router_asks_whom_replay_asks(make, probabilities, monkeypatch):
     monkeypatch.setattr(router, "_SURELY", -np.inf)  # also where a cascade would do
-    models = told_traces(probabilities)
-    fit, calibrate, test = models.split(seed=1)
-    policy = make(fit, calibrate, budget=0.01)
-    place = {name: i for i, name in enumerate(models["small"].id_text.tolist())}
-    asked = []
+    fit, calibrate, test, features = told_parts(probabilities)
+    policy, heard = make(fit, calibrate, budget=0.01), []
 
     def counted(name, model):
-        def function(text):
-            asked.append(name)
-            return model.function(text)
+        async def function(text):
+            heard.append(name)
+            return await model.function(text)
 
         return ex.FunctionModel(function, price=PRICES[name], classes=CLASSES)
 
-    live = {name: counted(name, one) for name, one in functions(models, probabilities=probabilities).items()}
-    live["length"] = ex.FeatureModel(lambda text: models["length"].features[0][place[text]], price=0.0001)
+    live = {name: counted(name, one) for name, one in functions(probabilities=probabilities).items()}
+
+    async def length(text):
+        return features[int(text.split()[1])]
+
+    live["length"] = ex.FeatureModel(length, price=0.0001)
     names = test["small"].id_text.tolist()
     answers = ex.LiveCascade(live, policy).ask_sync(dict(zip(names, names, strict=True)))
     exits = policy.route(test)
@@ -374,40 +332,36 @@ def test_a_router_asks_whom_replay_asks(make, probabilities, monkeypatch):
     paid = policy.priced(test).cost.cumulative[exits]
     np.testing.assert_allclose([one.cost for one in answers], paid, rtol=1e-6)
     # Skipped models are not asked.
-    assert len(asked) == sum(policy.exit_names[exit_].count(">") for exit_ in exits)
+    assert len(heard) == sum(policy.exit_names[exit_].count(">") for exit_ in exits)
     assert len({*exits.tolist()}) > 1
     assert not answers.failed
 
 
 def test_where_features_do_not_come_the_best_model_answers():
-    fit, calibrate, test = told_traces().split(seed=1)
+    fit, calibrate, test, _ = told_parts()
     policy = ex.router(fit, calibrate, budget=0.01)
 
     def broken(_):
         raise OSError
 
-    live = {**functions(traces()), "length": ex.FeatureModel(broken, price=0.0001)}
+    live = {**functions(), "length": ex.FeatureModel(broken, price=0.0001)}
     names = test["small"].id_text.tolist()[:20]
     answers = ex.LiveCascade(live, policy).ask_sync(dict(zip(names, names, strict=True)))
-    assert {one.model for one in answers} == {"large"}
-    assert answers.failed == {"length": 20}
+    assert ({one.model for one in answers}, answers.failed) == ({"large"}, {"length": 20})
     told = ex.FeatureModel(lambda _: ["many", "words"], price=0.0001)
     answers = ex.LiveCascade({**live, "length": told}, policy).ask_sync(names[:1])
     assert "not a list of finite numbers" in answers[0].why
 
 
 def test_a_pace_chooses_the_policy_of_each_input():
-    models = traces()
-    fit, calibrate, test = models.split(seed=1)
-    policies = ex.cascades(fit, calibrate, budgets="10%:90%:20%", policy="eero")
-    names = test["small"].id_text.tolist()
+    fit, calibrate, _, names = parts()
+    policies = ex.cascades(fit, calibrate, budgets="10%:90%:40%", policy="eero")
     total = 0.4 * PRICES["large"] * len(names)
     pace = ex.Pace(policies, total=total, inputs=len(names))
     ledger = ex.Ledger(total=f"{total} usd")
-    cascade = ex.LiveCascade(functions(models), policies.policies[-1], ledger=ledger)
-    with pytest.raises(
-        ex.InputError, match="the pace has 3 inputs to come, got 4: give it the number of all"
-    ):
+    cascade = ex.LiveCascade(functions(), policies.policies[-1], ledger=ledger)
+    why = "the pace has 3 inputs to come, got 4: give it the number of all"
+    with pytest.raises(ex.InputError, match=why):
         cascade.ask_sync(names[:4], pace=ex.Pace(policies, total=total, inputs=3))
     assert ledger.spent == 0
     answers = cascade.ask_sync(dict(zip(names, names, strict=True)), pace=pace)

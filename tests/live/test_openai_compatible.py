@@ -1,11 +1,10 @@
 """A model behind an endpoint of OpenAI's protocol, asked over real connections with faults at random."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
 
+import numpy as np
 import pytest
 
 import exeunt as ex
@@ -23,12 +22,6 @@ def table(n, model="small"):
 def small(url, **options):
     options = {"classes": CLASSES, "price": PRICE, "timeout_s": 60, **options}
     return ex.OpenAICompatible("small", base_url=f"{url}/v1", **options)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Retries that wait a hundredth of a second."""
-    monkeypatch.setattr(live_model, "_FIRST_WAIT_S", 0.01)
 
 
 def replies(model, texts, **options):
@@ -61,13 +54,10 @@ def test_the_likeliest_tokens_give_probabilities():
 
 def test_a_text_has_the_mean_log_probability_or_a_score_of_ones_own():
     with served(Service(table(2))) as url:
-        (plain,) = replies(small(url, classes=None, prompt="Text: {text}"), ["text 1"])
-        (scored,) = replies(
-            small(url, classes=None, prompt="Text: {text}", score=lambda given, said: len(given + said)),
-            ["text 1"],
-        )
-    assert (plain.answer, plain.confidence) == ("fear.", -0.01)
-    assert scored.confidence == len("text 1fear.")
+        about = {"classes": None, "prompt": "Text: {text}"}
+        (plain,) = replies(small(url, **about), ["text 1"])
+        (scored,) = replies(small(url, score=lambda given, said: len(given + said), **about), ["text 1"])
+    assert (plain.answer, plain.confidence, scored.confidence) == ("fear.", -0.01, len("text 1fear."))
 
 
 def test_with_all_faults_at_once_money_is_what_the_service_billed_or_more(quick):
@@ -76,7 +66,7 @@ def test_with_all_faults_at_once_money_is_what_the_service_billed_or_more(quick)
     ledger = MemoryLedger(1e6)
     with served(service) as url:
         model = small(url, retries=4)
-        found = replies(model, [f"text {i}" for i in range(n)], ledger=ledger)
+        found = replies(model, service.answers["small"], ledger=ledger)
     calls = [("small", f"text {i}") for i in range(n)]
     assert {fault for call in calls for fault in service.happened[call]} == {"", *FAULTS}
     lied = sum(fault in ("negative", "huge") for call in calls for fault in service.happened[call])
@@ -92,8 +82,7 @@ def test_with_all_faults_at_once_money_is_what_the_service_billed_or_more(quick)
             assert one.failed
         assert one.lied == ("negative" in faults or "huge" in faults)
         if set(faults) <= {"", "429", "refusal", "redirect"}:
-            assert one.cost == pytest.approx(service.books[call], rel=1e-12)
-            assert one.bound == 0
+            assert (one.cost, one.bound) == (pytest.approx(service.books[call], rel=1e-12), 0)
             certain += 1
         else:
             assert one.cost > service.books[call]
@@ -103,21 +92,24 @@ def test_with_all_faults_at_once_money_is_what_the_service_billed_or_more(quick)
     assert not ledger.held
 
 
-def test_a_refusal_is_paid_and_not_asked_again():
-    service = Service(table(1), faults={"refusal": 1.0})
+def replied_with(fault, **options):
+    """Return what a service replies of which each call has this fault, and the service."""
+    service = Service(table(1), faults={fault: 1.0})
     with served(service) as url:
-        (found,) = replies(small(url), ["text 0"])
+        (found,) = replies(small(url, **options), ["text 0"])
+    return found, service
+
+
+def test_a_refusal_is_paid_and_not_asked_again():
+    found, service = replied_with("refusal")
     assert (found.answer, found.failed, found.attempts, found.again) == (None, "refused", 1, False)
     assert found.cost == pytest.approx(service.books["small", "text 0"])
 
 
 def test_retries_wait_as_long_as_the_service_asks(quick):
-    service = Service(table(1), faults={"429": 1.0})
-    with served(service) as url:
-        (found,) = replies(small(url, retries=2), ["text 0"])
-    first, second, third = service.times["small", "text 0"]
-    assert second - first > 0.05
-    assert third - second > 0.05
+    found, service = replied_with("429", retries=2)
+    assert len(service.times["small", "text 0"]) == 3
+    assert min(np.diff(service.times["small", "text 0"])) > 0.05
     assert (found.failed, found.cost, found.attempts) == ("status 429 (slow)", 0.0, 3)
 
 
@@ -161,7 +153,7 @@ def test_nothing_is_charged_where_nobody_can_be_reached(make):
 def test_attempts_at_the_same_time_are_bounded():
     service = Service(table(40), delay_s=0.01)
     with served(service) as url:
-        replies(small(url, concurrency=7), [f"text {i}" for i in range(40)])
+        replies(small(url, concurrency=7), service.answers["small"])
     assert service.busiest <= 7
 
 
@@ -206,9 +198,7 @@ def test_images_are_refused():
 
 
 def test_redirects_are_not_followed():
-    service = Service(table(1), faults={"redirect": 1.0})
-    with served(service) as url:
-        (found,) = replies(small(url), ["text 0"])
+    found, service = replied_with("redirect")
     assert (found.failed, found.attempts, len(service.bodies)) == ("status 307 (slow)", 1, 1)
 
 

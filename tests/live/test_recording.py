@@ -1,12 +1,10 @@
 """`exeunt record --models`: a recording that goes on where it stopped, asks nothing twice, and keeps to its money."""
 
-from __future__ import annotations
-
+import asyncio
 import json
+import os
+import signal
 import stat
-import subprocess
-import sys
-import textwrap
 import time
 from collections import Counter
 
@@ -19,6 +17,7 @@ import exeunt as ex
 from exeunt.data import open_inputs
 from exeunt.live.recording import record_models
 
+from .made_models import killed, made_models
 from .service import FAULTS, PRICE, MemoryLedger, Service, served
 
 CLASSES = ["no", "yes"]
@@ -30,11 +29,9 @@ def texts(tmp_path):
     rng = np.random.default_rng(0)
     names = [f"text {i % 50}" for i in range(60)]
     label = rng.integers(0, 2, 50)[np.arange(60) % 50]
-    path = tmp_path / "texts.parquet"
-    pq.write_table(
-        pa.table({"text": names, "label": np.array(CLASSES)[label], "number": np.arange(60)}), path
-    )
-    return path
+    table = {"text": names, "label": np.array(CLASSES)[label], "number": np.arange(60)}
+    pq.write_table(pa.table(table), tmp_path / "texts.parquet")
+    return tmp_path / "texts.parquet"
 
 
 class Counted:
@@ -81,8 +78,7 @@ def test_the_same_command_asks_nothing_again_and_a_new_model_alone(texts, tmp_pa
     record({"one": one.model()}, texts, tmp_path / "out")
     before = pq.read_table(tmp_path / "out" / "recording.parquet")
     done = record({"one": one.model(), "two": two.model()}, texts, tmp_path / "out")
-    assert max(one.asked.values()) == 1
-    assert len(two.asked) == 50
+    assert (max(one.asked.values()), len(two.asked)) == (1, 50)
     after = pq.read_table(tmp_path / "out" / "recording.parquet")
     assert after.select(before.column_names).equals(before)
     assert done.cost == pytest.approx(1.0)
@@ -92,8 +88,7 @@ def test_copies_are_asked_with_repeat(texts, tmp_path):
     one = Counted()
     done = record({"one": one.model()}, texts, tmp_path / "out", repeat=True)
     record({"one": one.model()}, texts, tmp_path / "out", repeat=True)
-    assert sum(one.asked.values()) == 60
-    assert done.cost == pytest.approx(0.6)
+    assert (sum(one.asked.values()), done.cost) == (60, pytest.approx(0.6))
 
 
 def test_failures_are_empty_cells_that_the_next_run_asks_again(texts, tmp_path):
@@ -152,53 +147,38 @@ def test_a_half_written_line_is_asked_again(texts, tmp_path):
     file = tmp_path / "out" / "answers.jsonl"
     file.write_bytes(file.read_bytes()[:-20])
     done = record({"one": one.model()}, texts, tmp_path / "out")
-    assert sum(one.asked.values()) == 51
-    assert done.rows == 60
+    assert (sum(one.asked.values()), done.rows) == (51, 60)
     assert len([json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]) == 50
 
 
 def test_a_killed_recording_goes_on(texts, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(
-        textwrap.dedent(f"""
-            import os, threading, time
-            import exeunt as ex
-            from exeunt.data import open_inputs
-            from exeunt.live.recording import record_models
-
-            asked = []
-
-            def answer(text):
-                asked.append(text)
-                if len(asked) == 30:
-                    time.sleep(0.2)  # until the answers before it are written
-                    os.kill(os.getpid(), 9)
-                return "no", 0.5
-
-            model = ex.FunctionModel(answer, price=0.01, classes=["no", "yes"])
-            record_models({{"one": model}}, open_inputs({str(texts)!r}), {str(tmp_path / "out")!r}, concurrency=1)
-        """)
+    """By a process that is killed while it asks for the thirtieth time."""
+    killed(
+        30,
+        f"""
+import time
+exact = made.shares
+def late(*given):
+    time.sleep(0.01)  # until the answers before it are written
+    return exact(*given)
+made.shares = late
+made.record({{"one": made.made_models()["small"]}}, {str(texts)!r}, {str(tmp_path / "out")!r}, concurrency=1)
+""",
     )
-    assert subprocess.run([sys.executable, script], check=False).returncode == -9
-    one = Counted()
-    named = ex.FunctionModel(lambda text: one(text), price=0.01, classes=CLASSES)
-    named.function.__qualname__ = "answer"  # the same model, as far as its name tells
-    named.function.__module__ = "__main__"
-    assert record({"one": named}, texts, tmp_path / "out").rows == 60
-    assert sum(one.asked.values()) == 50 - 29
+    one = made_models()["small"]
+    assert record({"one": one}, texts, tmp_path / "out").rows == 60
+    assert sum(one.function.count.values()) == 50 - 29
 
 
-def test_services_with_faults_resume_until_all_is_answered(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.live.live_model._FIRST_WAIT_S", 0.01)
+def test_services_with_faults_resume_until_all_is_answered(texts, tmp_path, quick):
     answers = {"small": {f"text {i}": (CLASSES[i % 2], -0.01 * i) for i in range(50)}}
     faults = dict.fromkeys([fault for fault in FAULTS if fault != "refusal"], 0.08)
     service, ledger = Service(answers, faults=faults), MemoryLedger(1e6)
     start = time.monotonic()
     with served(service) as url:
         for _ in range(20):
-            model = ex.OpenAICompatible(
-                "small", base_url=f"{url}/v1", classes=CLASSES, price=PRICE, retries=0, timeout_s=60
-            )
+            options = {"base_url": f"{url}/v1", "classes": CLASSES, "price": PRICE, "retries": 0}
+            model = ex.OpenAICompatible("small", timeout_s=60, **options)
             done = record({"small": model}, texts, tmp_path / "out", ledger=ledger)
             if done.counts["small"]["failed"] == 0 or time.monotonic() > start + 120:
                 break
@@ -211,39 +191,26 @@ def test_services_with_faults_resume_until_all_is_answered(texts, tmp_path, monk
 
 
 def test_an_interrupted_recording_awaits_what_was_sent_and_asks_nothing_twice(texts, tmp_path):
-    script = textwrap.dedent(f"""
-        import asyncio, os, signal, sys
-        import exeunt as ex
-        from exeunt.data import open_inputs
-        from exeunt.live.recording import record_models
+    asked = []
 
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
-        asked = []
+    async def answer(text):
+        asked.append(text)
+        if len(asked) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # until the main thread has heard of it
+        await asyncio.sleep(0.05)
+        return "no", 0.5
 
-        async def answer(text):
-            asked.append(text)
-            if len(asked) == 20:
-                os.kill(os.getpid(), signal.SIGINT)
-            await asyncio.sleep(0.2)
-            return "no", 0.5
-
-        model = ex.FunctionModel(answer, price=0.01, classes=["no", "yes"])
-        ledger = ex.Ledger(total="5 usd")
-        try:
-            record_models({{"one": model}}, open_inputs({str(texts)!r}), {str(tmp_path / "out")!r}, ledger=ledger,
-                          concurrency=16, say=lambda _: None)
-        except KeyboardInterrupt:
-            print(len(asked), ledger.spent)
-        else:
-            sys.exit("not interrupted")
-        asked.clear()
-        record_models({{"one": model}}, open_inputs({str(texts)!r}), {str(tmp_path / "out")!r}, ledger=ledger,
-                      say=lambda _: None)
-        print(len(asked), ledger.spent)
-    """)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    (first, paid), (rest, total) = (line.split() for line in done.stdout.splitlines())
-    assert 20 <= int(first) <= 32
-    assert float(paid) == pytest.approx(0.01 * int(first))
-    assert int(first) + int(rest) == 50
-    assert float(total) == pytest.approx(0.5)
+    models = {"one": ex.FunctionModel(answer, price=0.01, classes=CLASSES)}
+    ledger = ex.Ledger(total="5 usd")
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            record(models, texts, tmp_path / "out", ledger=ledger, concurrency=16)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    first = len(asked)
+    assert 20 <= first <= 32
+    assert ledger.spent == pytest.approx(0.01 * first)
+    record(models, texts, tmp_path / "out", ledger=ledger)
+    assert (len(asked), len(set(asked)), ledger.spent) == (50, 50, pytest.approx(0.5))

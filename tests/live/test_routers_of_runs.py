@@ -1,7 +1,5 @@
 """A recording with a model that tells features makes a run of which routers are made, and asked."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import partial
 
@@ -31,28 +29,36 @@ def is_hard(text):
     return number("hard", text) < 0.4
 
 
-def said(name, text):
+async def said(name, text):
     """`small` knows easy texts, `large` nearly all, `free` half of them."""
     skill = {"small": 0.55 if is_hard(text) else 0.95, "large": 0.95, "free": 0.5}[name]
     right = number(name, text) < skill
     return CLASSES[int(right == (number("truth", text) < 0.5))], 0.5 + number("sure", name, text) / 2
 
 
-def told(text, *, fails=lambda _: False):
-    if fails(text):
-        raise OSError("no connection")
+def features(text):
     return [float(is_hard(text)), number("noise", text), float(len(text))]
+
+
+async def told(text):
+    return features(text)
 
 
 small, large, free = (partial(said, name) for name in PRICES)
 
 
-def made_models(**options):
+def made_models(tell=told):
     models = {
         name: ex.FunctionModel(partial(said, name), price=price, classes=CLASSES)
         for name, price in PRICES.items()
     }
-    return {**models, "told": ex.FeatureModel(partial(told, **options) if options else told, price=FEATURES)}
+    return {**models, "told": ex.FeatureModel(tell, price=FEATURES)}
+
+
+MODELS = "told: {features: 'live.test_routers_of_runs:told', price: 0.0001}\n" + "".join(
+    f"{name}: {{function: 'live.test_routers_of_runs:{name}', classes: ['no', 'yes'], price: {price}}}\n"
+    for name, price in PRICES.items()
+)
 
 
 def table(path, n, word):
@@ -83,7 +89,7 @@ def test_the_run_holds_the_features_first_and_their_price(recorded):
     inputs = open_inputs(recorded.parent / "texts.parquet")
     row = dict(zip(inputs.content_keys().tolist(), range(N), strict=True))
     texts = [inputs.content(row[key]) for key in whole.id.tolist()]
-    np.testing.assert_allclose(whole["told"].features[0], [told(text) for text in texts], rtol=1e-6)
+    np.testing.assert_allclose(whole["told"].features[0], [features(text) for text in texts], rtol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["router", "cascade_router"])
@@ -94,44 +100,31 @@ def test_commands_make_and_ask_a_router(recorded, tmp_path, monkeypatch, policy)
     assert "told > small" in done.out
     run = RunFolder.open(recorded)
     data = table(tmp_path / "new.parquet", 200, "text")  # the first recorded ones
-    (tmp_path / "models.yaml").write_text(
-        "told: {features: 'live.test_routers_of_runs:told', price: 0.0001}\n"
-        + "".join(
-            f"{name}: {{function: 'live.test_routers_of_runs:{name}', classes: ['no', 'yes'], price: {price}}}\n"
-            for name, price in PRICES.items()
-        )
-    )
-    done = called(
-        "predict",
-        str(recorded),
-        "--models",
-        "models.yaml",
-        "--data",
-        str(data),
-        "--total",
-        "5 usd",
-        "--out",
-        "out.parquet",
-    )
+    (tmp_path / "models.yaml").write_text(MODELS)
+    given = {"models": "models.yaml", "data": data, "total": "5 usd", "out": "out.parquet"}
+    options = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
+    done = called("predict", str(recorded), *options)
     assert (done.status, done.err) == (0, "")
     found = pq.read_table("out.parquet").to_pydict()
     assert len(set(found["asked"])) > 1
     whole = run.recorded("test")
     keys = open_inputs(recorded.parent / "texts.parquet").content_keys().tolist()
-    exits = run.policy.route(whole)
-    for key, exit_, answer in zip(
-        whole.id.tolist(), exits.tolist(), run.policy.answers(whole).tolist(), strict=True
-    ):
+    exits, answers = run.policy.route(whole).tolist(), run.policy.answers(whole).tolist()
+    for key, exit_, answer in zip(whole.id.tolist(), exits, answers, strict=True):
         if (at := keys.index(key)) < 200:
-            assert found["asked"][at] == run.policy.cascade[exit_].model
-            assert found["label"][at] == answer
+            assert (found["asked"][at], found["label"][at]) == (run.policy.cascade[exit_].model, answer)
 
 
 def test_inputs_without_features_are_no_part_of_the_run(tmp_path):
     inputs = open_inputs(table(tmp_path / "texts.parquet", 120, "text"))
     heard = []
-    models = made_models(fails=lambda text: text.endswith("7"))
-    record_models(models, inputs, tmp_path / "run", say=heard.append)
+
+    async def tell(text):
+        if text.endswith("7"):
+            raise OSError("no connection")
+        return features(text)
+
+    record_models(made_models(tell), inputs, tmp_path / "run", say=heard.append)
     assert "12 inputs left out of the run: told told no features" in "\n".join(heard)
     run = RunFolder.open(tmp_path / "run")
     assert sum(run.trace(part).n for part in ("fit", "calibrate", "test")) == 108
@@ -139,10 +132,7 @@ def test_inputs_without_features_are_no_part_of_the_run(tmp_path):
 
 def test_features_of_several_lengths_are_told_without_losing_what_was_paid(tmp_path):
     inputs = open_inputs(table(tmp_path / "texts.parquet", 60, "text"))
-    models = {
-        **made_models(),
-        "told": ex.FeatureModel(lambda text: [0.0] * (1 + int(text[-1]) % 2), price=FEATURES),
-    }
+    models = made_models(lambda text: [0.0] * (1 + int(text[-1]) % 2))
     done = record_models(models, inputs, tmp_path / "run", say=lambda _: None)
     assert "told told 1 numbers of some inputs and 2 of others" in done.no_run
     assert done.rows == 60
@@ -151,15 +141,14 @@ def test_features_of_several_lengths_are_told_without_losing_what_was_paid(tmp_p
 def test_a_cheaper_model_answers_where_money_for_the_chosen_one_is_short(recorded):
     run = RunFolder.open(recorded)
     policy = ex.router(run.recorded("fit"), run.recorded("calibrate"), budget="80%")
-    least = sum((PRICES["small"], FEATURES))
     texts = [f"other {i:05}" for i in range(60)]
-    ledger = ex.Ledger(total=f"{60 * least + 10 * PRICES['large']:.6f} usd", inputs=60)
+    total = 60 * (PRICES["small"] + FEATURES) + 10 * PRICES["large"]
+    ledger = ex.Ledger(total=f"{total:.6f} usd", inputs=60)
     live = ex.LiveCascade(made_models(), policy, ledger=ledger)
-    cheapest = live.cheapest_answer({name: model.most("") for name, model in live.models.items()})
-    ledger.promise(cheapest)
+    ledger.promise(live.cheapest_answer({name: model.most("") for name, model in live.models.items()}))
     answers = live.ask_sync(texts)
     assert all(one.answer is not None for one in answers)
-    assert ledger.spent <= 60 * least + 10 * PRICES["large"] + 1e-9
+    assert ledger.spent <= total + 1e-9
     assert {one.short_of_money for one in answers} == {True, False}
     rich = ex.LiveCascade(made_models(), policy).ask_sync(texts)
     assert not any(one.short_of_money for one in rich)

@@ -1,8 +1,7 @@
 """Embeddings of texts as features: those of the library itself, in PyTorch and in ONNX Runtime."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,9 +28,14 @@ def folder(tmp_path_factory):
     return made
 
 
-def expected(folder, text):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+@cache
+def opened(folder):
     network = transformers.AutoModel.from_pretrained(folder).eval()
+    return transformers.AutoTokenizer.from_pretrained(folder), network
+
+
+def expected(folder, text):
+    tokenizer, network = opened(folder)
     with torch.inference_mode():
         tokens = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
         return network(**tokens).last_hidden_state[0].mean(dim=0).numpy()

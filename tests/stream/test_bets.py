@@ -1,7 +1,5 @@
 """Bets on units: never unfair where a promise is false, whatever the units are; and quick enough where it is kept."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 
@@ -60,10 +58,8 @@ ROWS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([-1.0, -0.25, 0.0, 
 def test_the_values_of_a_loss_are_those_of_a_loop(rows, limit, most):
     unit, lost = np.array([k for k, _ in rows], np.int64), np.array([loss for _, loss in rows])
     values = bets.loss_values(lost, unit, 5, limit, most)
-    for k in range(5):
-        assert values[k] == pytest.approx(
-            sum((loss - limit) / most for of, loss in rows if of == k), abs=1e-12
-        )
+    expected = [sum((loss - limit) / most for of, loss in rows if of == k) for k in range(5)]
+    assert values == pytest.approx(expected, abs=1e-12)
 
 
 @given(rows=ROWS, share=st.sampled_from([0.0, 0.4, 1.0]), most=st.integers(1, 5))
@@ -142,13 +138,12 @@ def test_plans_pass_in_a_row_from_the_first_and_by_all_of_their_promises(wealths
 
 # -- fair at the limit: exactly, by all that can happen ------------------------------------------------------------
 
-UNIT = st.tuples(
-    st.integers(1, 10), st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.5, 1.0]), min_size=1, max_size=4)
-)
+LOST = st.lists(st.sampled_from([-1.0, 0.0, 0.0, 0.5, 1.0]), min_size=1, max_size=4)
+UNIT = st.tuples(st.integers(1, 10), LOST)
 """How often such a unit comes, and what each of its requests loses."""
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(kinds=st.lists(UNIT, min_size=1, max_size=5), most=st.integers(1, 4))
 def test_where_the_mean_loss_per_request_is_the_limit_no_stake_expects_to_win(kinds, most):
     """Also where long units are the difficult ones, and where later requests, those of the reference, lose nothing."""
@@ -176,7 +171,7 @@ COSTS = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, 
 """What the requests of a unit cost under a plan, and at the reference."""
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     kinds=st.lists(st.tuples(st.integers(1, 10), COSTS), min_size=1, max_size=4),
     most=st.integers(1, 3),
@@ -187,9 +182,8 @@ def test_where_the_cost_of_the_answered_rows_is_the_budget_no_stake_expects_to_w
     rows = [(k, *row) for k, (_, unit) in enumerate(kinds) for row in unit[:most]]
     unit = np.array([k for k, *_ in rows])
     cost, reference = np.array([[cost, full] for _, cost, full in rows], float).T
-    spent, full = (
-        share @ np.bincount(unit, weights=each, minlength=len(kinds)) for each in (cost, reference)
-    )
+    of_kinds = [np.bincount(unit, weights=each, minlength=len(kinds)) for each in (cost, reference)]
+    spent, full = (share @ each for each in of_kinds)
     if not full:
         return
     budget = spent / full / excess  # at the budget, or above it
@@ -199,12 +193,8 @@ def test_where_the_cost_of_the_answered_rows_is_the_budget_no_stake_expects_to_w
     assert np.all(share @ factors <= 1 + 1e-9)
 
 
-@given(
-    nights=st.integers(1, 6), days=st.integers(1, 6), easier=st.floats(0.0, 0.05), harder=st.floats(0.0, 0.5)
-)
-def test_easier_nights_win_nothing_where_the_units_of_a_period_lose_the_limit_together(
-    nights, days, easier, harder
-):
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0.0, 0.05), st.floats(0.0, 0.5))
+def test_easier_nights_win_nothing_where_a_period_loses_the_limit(nights, days, easier, harder):
     """The product of a period's expected factors is at most 1 where its expected values add up to at least 0."""
     limit = (nights * easier + days * harder) / (nights + days)
     for stake in bets.STAKES / (1 - limit):
@@ -341,13 +331,10 @@ def test_over_thousands_of_worlds_anything_passes_with_delta_at_most():
 def test_in_a_fixed_sequence_a_false_plan_passes_with_delta_at_most_however_many_follow():
     """The first plan that is false stops the walk with probability 1 - delta: those behind it add nothing."""
     worlds, rng = 500, np.random.default_rng(0)
-    true, *false = [
-        logs_of(rng, worlds, 12, 60, mean=mean).sum(axis=2) for mean in (0.001, LIMIT, LIMIT, LIMIT, LIMIT)
-    ]
-    best = np.array([wealth_after(logs).max(axis=1) for logs in (true, *false)])  # (plans, worlds)
-    passed = [
-        bets.n_passed([{"max_loss": each} for each in of_world], 1 / DELTA) for of_world in best.T.tolist()
-    ]
+    logs = [logs_of(rng, worlds, 12, 60, mean=mean).sum(axis=2) for mean in (0.001, *[LIMIT] * 4)]
+    best = np.array([wealth_after(each).max(axis=1) for each in logs])  # (plans, worlds), the true one first
+    plans = [[{"max_loss": each} for each in of_world] for of_world in best.T.tolist()]
+    passed = [bets.n_passed(each, 1 / DELTA) for each in plans]
     assert sum(n >= 2 for n in passed) <= at_most(worlds, DELTA)
     assert sum(n >= 1 for n in passed) >= 0.9 * worlds  # the true one is no obstacle
     assert np.sum(best[1:].max(axis=0) >= 1 / DELTA) > sum(n >= 2 for n in passed)  # each by itself: more

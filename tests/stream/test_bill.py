@@ -1,7 +1,5 @@
 """What was saved and lost: as in the provider's books where nothing is estimated, and within intervals elsewhere."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -40,18 +38,17 @@ def escalated(**fields):
 
 def by_reference(why="", **fields):
     """Return a request that the reference answered alone."""
-    return record(
-        {"large": replace(LARGE, grade=None)},
-        policy="",
-        answered="large",
-        asked=("large",),
-        decided=why,
-        **fields,
-    )
+    told = {"policy": "", "answered": "large", "asked": ("large",), "decided": why, **fields}
+    return record({"large": replace(LARGE, grade=None)}, **told)
 
 
 def unit(rows=1, *, number=1, probability=0.2, opened=0.0):
     return Unit(number, "shop", opened, opened, rows=rows, closed=1.0, probability=probability, drawn=True)
+
+
+def audited_units(n=20, **fields):
+    """Return units of a request each, which was compared."""
+    return [(unit(number=k), [audited(**fields)]) for k in range(n)]
 
 
 def span(records, *, compared=0.0, units=()):
@@ -95,8 +92,7 @@ def test_who_answered_and_why_are_counted():
     made = [escalated(), escalated(), record(), by_reference("unit", is_open=False), record(retry=True),
             record(guessed=True), record(answered="", decided="failure")]  # fmt: skip
     one = span(made)
-    assert one.answered == {"large": 3, "small": 3}
-    assert one.decided == {"score": 2, "unit": 1}
+    assert (one.answered, one.decided) == ({"large": 3, "small": 3}, {"score": 2, "unit": 1})
     assert (one.requests, one.in_units, one.by_policy, one.retries, one.guessed) == (6, 5, 5, 1, 1)
     assert (one.estimated, one.opted_out) == (3, 0)
     assert one.cost == pytest.approx(span(made[:-1]).cost + made[-1].cost)  # what has no answer has a cost
@@ -123,11 +119,8 @@ KINDS = st.lists(st.sampled_from(["reference", "escalated", "late"]), max_size=3
 @given(kinds=KINDS, compared=st.floats(0, 10), before=st.floats(0, 10))
 def test_where_nothing_is_estimated_what_is_saved_is_what_the_books_say(kinds, compared, before):
     """The books: what the reference would have cost, less all that was paid, comparisons among them."""
-    made = {
-        "reference": by_reference(),
-        "escalated": escalated(),
-        "late": by_reference("unit", is_open=False),
-    }
+    late = by_reference("unit", is_open=False)
+    made = {"reference": by_reference(), "escalated": escalated(), "late": late}
     records = [made[kind] for kind in kinds]
     paid = sum(one.cost for one in records) + compared
     reference_alone = sum(0.01 for _ in records)
@@ -144,7 +137,7 @@ def test_in_shadow_comparisons_are_all_that_is_counted():
 
 
 def test_with_too_few_drawn_units_nothing_is_said_of_what_was_not_asked():
-    units = [(unit(number=k), [audited()]) for k in range(FEWEST)]
+    units = audited_units(FEWEST)
     one = span([record()] * 20, units=units[:-1])
     assert one.saved(0.0) is None
     assert one.lost is None
@@ -156,7 +149,7 @@ def test_with_too_few_drawn_units_nothing_is_said_of_what_was_not_asked():
 
 
 def test_where_the_input_is_not_known_all_of_the_cost_is_estimated():
-    units = [(unit(number=k), [audited(input_cost=None)]) for k in range(20)]
+    units = audited_units(input_cost=None)
     assert span([record(input_cost=None)] * 5, units=units).saved(0.0) == pytest.approx((5 * 0.009,) * 3)
 
 
@@ -202,7 +195,7 @@ def test_the_interval_of_what_was_saved_covers_the_truth():
 def test_spans_add_up_and_comparisons_are_subtracted_once():
     first = span([by_reference()] * 10, compared=0.0)
     second = span([escalated()] * 10, compared=1.0)
-    units = [(unit(number=k), [audited()]) for k in range(20)]
+    units = audited_units()
     third = span([record()] * 100, compared=1.5, units=units)
     bill = Bill([first, second, third])
     assert bill.saved_in_all(2.0) == pytest.approx((-10 * 0.001 + 100 * 0.009 - 2.0,) * 3)
@@ -212,7 +205,7 @@ def test_spans_add_up_and_comparisons_are_subtracted_once():
 
 
 def test_a_span_with_few_units_is_estimated_by_all_spans_together():
-    units = [(unit(number=k), [audited()]) for k in range(20)]
+    units = audited_units()
     bill = Bill([span([record()] * 100, units=units), span([record()] * 7)])
     assert bill.now.saved(0.0) is None
     assert bill.saved_in_all(0.0) == pytest.approx((107 * 0.009,) * 3)
@@ -223,7 +216,7 @@ def test_a_span_with_few_units_is_estimated_by_all_spans_together():
 
 def test_the_day_on_which_comparisons_are_earned_back():
     """Shadow cost 1 dollar; the policy has saved .9 in two days, of which .4 went into audits."""
-    units = [(unit(number=k), [audited()]) for k in range(20)]
+    units = audited_units()
     bill = Bill([Span("reference"), span([record()] * 100, compared=1.0, units=units)])
     bill.now.since = 0.0
     assert bill.saved_in_all(1.4).mean == pytest.approx(0.9 - 1.4)
@@ -234,7 +227,7 @@ def test_the_day_on_which_comparisons_are_earned_back():
 
 
 def test_there_is_no_day_where_it_is_earned_back_or_never_is_or_is_not_known():
-    units = [(unit(number=k), [audited()]) for k in range(20)]
+    units = audited_units()
     good = [Span("reference"), span([record()] * 100, compared=1.0, units=units)]
     assert Bill(good).break_even(1.95, DAY_S) is None  # all that is saved is spent
     assert Bill(good).break_even(1.4, 0.0) is None  # just now
@@ -258,10 +251,8 @@ def test_what_was_lost_is_over_all_requests_of_which_late_ones_lose_nothing():
 
 
 def test_heavy_units_count_by_their_requests_and_rare_draws_by_their_probability():
-    bad = [
-        replace(audited(row=row), said={"small": Said(0.001, 0.5, 0.0), "large": LARGE}) for row in range(9)
-    ]
-    good = [replace(audited(), said={"small": Said(0.001, 0.5, 1.0), "large": LARGE})]
+    bad = [audited({"small": Said(0.001, 0.5, 0.0), "large": LARGE}, row=row) for row in range(9)]
+    good = [audited({"small": Said(0.001, 0.5, 1.0), "large": LARGE})]
     units = [(unit(9, number=k, probability=0.1), bad) for k in range(10)]
     units += [(unit(1, number=k, probability=0.5), good) for k in range(10, 40)]
     one = span([record()], units=units)
@@ -276,24 +267,20 @@ def test_a_request_and_its_retries_lose_once():
     for inside in ([failed, retried], [retried, failed], [failed, retried, retried]):
         one = span([], units=[(unit(number=k), inside) for k in range(20)])
         one.requests = one.in_units = 20
-        assert one.lost.mean == pytest.approx(0.25)
-        assert one.lost_answered.mean == pytest.approx(0.25)
+        assert (one.lost.mean, one.lost_answered.mean) == (pytest.approx(0.25), pytest.approx(0.25))
     alone = span([record()] * 20, units=[(unit(number=k), [failed]) for k in range(20)])
     assert alone.lost.mean == 1.0
 
 
 def test_the_interval_of_the_loss_is_a_careful_one():
-    one = span(
-        [record()] * 3 + [by_reference("unit", is_open=False)],
-        units=[(unit(number=k), [audited()]) for k in range(20)],
-    )
+    one = span([record()] * 3 + [by_reference("unit", is_open=False)], units=audited_units())
     assert one.lost == pytest.approx([0.75 * end for end in one.loss.ratio((-1.0, 1.0))])
     assert one.lost_answered == pytest.approx(one.loss_answered.ratio((-1.0, 1.0)))
     assert one.lost_answered.high > 0.26
-    few = span([record()], units=[(unit(number=k), [audited()]) for k in range(9)])
+    few = span([record()], units=audited_units(9))
     assert few.lost is None
     assert few.lost_answered is None
-    before = span([], units=[(unit(number=k), [audited()]) for k in range(20)])  # of requests of another span
+    before = span([], units=audited_units())  # of requests of another span
     assert before.lost == (0.0, 0.0, 0.0)
 
 
@@ -303,13 +290,9 @@ def test_a_unit_of_which_something_is_missing_counts_all_the_same():
     one = span([record()], units=[(unit(number=k), [unpaid if k % 2 else audited()]) for k in range(40)])
     assert one.lost.mean == pytest.approx((1.0 + 0.25) / 2)
     assert one.saved(0.0).mean == pytest.approx(0.009)
-    weightless = [
-        (unit(number=k, probability=0.0), [audited()]) for k in range(20)
-    ]  # of before there were periods
-    assert (
-        span([record()], units=weightless).loss
-        == span([record()], units=[(unit(probability=1.0), [audited()])] * 20).loss
-    )
+    # Units of before there were periods have no weight.
+    weightless, whole = ([(unit(probability=p), [audited()])] * 20 for p in (0.0, 1.0))
+    assert span([record()], units=weightless).loss == span([record()], units=whole).loss
 
 
 def test_what_failed_without_a_policy_costs_the_policy_nothing():
@@ -323,10 +306,9 @@ def test_the_interval_of_the_loss_covers_it():
         one = Span("p1", requests=100, in_units=80)
         for number in np.flatnonzero(rng.random(400) < 0.2).tolist():
             rows = int(rng.integers(1, 4))
-            inside = [
-                audited(row=row, said={"small": Said(0.0, None, float(rng.random() >= 0.05)), "large": LARGE})
-                for row in range(rows)
-            ]
+            grades = [float(rng.random() >= 0.05) for _ in range(rows)]
+            said = [{"small": Said(0.0, None, grade), "large": LARGE} for grade in grades]
+            inside = [audited(each, row=row) for row, each in enumerate(said)]
             one.add_unit(unit(rows, number=number), inside, "large")
         _, low, high = one.lost
         covered += low <= 0.8 * 0.05 <= high
@@ -337,7 +319,7 @@ def test_the_interval_of_the_loss_covers_it():
 
 
 def test_a_bill_is_kept_as_json_and_goes_on():
-    units = [(unit(number=k), [audited()]) for k in range(12)]
+    units = audited_units(12)
     bill = Bill([span([by_reference("unit"), escalated()], compared=0.1)])
     bill.begin("p2", 7.0, 0.3)
     for made in (record(), audited(guessed=True)):
@@ -350,8 +332,7 @@ def test_a_bill_is_kept_as_json_and_goes_on():
         one.now.add(escalated(), "large", opted_out=False)
         one.now.add_unit(unit(number=50), [audited()], "large")
         one.begin("p3", 9.0, 0.4)
-    assert again.spans == bill.spans
-    assert again.saved_in_all(1.0) == bill.saved_in_all(1.0)
+    assert (again.spans, again.saved_in_all(1.0)) == (bill.spans, bill.saved_in_all(1.0))
     assert isinstance(again.saved_in_all(1.0), Interval)
     assert again.spans[0].decided.most_common(1) == [("unit", 1)]  # still a counter
 
@@ -363,18 +344,11 @@ def test_a_span_in_which_nothing_came_is_left_out():
     assert [one.policy for one in bill.spans] == ["p1"]
     bill.now.add(record(), "large", opted_out=True)
     bill.begin("p2", 2.0, 0.5)
-    assert [(one.policy, one.since, one.compared) for one in bill.spans] == [
-        ("p1", 1.0, 0.5),
-        ("p2", 2.0, 0.5),
-    ]
+    spans = [(one.policy, one.since, one.compared) for one in bill.spans]
+    assert spans == [("p1", 1.0, 0.5), ("p2", 2.0, 0.5)]
 
 
 def test_a_unit_counts_where_it_began():
     bill = Bill([Span("a", since=10.0), Span("b", since=20.0), Span("c", since=20.0)])
-    assert [bill.of(unit(opened=now)).policy for now in (5.0, 10.0, 19.9, 20.0, 1e9)] == [
-        "a",
-        "a",
-        "a",
-        "c",
-        "c",
-    ]
+    found = [bill.of(unit(opened=now)).policy for now in (5.0, 10.0, 19.9, 20.0, 1e9)]
+    assert found == [*"aaacc"]

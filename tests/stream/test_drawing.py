@@ -1,7 +1,5 @@
 """Units are drawn by lots that know a number and a secret alone, with a probability that earlier periods have set."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import inspect
@@ -32,15 +30,15 @@ def between(n, p):
 
 def test_a_lot_is_the_hmac_of_the_number_and_its_use():
     drawing = Drawing(b"secret", 86400.0)
+
+    def share(use, number):
+        lot = hmac.new(b"secret", b"%s %d" % (use, number), hashlib.sha256).digest()
+        return int(lot[:7].hex(), 16) / 16**14
+
     for number in (0, 1, 2, 10**12):
-        for use, chosen in ((b"draw", drawing.is_chosen), (b"half", None)):
-            lot = hmac.new(b"secret", use + b" " + str(number).encode(), hashlib.sha256).digest()
-            share = int(lot[:7].hex(), 16) / 16**14
-            if chosen is None:
-                assert drawing.is_held_out(number) == (share < 0.5)
-            else:
-                assert not chosen(number, share)
-                assert chosen(number, math.nextafter(share, 1))
+        assert drawing.is_held_out(number) == (share(b"half", number) < 0.5)
+        assert not drawing.is_chosen(number, share(b"draw", number))
+        assert drawing.is_chosen(number, math.nextafter(share(b"draw", number), 1))
     assert not any(drawing.is_chosen(number, 0.0) for number in range(1000))
     assert all(drawing.is_chosen(number, 1.0) for number in range(1000))
 
@@ -49,8 +47,7 @@ def test_nothing_but_a_number_can_be_drawn():
     """An id of content lets a popular prompt in or out as a whole."""
     for draws, names in ((Drawing.is_chosen, ["unit", "probability"]), (Drawing.is_held_out, ["unit"])):
         told = inspect.signature(draws).parameters
-        assert list(told)[1:] == names
-        assert told["unit"].annotation == "int"
+        assert (list(told)[1:], told["unit"].annotation) == (names, "int")
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.2, 0.5, 0.9])
@@ -89,9 +86,7 @@ def test_popular_prompts_and_clients_are_drawn_at_the_common_rate():
 # -- periods ------------------------------------------------------------------------------------------------------
 
 
-@given(
-    steps=st.lists(st.tuples(st.floats(0, 30), st.floats(0.01, 1), st.booleans()), min_size=1, max_size=60)
-)
+@given(st.lists(st.tuples(st.floats(0, 30), st.floats(0.01, 1), st.booleans()), min_size=1, max_size=60))
 def test_the_probability_is_constant_in_a_period_and_depends_on_earlier_ones_alone(steps):
     """A twin sees other units in the current period, and the same before: it draws with the same probability."""
     drawing, now, known = Drawing(b"s", 10.0), 0.0, {}
@@ -134,11 +129,9 @@ def test_a_refusal_counts_in_the_period_of_its_unit():
     drawing.refuse(0)
     drawing.refuse(1)
     drawing.refuse(-7)  # long ago
-    assert (first.refused, second.refused) == (2, 1)
-    assert drawing.latest == [first, second]
+    assert (first.refused, second.refused, drawing.latest) == (2, 1, [first, second])
     third = drawing.period(2.0, 0.5)
-    assert drawing.latest == [second, third]
-    assert Drawing(b"s", 1.0).latest == []
+    assert (drawing.latest, Drawing(b"s", 1.0).latest) == ([second, third], [])
 
 
 @pytest.mark.parametrize(
@@ -184,10 +177,8 @@ def test_money_that_is_short_lasts_in_nine_of_ten_periods_and_most_of_it_is_used
 def test_where_money_lasts_the_probability_is_the_one_that_was_asked_for():
     assert {period.probability for period in periods_with(lambda _: 1e9, n_periods=30)} == {0.2}
     audits = periods_with(lambda _: 1e9, most=0.01, n_periods=LOOKED_AT + 5)
-    after = Drawing(b"s", 1.0, audits[-LOOKED_AT - 1 :])
-    assert (
-        after.period(1e6, 0.2).probability == 0.2
-    )  # audits were few because a policy answered, not for money
+    after = Drawing(b"s", 1.0, audits[-LOOKED_AT - 1 :])  # few because a policy answered, not for money
+    assert after.period(1e6, 0.2).probability == 0.2
 
 
 def test_money_that_comes_back_is_noticed_after_as_many_periods_as_are_remembered():
@@ -198,13 +189,8 @@ def test_money_that_comes_back_is_noticed_after_as_many_periods_as_are_remembere
     assert periods[-1].probability == 0.2
 
 
-@given(
-    units=st.integers(1, 10_000), chosen=st.integers(0, 10_000), refused=st.integers(0, 10_000),
-    probability=st.floats(0.001, 1),
-)  # fmt: skip
-def test_what_would_have_been_affordable_is_above_0_and_below_what_failed(
-    units, chosen, refused, probability
-):
+@given(st.integers(1, 10_000), st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0.001, 1))
+def test_what_was_affordable_is_above_0_and_below_what_failed(units, chosen, refused, probability):
     chosen = min(units, chosen)
     refused = min(chosen, refused)
     affordable = Period(0, probability, units, chosen, refused).affordable
@@ -220,10 +206,9 @@ def test_what_would_have_been_affordable_is_above_0_and_below_what_failed(
 def test_where_nothing_was_paid_for_it_is_as_if_one_unit_had_been():
     """Else nothing would ever be drawn again."""
     one = (math.sqrt(2) - 1) ** 2
-    assert Period(0, 0.5, 10, 3, 3).affordable == pytest.approx(one / 10)
-    assert Period(0, 0.5, 10, 3, 2).affordable == pytest.approx(one / 10)
-    assert Period(0, 0.5, 1, 1, 1).affordable == pytest.approx(one)
-    assert Period(0, 0.5, 0, 0, 1).affordable == pytest.approx(one)
+    counts = (10, 3, 3), (10, 3, 2), (1, 1, 1), (0, 0, 1)
+    found = [Period(0, 0.5, *each).affordable for each in counts]
+    assert found == pytest.approx([one / 10, one / 10, one, one])
     assert Period(5, 0.5) == Period(5, 0.5, 0, 0, 0, None, 86400.0)
 
 

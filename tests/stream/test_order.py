@@ -1,7 +1,5 @@
 """Items come in order of arrival, each once, whatever the order in which they end, and none waits beyond its limit."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

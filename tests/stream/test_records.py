@@ -1,7 +1,5 @@
 """The stream in a file: added by threads, read by other processes, of any version, removed without a trace."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
@@ -59,11 +57,8 @@ def test_every_field_is_read_as_it_was_added(tmp_path, records):
     assert records.read() == [FULL, BARE]  # in order of arrival
     records.close()
     with closing(Records(tmp_path)) as again:
-        assert again.read() == [FULL, BARE]
-        assert again.count() == 2
-        assert again.count("retry") == 1
-        assert again.read("number > ?", (7,)) == [BARE]
-        assert again.clients() == {"shop"}
+        assert (again.read(), again.count(), again.count("retry")) == ([FULL, BARE], 2, 1)
+        assert (again.read("number > ?", (7,)), again.clients()) == ([BARE], {"shop"})
         assert again.latest_number() == 8
 
 
@@ -75,14 +70,12 @@ def test_units_and_periods_are_read_as_they_were_added(records):
     flags = [(unit.drawn, unit.held_out, unit.refused) for unit in records.units()]
     flags += [(one.is_open, one.retry, one.guessed) for one in records.read()]
     assert {type(flag) for three in flags for flag in three} == {bool}
-    assert records.units("closed IS NULL") == [young]
-    assert records.periods() == [first, second]
+    assert (records.units("closed IS NULL"), records.periods()) == ([young], [first, second])
     assert records.kept("bill") == [{"a": 1}]
     assert records.kept("other") is records.kept("nothing") is None
     young.rows, young.closed, second.units = 1, 3.0, 1
     records.update([young], [second])
-    assert records.units() == [UNIT, young]
-    assert records.periods() == [first, second]
+    assert (records.units(), records.periods()) == ([UNIT, young], [first, second])
     records.settle([first], 77.0)
     records.update([], [first])  # which does not know that it has settled
     assert records.periods("settled IS NOT NULL") == [replace(first, settled=77.0)]
@@ -115,8 +108,7 @@ def test_periods_of_another_length_are_others(records):
     day, hour = Period(3, 0.5, 9, 4, 1), Period(3, 0.25, 2, 1, length=3600.0)
     records.update([], [day, hour])
     records.settle([hour], 5.0)
-    assert records.periods("settled IS NULL") == [day]
-    assert records.latest_periods(5) == [day]
+    assert (records.periods("settled IS NULL"), records.latest_periods(5)) == ([day], [day])
     assert records.latest_periods(5, 3600.0) == [replace(hour, settled=5.0)]
     assert records.latest_periods(5, 60.0) == []
 
@@ -159,9 +151,8 @@ def kept(tmp_path_factory):
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
-ANSWERS = st.builds(
-    Said, st.floats(0, 1e6), st.none() | st.floats(-9, 9), st.none() | st.floats(0, 1), st.text(max_size=9)
-)
+SCORES, GRADES = st.none() | st.floats(-9, 9), st.none() | st.floats(0, 1)
+ANSWERS = st.builds(Said, st.floats(0, 1e6), SCORES, GRADES, st.text(max_size=9))
 
 
 @given(
@@ -209,8 +200,7 @@ def test_of_a_request_and_its_retries_the_first_that_was_compared_counts():
     ))  # fmt: skip
     assert one_each([first, second, third, late]) == {0: second, 1: late}
     assert one_each([second, first]) == {0: second}
-    assert one_each([first, replace(first, number=9)]) == {0: first}
-    assert one_each([]) == {}
+    assert (one_each([first, replace(first, number=9)]), one_each([])) == ({0: first}, {})
 
 
 def test_settings_have_a_number_each_time_that_they_change(records):
@@ -226,10 +216,8 @@ def test_settings_have_a_number_each_time_that_they_change(records):
 
 
 def test_the_latest_transcripts_come_the_oldest_first(records):
-    for number in range(1, 6):
-        records.add(
-            replace(FULL, number=number, unit=number * 10, transcript=b"" if number == 4 else bytes([number]))
-        )
+    for number, said in enumerate((b"\1", b"\2", b"\3", b"", b"\5"), start=1):
+        records.add(replace(FULL, number=number, unit=number * 10, transcript=said))
     assert records.transcripts(3) == [(20, b"\2"), (30, b"\3"), (50, b"\5")]
 
 
@@ -259,9 +247,8 @@ def test_threads_add_while_another_process_reads(tmp_path, records):
     other = subprocess.Popen([sys.executable, "-c", reads, tmp_path], stdout=subprocess.PIPE, text=True)
     with ThreadPoolExecutor(8) as pool:
         for number in range(1, 301):
-            pool.submit(
-                records.add, replace(FULL, number=number, unit=number), [replace(UNIT, number=number)]
-            )
+            added = replace(FULL, number=number, unit=number), [replace(UNIT, number=number)]
+            pool.submit(records.add, *added)
     assert other.communicate()[0].split() == ["300", "300", "0"]  # never a unit without its record
 
 
@@ -336,8 +323,7 @@ def test_of_a_client_that_is_forgotten_no_byte_is_left(tmp_path):
     assert records.forget("leaving") == n > 50
     for gone in (b"leaving", b"secret-"):
         assert gone not in everything(tmp_path)
-    assert records.read() == kept
-    assert records.forget("leaving") == 0
+    assert (records.read(), records.forget("leaving")) == (kept, 0)
     found = {unit.number: unit for unit in records.units()}
     assert found.keys() == {unit.number for unit in units}  # their numbers stay
     for unit in units:
@@ -353,13 +339,12 @@ def test_of_what_has_expired_no_byte_is_left(tmp_path):
     for number in range(1, 101):
         old = number <= 50
         client = "long-gone" if old else "shop"
-        made = replace(
-            FULL, number=number, unit=number, time=float(number), client=client, text="4111 " * 100 * old
-        )
-        records.add(made, [Unit(number, client, float(number), float(number), closed=float(number))])
+        now, text = float(number), "4111 " * 100 * old
+        made = replace(FULL, number=number, unit=number, time=now, client=client, text=text)
+        records.add(made, [Unit(number, client, now, now, closed=now)])
     assert records.expire(50.5) == 50
-    assert [record.number for record in records.read()] == list(range(51, 101))
-    assert [unit.number for unit in records.units()] == list(range(51, 101))
+    for kept in (records.read(), records.units()):
+        assert [one.number for one in kept] == list(range(51, 101))
     for gone in (b"4111", b"long-gone"):
         assert gone not in everything(tmp_path)
     records.close()
@@ -374,26 +359,22 @@ def test_units_that_began_before_what_is_kept_are_not_used(records):
     users = replace(gone, number=5, user=b"u")
     for number, unit in enumerate((whole, half, gone, still, users), 1):
         records.add(replace(FULL, number=number, unit=number, time=unit.opened), [unit])
-    assert records.expire(7.0) == 4
-    assert [unit.number for unit in records.units()] == [1, 2, 4, 5]
+    assert (records.expire(7.0), [unit.number for unit in records.units()]) == (4, [1, 2, 4, 5])
     assert [unit.number for unit, _ in records.of_units()] == [1]
     assert records.count_units("closed IS NOT NULL") == 1
-    assert records.units("user = ?", (b"u",)) == [
-        replace(users, drawn=False)
-    ]  # who had a unit never gets another
+    # Who had a unit never gets another.
+    assert records.units("user = ?", (b"u",)) == [replace(users, drawn=False)]
 
 
 def test_numbers_are_never_used_again(records):
     """A question counts from one on: units with lower numbers would not test it."""
     for number in (1, 2, 3):
-        records.add(
-            replace(FULL, number=number, unit=number), [replace(UNIT, number=number, user=b"", closed=1.0)]
-        )
-    records.expire(1e9)
-    assert records.read() == records.units() == []
-    assert records.latest_number() == 3
-    records.expire(1e9)
-    assert records.latest_number() == 3
+        unit = replace(UNIT, number=number, user=b"", closed=1.0)
+        records.add(replace(FULL, number=number, unit=number), [unit])
+    for _ in range(2):
+        records.expire(1e9)
+        assert records.read() == records.units() == []
+        assert records.latest_number() == 3
     records.add(replace(BARE, number=9, client="leaving"))
     records.forget("leaving")
     assert records.latest_number() == 9
@@ -465,9 +446,8 @@ def test_a_file_of_the_first_version_fits_policies_and_tests_none(tmp_path):
     first_version(tmp_path, rows)
     records = Records(tmp_path)
     found = records.read()
-    assert [(one.number, one.request, one.time) for one in found] == [
-        (k, f"r{k}", float(k)) for k in range(1, 8)
-    ]
+    expected = [(k, f"r{k}", float(k)) for k in range(1, 8)]
+    assert [(one.number, one.request, one.time) for one in found] == expected
     assert [(one.unit, one.row, one.compared) for one in found] == [
         (1, 0, COMPARED), (2, 0, COMPARED), (1, 1, COMPARED), (2, 1, COMPARED), (0, 0, ""), (6, 0, COMPARED),
         (7, 0, COMPARED),
@@ -476,28 +456,21 @@ def test_a_file_of_the_first_version_fits_policies_and_tests_none(tmp_path):
         1, 1.0, "shop", "r1", {name: Said(**said) for name, said in SAID.items()}, setting=1, unit=1, is_open=True,
         answered="large", cost=2e-4, compared=COMPARED, features=(0.25, -1.5), text="{}",
     )  # fmt: skip
-    assert (found[3].policy, found[3].decided, found[3].answered, found[3].setting) == (
-        "p1",
-        "score",
-        "small",
-        2,
-    )
-    assert found[4].said == {"small": Said(1e-5, 0.75)}
-    assert found[4].features is None
-    drawn = [
-        (unit.number, unit.client, unit.rows, unit.latest, unit.closed) for unit, _ in records.of_units()
-    ]
-    assert drawn == [(1, "shop", 2, 3.0, 3.0), (2, "shop", 2, 4.0, 4.0), (6, "other", 1, 6.0, 6.0),
-                     (7, "shop", 1, 7.0, 7.0)]  # fmt: skip
-    assert [unit.setting for unit, _ in records.of_units()] == [1, 1, 1, 1]  # that of its first request
+    one = found[3]
+    assert (one.policy, one.decided, one.answered, one.setting) == ("p1", "score", "small", 2)
+    assert (found[4].said, found[4].features) == ({"small": Said(1e-5, 0.75)}, None)
+    units = [unit for unit, _ in records.of_units()]
+    drawn = [(unit.number, unit.client, unit.rows, unit.latest) for unit in units]
+    assert drawn == [(1, "shop", 2, 3.0), (2, "shop", 2, 4.0), (6, "other", 1, 6.0), (7, "shop", 1, 7.0)]
+    assert [unit.closed for unit in units] == [unit.latest for unit in units]
+    assert [unit.setting for unit in units] == [1, 1, 1, 1]  # that of its first request
     assert all(len(inside) == unit.rows for unit, inside in records.of_units())  # nothing counts as missing
     assert records.count_units("NOT held_out AND probability = 1") == 4
     assert records.settings() == {
         1: (1.0, {"identity": {"small": "v1"}, "grader": "match"}),
         2: (4.0, {"identity": {"small": "v2"}, "grader": "match"}),
     }
-    assert records.periods() == []
-    assert records.latest_number() == 7
+    assert (records.periods(), records.latest_number()) == ([], 7)
     records.add(replace(FULL, number=8))
     records.close()
     with closing(Records(tmp_path)) as again:
@@ -548,26 +521,22 @@ def test_of_a_client_of_the_first_version_that_is_forgotten_no_byte_is_left(tmp_
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", careless)
-    clients = ["shop", "leaving"]
-    first_version(
-        tmp_path,
-        [{"client": clients[k % 2], "conversation": f"c{k}", "text": "4111 " * 200} for k in range(100)],
-    )
+    clients, text = ["shop", "leaving"], "4111 " * 200
+    rows = [{"client": clients[k % 2], "conversation": f"c{k}", "text": text} for k in range(100)]
+    first_version(tmp_path, rows)
     records = Records(tmp_path)
-    assert records.forget("leaving") == 50
-    assert b"leaving" not in everything(tmp_path)
-    assert records.forget("shop") == 50
-    assert b"4111" not in everything(tmp_path)
+    for client, gone in (("leaving", b"leaving"), ("shop", b"4111")):
+        assert records.forget(client) == 50
+        assert gone not in everything(tmp_path)
     records.close()
 
 
 def test_a_damaged_file_of_the_first_version_stays_as_it_is(tmp_path):
     first_version(tmp_path, [{"request": "r1"}, {"said": [1]}])
     before = (tmp_path / RECORDS).read_bytes()
+    told = r"records.db is damaged .*: restore it, or choose another file"
     for _ in range(2):
-        with pytest.raises(
-            ArtefactError, match=r"records.db is damaged .*: restore it, or choose another file"
-        ):
+        with pytest.raises(ArtefactError, match=told):
             Records(tmp_path)
     assert (tmp_path / RECORDS).read_bytes() == before
 
@@ -655,7 +624,7 @@ def test_whatever_byte_is_changed_the_file_is_read_or_refused(tmp_path, n):
         ("request", "said", None), ("kept", "body", "{"), ("setting", "body", "'"), ("request", "refused", "3"),
     ],
 )  # fmt: skip
-def test_what_cannot_have_been_written_there_is_damage_and_locks_nothing(
+def test_what_cannot_have_been_written_is_damage_and_locks_nothing(
     tmp_path, monkeypatch, table, column, value
 ):
     monkeypatch.setattr("exeunt._support.sqlite.WAIT_S", 0.01)
@@ -667,9 +636,8 @@ def test_what_cannot_have_been_written_there_is_damage_and_locks_nothing(
         where = "name = 'bill'" if table == "kept" else "number = 1"
         connection.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", (value,))
     read = {"request": records.read, "setting": records.settings, "kept": lambda: records.kept("bill")}[table]
-    with pytest.raises(
-        ArtefactError, match=r"is damaged \(.*\): restore it, or choose another file"
-    ) as error:
+    told = r"is damaged \(.*\): restore it, or choose another file"
+    with pytest.raises(ArtefactError, match=told) as error:
         read()
     assert records.forget("shop") == 2  # while somebody holds the error and where it came from
     assert error.value.__traceback__ is not None

@@ -1,7 +1,5 @@
 """What is said of what was saved: the same words on the page, in the report and by the command."""
 
-from __future__ import annotations
-
 import pytest
 
 from exeunt.stream.bill import Bill, Span, in_usd
@@ -14,16 +12,8 @@ START = 1.8e9  # 15 Jan 2027
 def bill(*, reference_cost: float = 10.0, spent_before: float = 4.0) -> Bill:
     """A bill of a shadow of ten days, and of a policy that answered for ten more, of which nothing is estimated."""
     shadow = Span("reference", START, 0.0, requests=100)
-    live = Span(
-        "p1",
-        START + 10 * DAY_S,
-        spent_before,
-        requests=50,
-        by_policy=50,
-        cost=3.0,
-        reference_cost=reference_cost,
-    )
-    return Bill([shadow, live])
+    counts = {"requests": 50, "by_policy": 50, "cost": 3.0, "reference_cost": reference_cost}
+    return Bill([shadow, Span("p1", START + 10 * DAY_S, spent_before, **counts)])
 
 
 def told(compared: float, **changes: float) -> str:

@@ -55,7 +55,9 @@ class ScoreBins:
             return bins
         least, tie, draw = self._table
         edges = least.take(blocks, axis=0)
-        if math.isnan(scores.sum()):
+        with np.errstate(invalid="ignore"):  # infinite ones of both signs
+            total = scores.sum()
+        if math.isnan(total):
             scores = numbers(scores)
         here = scores[:, None]
         bins += np.add.reduce(edges > here, axis=1)

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 FEWEST = 10
 """Units for an interval."""
@@ -86,7 +85,7 @@ class RatioSums:
         )
         freedom = max(trace**2 / of_square, 1.0)
         centre = (self.x + size * sum(extremes)) / y
-        quantile = float(student.ppf(1 - _ALPHA / 2, freedom)) * (_widening(self.n) if all_looks else 1.0)
+        quantile = float(stdtrit(freedom, 1 - _ALPHA / 2)) * (_widening(self.n) if all_looks else 1.0)
         half = quantile * (max(squares, 0.0) * y2 / trace) ** 0.5 / y
         low, high = min(centre - half, mean), max(centre + half, mean)
         if extremes:
@@ -101,6 +100,5 @@ class RatioSums:
 def _widening(n: int) -> float:
     """Return how much wider an interval is that holds at all numbers of units together than one for n alone."""
     time = n / _USUAL
-    return math.sqrt((1 + 1 / time) * (math.log1p(time) - 2 * math.log(_ALPHA))) / float(
-        norm.ppf(1 - _ALPHA / 2)
-    )
+    wide = (1 + 1 / time) * (math.log1p(time) - 2 * math.log(_ALPHA))
+    return math.sqrt(wide) / float(ndtri(1 - _ALPHA / 2))
