@@ -70,9 +70,7 @@ def test_columns_of_the_table_come_back(cluster, run, pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_all_inputs_are_answered_once(
-    cluster, bucket, run, pictures, tmp_path, monkeypatch
-):
+def test_whoever_is_killed_all_inputs_are_answered(cluster, bucket, run, pictures, tmp_path, monkeypatch):
     """From and to an object store. First the driver breaks off, then a worker is killed."""
     monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)
     inputs, out = open_inputs(put_folder(pictures, f"{bucket}/in")), f"{bucket}/killed"
@@ -121,16 +119,13 @@ def test_whoever_is_killed_all_inputs_are_answered_once(
 def test_the_command_answers_into_an_object_store(cluster, request, store, run, pictures, tmp_path):
     bucket = request.getfixturevalue(store)
     put_folder(pictures, f"{bucket}/of-the-command")
-    done = called(
-        "predict", run.path, "--data", f"{bucket}/of-the-command", "--out", f"{bucket}/out", "--engine", "ray",
-        "--block-size", "50",
-    )  # fmt: skip
+    where = ("--data", f"{bucket}/of-the-command", "--out", f"{bucket}/out")
+    done = called("predict", run.path, *where, "--engine", "ray", "--block-size", "50")
     assert (done.status, done.err) == (0, "")
     assert "120 of 121 inputs answered" in done.out
     assert f"written to {bucket}/out" in done.out
-    same(
-        stored_rows(place(f"{bucket}/out")), alone(run, open_inputs(pictures), tmp_path / "alone.parquet")[1]
-    )
+    expected = alone(run, open_inputs(pictures), tmp_path / "alone.parquet")[1]
+    same(stored_rows(place(f"{bucket}/out")), expected)
 
 
 @pytest.mark.slow
@@ -159,19 +154,16 @@ def test_texts_in_every_form_and_a_cascade_of_two(cluster, tmp_path, monkeypatch
 
     def table(n: int) -> dict:
         labels = rng.integers(0, 4, n)
-        texts = [
-            f"{words[k]} {words[rng.integers(4)] if rng.random() < 0.4 else 'please'} {i}"
-            for i, k in enumerate(labels)
-        ]
+        others = [words[rng.integers(4)] if rng.random() < 0.4 else "please" for _ in range(n)]
+        texts = [f"{words[k]} {other} {i}" for i, (k, other) in enumerate(zip(labels, others, strict=True))]
         return {"text": texts, "label": [words[k] for k in labels]}
 
     (tmp_path / "data").mkdir()
     for part, n in (("train", 600), ("test", 150)):
         pq.write_table(pa.table(table(n)), tmp_path / "data" / f"{part}.parquet")
     for k, name in enumerate(("a", "b")):
-        said = called(
-            "train", "--model", "tfidf", "--data", "data", "--seed", str(k), "--fit", "150", "--out", name
-        )
+        options = f"--model tfidf --data data --seed {k} --fit 150 --out {name}"
+        said = called("train", *options.split())
         assert said.status == 0, said.err
     said = called("cascade", "a", "b", "--out", "both")
     assert said.status == 0, said.err
@@ -188,10 +180,9 @@ def test_texts_in_every_form_and_a_cascade_of_two(cluster, tmp_path, monkeypatch
     (tmp_path / "t.txt").write_text("\n".join(whole) + "\n")
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in inputs["text"]))
     for file in ("t.parquet", "t.csv", "t.txt", "t.jsonl"):
-        one = called("predict", "both", "--data", file, "--out", "one.parquet")
-        ray = called(
-            "predict", "both", "--data", file, "--out", f"of-{file}", "--engine", "ray", "--block-size", "32"
-        )
+        command = ("predict", "both", "--data", file, "--out")
+        one = called(*command, "one.parquet")
+        ray = called(*command, f"of-{file}", "--engine", "ray", "--block-size", "32")
         assert (one.status, ray.status) == (0, 0), ray.err
         same(rows(f"of-{file}"), rows("one.parquet"))
         assert len({row["exit"] for row in rows("one.parquet")} - {None}) == 2
@@ -263,9 +254,8 @@ with connected():
 @pytest.mark.slow
 def test_nothing_of_a_cluster_outlives_its_killed_command_for_long():
     """Two agents of Ray stay for the 60 s in which they try to reach the head."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CONNECTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CONNECTS], **pipes)
     assert process.stdout.readline() == "connected\n"
     started = below(process.pid, named="")
     assert len(started) >= 5

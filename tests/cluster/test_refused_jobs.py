@@ -19,18 +19,17 @@ from exeunt.jobs.record import record_inputs
 def test_a_cluster_that_is_not_there_is_told(monkeypatch):
     import ray
 
+    def fails(**_):
+        raise ConnectionError("nobody there")
+
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody there")))
-    with (
-        pytest.raises(ex.InputError, match=r"no Ray cluster at 'a:1': .*nobody there; start one with"),
-        connected("a:1"),
+    monkeypatch.setattr(ray, "init", fails)
+    for given, said in (
+        (["a:1"], r"no Ray cluster at 'a:1': .*nobody there; start one with"),
+        ([], r"Ray does not start on this machine: .*nobody there"),
     ):
-        pass
-    with (
-        pytest.raises(ex.InputError, match=r"Ray does not start on this machine: .*nobody there"),
-        connected(),
-    ):
-        pass
+        with pytest.raises(ex.InputError, match=said), connected(*given):
+            pass
 
 
 def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, monkeypatch):
@@ -59,19 +58,18 @@ def test_machines_with_other_code_or_another_run_refuse_the_job(
 ):
     job = predict_job(run)
     assert opened_job(packed_job(job)).run.digest == run.digest
-    nowhere = replace(job, run=replace(run, path=tmp_path / "nowhere"))
-    with pytest.raises(
-        ex.InputError, match=r"has no run at .*nowhere: put the run folder on a disk that all share"
+    nowhere = replace(run, path=tmp_path / "nowhere")
+    another = replace(run, manifest={**run.manifest, "sha256": "another"})
+    for other, said in (
+        (nowhere, r"has no run at .*nowhere: put the run folder on a disk that all share"),
+        (another, "has another run at"),
     ):
-        opened_job(packed_job(nowhere))
-    another = replace(job, run=replace(run, manifest={**run.manifest, "sha256": "another"}))
-    with pytest.raises(ex.InputError, match="has another run at"):
-        opened_job(packed_job(another))
+        with pytest.raises(ex.InputError, match=said):
+            opened_job(packed_job(replace(job, run=other)))
     monkeypatch.setattr(worker, "code_digest", lambda: "another")
+    inputs, options = open_inputs(pictures), {"do_blocks": RayWorkers(), "say": lambda _: None}
     with pytest.raises(ex.InputError, match=r"the machine .* of the cluster has another version of exeunt"):
-        predict_folder(
-            run, open_inputs(pictures), str(tmp_path / "out"), do_blocks=RayWorkers(), say=lambda _: None
-        )
+        predict_folder(run, inputs, str(tmp_path / "out"), **options)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,6 @@ from PIL import Image
 
 from exeunt.data import DataSource, Images
 from exeunt.data.stored_inputs import PixelArray
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def noise(n: int, *, seed: int = 0, side: int = 8) -> np.ndarray:

@@ -18,11 +18,11 @@ import exeunt as ex
 from damaged_files import within
 from exeunt._support import paths
 from exeunt._support.paths import RemotePath, open_arrow, place, write_bytes
-from exeunt.data import open_inputs, open_lines, open_source
+from exeunt.data import columns, open_inputs, open_lines, open_source
 from exeunt.errors import UnreadableImage
 from object_store import google_store, object_store, put_folder
 
-N = 23
+N = 12
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,11 @@ def kinds(tmp_path_factory):
     labels = [i % 4 for i in range(N)]
     table = pa.table({"image": pa.array(cells), "label": labels})
     (root / "shards").mkdir()
-    pq.write_table(table.slice(0, 10), root / "shards" / "test-0.parquet", row_group_size=4)
-    pq.write_table(table.slice(10), root / "shards" / "test-1.parquet", row_group_size=3)
+    pq.write_table(table.slice(0, 5), root / "shards" / "test-0.parquet", row_group_size=2)
+    pq.write_table(table.slice(5), root / "shards" / "test-1.parquet", row_group_size=3)
     texts = [f"text {i}" if i % 5 else None for i in range(N)]
-    pq.write_table(
-        pa.table({"text": texts, "label": [k - 1 for k in labels]}), root / "t.parquet", row_group_size=6
-    )
+    table = pa.table({"text": texts, "label": [k - 1 for k in labels]})
+    pq.write_table(table, root / "t.parquet", row_group_size=3)
     (root / "t.csv").write_text("text,label\n" + "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(N)))
     (root / "t.jsonl").write_text("".join(f'{{"text": "j{i}", "label": {i % 3}}}\n' for i in range(N)))
     (root / "t.txt").write_text("".join(f"line {i}\n" for i in range(N)))
@@ -85,9 +84,9 @@ def test_blocks_make_the_whole_and_can_be_sent(kinds, name):
         sent = [pickle.loads(pickle.dumps(block)) for block in blocks]
         assert [row for block in sent for row in said(block)] == whole
     assert said(data.block(4, 0)) == []
-    shuffled = data.take([9, 2, 2, 17])
+    shuffled = data.take([9, 2, 2, 7])
     assert said(shuffled.block(1, 3)) == said(shuffled)[1:]
-    assert said(data.block(5, 9).block(2, 3)) == whole[7:10]
+    assert said(data.block(5, 6).block(2, 3)) == whole[7:10]
 
 
 def test_a_block_is_found_from_any_folder(kinds, tmp_path, monkeypatch):
@@ -102,10 +101,7 @@ def test_a_block_is_found_from_any_folder(kinds, tmp_path, monkeypatch):
 
 
 def test_a_block_holds_nothing_of_the_others(kinds):
-    for name, mine, other in [
-        ("images", b"00.png", b"02.png"),
-        ("shards", b"test-0.parquet", b"test-1.parquet"),
-    ]:
+    for name, mine, other in (("images", b"00.png", b"02.png"), ("shards", b"test-0.p", b"test-1.p")):
         sent = pickle.dumps(open_inputs(kinds / name).block(0, 2))
         assert mine in sent
         assert other not in sent
@@ -114,14 +110,14 @@ def test_a_block_holds_nothing_of_the_others(kinds):
 
 
 def test_row_groups_are_read_once_for_all_blocks_that_were_sent(kinds, monkeypatch):
-    from exeunt.data import columns
-
     columns._kept_of_sent.cache_clear()
-    read = []
-    real = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(
-        pq.ParquetFile, "read_row_group", lambda *a, **k: (read.append(a[1]), real(*a, **k))[1]
-    )
+    read, real = [], pq.ParquetFile.read_row_group
+
+    def counted(file, group, *more, **options):
+        read.append(group)
+        return real(file, group, *more, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     data = open_inputs(kinds / "t.parquet")
     for start in range(0, N - 1, 2):
         said(pickle.loads(pickle.dumps(data.block(start, 2))))
@@ -129,17 +125,22 @@ def test_row_groups_are_read_once_for_all_blocks_that_were_sent(kinds, monkeypat
     columns._kept_of_sent.cache_clear()
 
 
-@pytest.mark.parametrize("name", NAMES)
+IN_STORES = [*((object_store, name) for name in NAMES), (google_store, "images"), (google_store, "shards")]
+
+
+@pytest.mark.parametrize(("store", "name"), IN_STORES, indirect=["store"])
 def test_an_object_store_holds_the_same(kinds, store, name):
     here, there = open_inputs(kinds / name), open_inputs(f"{store}/{name}")
     assert said(there) == said(here)
-    assert said(pickle.loads(pickle.dumps(there.block(3, 9)))) == said(here)[3:12]
+    assert said(pickle.loads(pickle.dumps(there.block(3, 6)))) == said(here)[3:9]
 
 
 @pytest.mark.parametrize("name", ["images", "shards"])
 def test_training_data_in_a_store_are_the_same(kinds, store, name):
-    pq.write_table(pq.read_table(kinds / "shards" / "test-0.parquet"), kinds / "shards" / "train.parquet")
-    put_folder(kinds / "shards", f"{store}/shards")
+    if name == "shards":
+        train = kinds / "shards" / "train.parquet"
+        train.write_bytes((kinds / "shards" / "test-0.parquet").read_bytes())
+        write_bytes(place(f"{store}/shards/train.parquet"), train.read_bytes())
     here, there = open_source(kinds / name), open_source(f"{store}/{name}")
     assert (here.class_names, list(here.datasets)) == (there.class_names, list(there.datasets))
     for part, data in here.datasets.items():
@@ -151,14 +152,14 @@ def test_images_in_a_store_are_listed_and_not_asked_for_one_by_one(store, monkey
     asked, info = [], RemotePath._info
     monkeypatch.setattr(RemotePath, "_info", lambda path: (asked.append(path), info(path))[1])
     data = open_inputs(f"{store}/images")
-    before = [place(f"{store}/images/{data.name(i)}").stat() for i in range(N)]
+    sizes = [place(f"{store}/images/{data.name(i)}").stat().st_size for i in range(N)]
     assert [path.suffix for path in asked].count(".png") == N
     del asked[:]
     stamps = list(open_inputs(f"{store}/images").stored.stamps())
     assert not [path for path in asked if path.suffix == ".png"]
-    assert [stamp[1] for stamp in stamps] == [found.st_size for found in before]
+    assert [stamp[1] for stamp in stamps] == sizes
     assert all(isinstance(stamp[2], int) for stamp in stamps)
-    assert list(open_inputs(f"{store}/images").stored.stamps()) == stamps
+    assert list(data.stored.stamps()) == stamps
     assert list(pickle.loads(pickle.dumps(data.block(0, N))).stored.stamps()) == stamps
 
 
@@ -172,8 +173,6 @@ def test_an_object_that_is_gone_is_an_unreadable_image(kinds, store):
 
 @pytest.mark.parametrize("where", ["here", "there"])
 def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, where):
-    from exeunt.data import columns
-
     data = open_inputs(kinds / "t.parquet" if where == "here" else f"{store}/t.parquet")
     error = OSError(errno.ESTALE, "stale handle") if where == "here" else OSError("timed out")
     opened, failures = open_arrow, [error] * 5
@@ -185,22 +184,19 @@ def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, wh
 
     monkeypatch.setattr(paths, "_PAUSES_S", (0, 0))
     monkeypatch.setattr(columns, "open_arrow", fails)
-    with pytest.raises(
-        ex.errors.FileError, match=r"cannot read .*t\.parquet: OSError: .*(timed out|stale handle)"
-    ):
-        data.content(1)  # an OSError, which a cluster tries again
+    told = r"cannot read .*t\.parquet: OSError: .*(timed out|stale handle)"
+    with pytest.raises(ex.errors.FileError, match=told):  # an OSError, which a cluster tries again
+        data.content(1)
     assert len(failures) == 2
     assert data.content(1)
     assert not failures
 
 
-@pytest.mark.parametrize(
-    ("query", "seconds"), [("", 60), ("?retry_limit_seconds=5", 5), ("?scheme=https", 60)]
-)
-def test_an_unreachable_store_of_google_is_an_error_within_a_minute(query, seconds):
+def test_an_unreachable_store_of_google_is_an_error_within_a_minute():
     """PyArrow's own limit is a quarter of an hour."""
-    _, (settings,) = place(f"gs://anonymous@bucket/file{query}").system.__reduce__()
-    assert settings["retry_time_limit"].total_seconds() == seconds
+    for query, seconds in (("", 60), ("?retry_limit_seconds=5", 5), ("?scheme=https", 60)):
+        _, (settings,) = place(f"gs://anonymous@bucket/file{query}").system.__reduce__()
+        assert settings["retry_time_limit"].total_seconds() == seconds
 
 
 def test_folders_in_a_store_have_any_name(store):
@@ -216,11 +212,8 @@ def test_paths_in_a_store(store):
     assert str(file) == f"{store}/t.txt".replace("anonymous@", "")
     assert (file.is_file(), file.is_dir()) == (True, False)
     assert (file.parent.is_dir(), (file.parent / "none").is_file()) == (True, False)
-    assert (file.name, file.suffix, str(file.relative_to(file.parent.parent))) == (
-        "t.txt",
-        ".txt",
-        "down/t.txt",
-    )
+    assert (file.name, file.suffix) == ("t.txt", ".txt")
+    assert str(file.relative_to(file.parent.parent)) == "down/t.txt"
     assert sorted(path.name for path in file.parent.glob("t.*")) == ["t.csv", "t.jsonl", "t.parquet", "t.txt"]
     assert {"shards", "t.csv"} <= {path.name for path in file.parent.iterdir()}
     assert file.stat().st_size == len(file.read_bytes())
@@ -230,10 +223,9 @@ def test_paths_in_a_store(store):
         assert other.read_bytes() == content
     other.unlink()
     other.unlink(missing_ok=True)
-    with pytest.raises(FileNotFoundError):
-        other.read_bytes()
-    with pytest.raises(FileNotFoundError):
-        other.stat()
+    for read in (other.read_bytes, other.stat):
+        with pytest.raises(FileNotFoundError):
+            read()
     with pytest.raises(ex.InputError, match="there is no data named"):
         open_inputs(f"{store}/nothing.parquet")
 
@@ -244,9 +236,8 @@ def test_other_addresses(tmp_path):
     memory = place("memory://box/x")
     write_bytes(memory, b"kept")
     assert memory.read_bytes() == b"kept"
-    with pytest.raises(
-        ex.InputError, match=r"cannot open zz://x: .*name a path, s3://, gs:// or what fsspec opens"
-    ):
+    told = r"cannot open zz://x: .*name a path, s3://, gs:// or what fsspec opens"
+    with pytest.raises(ex.InputError, match=told):
         place("zz://x")
 
 
@@ -262,10 +253,7 @@ def test_a_pipe_among_inputs_is_told_and_not_waited_for(tmp_path):
 
 
 def test_a_damaged_page_of_a_table_with_checksums_is_told(tmp_path):
-    file, texts = tmp_path / "texts.parquet", [f"text {i}" for i in range(100)]
-    pq.write_table(
-        pa.table({"text": texts}), file, write_page_checksum=True, compression="none", use_dictionary=False
-    )
+    file = texts_in(tmp_path, 100, write_page_checksum=True)
     content = file.read_bytes()
     assert content.count(b"text 57") == 1
     file.write_bytes(content.replace(b"text 57", b"text 75"))
@@ -273,10 +261,16 @@ def test_a_damaged_page_of_a_table_with_checksums_is_told(tmp_path):
         open_inputs(file).content(3)
 
 
+def texts_in(folder, n, **options):
+    file, texts = folder / "texts.parquet", [f"text {i:02d}" for i in range(n)]
+    options |= {"compression": "none", "use_dictionary": False}
+    pq.write_table(pa.table({"text": texts}), file, **options)
+    return file
+
+
 @pytest.mark.parametrize(("n", "reason"), [(16, "has 8 rows, not 16"), (-8, "has -8 rows")])
 def test_a_table_whose_end_tells_another_number_of_rows_is_damaged(tmp_path, n, reason):
-    file = tmp_path / "texts.parquet"
-    pq.write_table(pa.table({"text": [f"text {i}" for i in range(8)]}), file)
+    file = texts_in(tmp_path, 8)
     whole, written = file.read_bytes(), bytes([2 * abs(n) - (n < 0)])  # as Thrift writes whole numbers
     for at in [i for i, byte in enumerate(whole) if byte == 16]:
         file.write_bytes(whole[:at] + written + whole[at + 1 :])
@@ -289,8 +283,7 @@ def test_a_table_whose_end_tells_another_number_of_rows_is_damaged(tmp_path, n, 
 
 def test_a_damaged_page_header_is_told_in_one_line(tmp_path):
     """Arrow says two."""
-    file = tmp_path / "texts.parquet"
-    pq.write_table(pa.table({"text": [f"text {i}" for i in range(9)]}), file, use_dictionary=False)
+    file = texts_in(tmp_path, 9)
     start, content = pq.read_metadata(file).row_group(0).column(0).data_page_offset, file.read_bytes()
     file.write_bytes(content[:start] + b"\xff" * 16 + content[start + 16 :])
     with pytest.raises(ex.errors.ArtefactError, match=r"texts\.parquet is damaged: [^\n]*thrift[^\n]*$"):
@@ -299,23 +292,23 @@ def test_a_damaged_page_header_is_told_in_one_line(tmp_path):
 
 def test_a_table_that_is_replaced_by_one_of_the_same_size_and_time_is_told_by_its_footer(tmp_path):
     """Also where it is read, by a process that the block was sent to."""
-    file, texts = tmp_path / "in.parquet", [f"text {i}" for i in range(10, 22)]
-    options = {"row_group_size": 4, "compression": "none", "use_dictionary": False}
-    pq.write_table(pa.table({"text": texts}), file, **options)
-    size, seen = file.stat().st_size, file.stat()
+    file = texts_in(tmp_path, 12, row_group_size=4)
+    seen = file.stat()
     data = open_inputs(file)
-    assert data.content(0) == "text 10"
+    assert data.content(0) == "text 00"
     sent = pickle.dumps(data.block(4, 8))
-    pq.write_table(pa.table({"text": [*texts[5:], *texts[:5]]}), file, **options)
+    table = pq.read_table(file)
+    options = {"row_group_size": 4, "compression": "none", "use_dictionary": False}
+    pq.write_table(table.take([*range(5, 12), *range(5)]), file, **options)
     os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-    assert file.stat().st_size == size
+    assert file.stat().st_size == seen.st_size
     data.check_unchanged()
     for read in (partial(data.content, 4), partial(pickle.loads(sent).content, 7)):
-        with pytest.raises(ex.InputError, match=r"in\.parquet was changed or replaced while it was read"):
+        with pytest.raises(ex.InputError, match=r"texts\.parquet was changed or replaced while it was read"):
             read()
-    assert data.content(1) == "text 11"  # of the row group that was read before
+    assert data.content(1) == "text 01"  # of the row group that was read before
     file.unlink()
-    with pytest.raises(ex.InputError, match=r"in\.parquet was changed"):
+    with pytest.raises(ex.InputError, match=r"texts\.parquet was changed"):
         data.check_unchanged()
 
 

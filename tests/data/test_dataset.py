@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from made_data import array_images, noise, write_image_table
+from made_data import array_images, encoded, noise, write_image_table
 from PIL import Image
 
 from exeunt.data import Preprocess, Texts, open_inputs, open_source
@@ -12,20 +13,14 @@ from exeunt.data.decode_all import decoded, default_cache
 from exeunt.data.stored_inputs import TableColumn
 from exeunt.errors import InputError, UnreadableImage
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def test_the_content_key_ignores_format_place_and_label(tmp_path: Path) -> None:
     pixels = noise(5)
-    endings = ("png", "webp", "bmp")
-    tables = [
-        write_image_table(tmp_path / f"{e}.parquet", pixels, [i] * 5, ending=e) for i, e in enumerate(endings)
-    ]
+    kinds = [*enumerate(("png", "webp", "bmp"))]
+    tables = [write_image_table(tmp_path / f"{e}.parquet", pixels, [i] * 5, ending=e) for i, e in kinds]
     keys = [open_source(t).train.content_keys() for t in tables]
     assert keys[0].dtype == np.uint64
-    assert np.array_equal(keys[0], keys[1])
-    assert np.array_equal(keys[0], keys[2])
+    assert keys[0].tolist() == keys[1].tolist() == keys[2].tolist()
     assert len(set(keys[0].tolist())) == 5
     images = array_images(pixels)
     assert np.array_equal(images.content_keys([3, 1]), keys[0][[3, 1]])
@@ -36,28 +31,21 @@ def test_the_content_key_ignores_format_place_and_label(tmp_path: Path) -> None:
 
 def test_the_content_key_sees_shape_and_every_pixel() -> None:
     flat = np.zeros((1, 2, 8, 3), dtype=np.uint8)
-    tall = flat.reshape(1, 8, 2, 3)
     other = flat.copy()
     other[0, 1, 7, 2] = 1
-    keys = [int(array_images(p).content_keys()[0]) for p in (flat, tall, other)]
-    assert len(set(keys)) == 3
+    keys = {int(array_images(p).content_keys()[0]) for p in (flat, flat.reshape(1, 8, 2, 3), other)}
+    assert len(keys) == 3
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     pixels = noise(4)
-    base = array_images(pixels, [0, 1, 0, 1])
-    assert base.fingerprint == array_images(pixels.copy(), [0, 1, 0, 1]).fingerprint
+    labels = [0, 1, 0, 1]
+    base = array_images(pixels, labels)
+    assert base.fingerprint == array_images(pixels.copy(), labels).fingerprint
     changed = pixels.copy()
     changed[3, 7, 7, 2] ^= 1
-    others = [
-        array_images(changed, [0, 1, 0, 1]),
-        array_images(pixels, [0, 1, 0, 0]),
-        array_images(pixels, [0, 1, 0, 1], k=3),
-        array_images(pixels),
-        base.take([0, 1, 2]),
-        base.take([1, 0, 2, 3]),
-        array_images(pixels[:0]),
-    ]
+    changes = ((changed, labels), (pixels, [0, 1, 0, 0]), (pixels, labels, 3), (pixels,), (pixels[:0],))
+    others = [*(array_images(*given) for given in changes), base.take([0, 1, 2]), base.take([1, 0, 2, 3])]
     assert len({d.fingerprint for d in [base, *others]}) == 8
     assert base.take([2, 1]).fingerprint == base.take(np.array([2, 1])).fingerprint
 
@@ -83,8 +71,6 @@ def test_views_of_views() -> None:
 
 
 def test_texts_have_keys() -> None:
-    import pyarrow as pa
-
     texts = Texts(TableColumn(pa.chunked_array([["a", "b", "a"]]), name="t#{}".format))
     keys = texts.content_keys()
     assert keys[0] == keys[2] != keys[1]
@@ -94,10 +80,8 @@ def test_texts_have_keys() -> None:
 @pytest.mark.parametrize("n", [0, 1, 2, 300])
 def test_decoding_gives_every_image(tmp_path: Path, n: int) -> None:
     pixels = noise(n, side=4)
-    source = open_source(
-        write_image_table(tmp_path / "a.parquet", pixels, np.zeros(n, np.int64), row_group_size=70)
-    )
-    lazy, seen = source.train, []
+    table = write_image_table(tmp_path / "a.parquet", pixels, np.zeros(n, np.int64), row_group_size=70)
+    lazy, seen = open_source(table).train, []
     images = decoded(lazy, Preprocess(size=(4, 4)), progress=lambda *done: seen.append(done))
     assert np.array_equal(images.pixels, pixels.reshape(n, 4, 4, 3))
     assert np.array_equal(images.content_keys(), lazy.content_keys())
@@ -123,27 +107,24 @@ def test_decoding_resizes_but_keeps_the_keys_of_the_originals(
 
 
 def test_decoding_names_the_unreadable_image(tmp_path: Path) -> None:
-    Image.fromarray(noise(1)[0]).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
+    whole = encoded(noise(1)[0])
+    (tmp_path / "a.png").write_bytes(whole)
+    (tmp_path / "b.png").write_bytes(whole[:-40])
     with pytest.raises(UnreadableImage, match=r"b\.png"):
         decoded(open_inputs(tmp_path), Preprocess())
 
 
 def test_images_that_cannot_be_read_are_told_apart_from_those_that_can(tmp_path: Path) -> None:
-    for part, classes in {"train": "ab", "val": "a"}.items():
-        for name in classes:
-            folder = tmp_path / part / name
-            folder.mkdir(parents=True)
-            for i in range(2):
-                Image.fromarray(noise(1, seed=i)[0]).save(folder / f"{i}.png")
+    for folder in ("train/a", "train/b", "val/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / folder / f"{i}.png").write_bytes(encoded(noise(1, seed=i)[0]))
     (tmp_path / "train" / "a" / "0.png").write_bytes(b"no image")
     (tmp_path / "val" / "a" / "1.png").write_bytes(b"")
     whole = open_source(tmp_path)
     source, unreadable = whole.without_unreadable()
-    assert {part: [error.name for error in errors] for part, errors in unreadable.items()} == {
-        "train": ["train/a/0.png"],
-        "test": ["val/a/1.png"],
-    }
+    named = {part: [error.name for error in errors] for part, errors in unreadable.items()}
+    assert named == {"train": ["train/a/0.png"], "test": ["val/a/1.png"]}
     assert [source.train.name(i) for i in range(3)] == ["train/a/1.png", "train/b/0.png", "train/b/1.png"]
     assert source.train.labels.tolist() == [0, 1, 1]
     ready = source.decoded(Preprocess(size=(8, 8)), cache=tmp_path / "cache")
@@ -178,17 +159,16 @@ def test_the_cache_tells_data_and_sizes_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_image_table(tmp_path / "a.parquet", noise(3, seed=seed), [0] * 3)
         train = open_source(tmp_path / "a.parquet").train
-        for size in (8, 4):
-            images = decoded(train, Preprocess(size=(size, size)), cache=tmp_path / "cache")
-            expected = [Preprocess(size=(size, size)).resize(p) for p in noise(3, seed=seed)]
-            assert np.array_equal(images.pixels, expected)
+        for prepare in (Preprocess(size=(8, 8)), Preprocess(size=(4, 4))):
+            images = decoded(train, prepare, cache=tmp_path / "cache")
+            assert np.array_equal(images.pixels, [prepare.resize(p) for p in noise(3, seed=seed)])
 
 
 def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "exeunt"
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert default_cache() == tmp_path / "x" / "exeunt"
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache() == tmp_path / ".cache" / "exeunt"
 
 

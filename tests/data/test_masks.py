@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zlib
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,23 @@ def folder(tmp_path):
     return tmp_path
 
 
+def table_of(folder, pairs, **options):
+    """The folder, with a table of these images and masks to train on."""
+    write_table(folder / "train.parquet", pairs, **options)
+    return folder
+
+
+def with_cells(folder, cells):
+    """The folder, with a table of images and other cells in the place of masks."""
+    table = pq.read_table(table_of(folder, PAIRS) / "train.parquet").drop_columns("mask")
+    pq.write_table(table.append_column("mask", cells), folder / "train.parquet")
+    return folder
+
+
+def train(folder, **options):
+    return open_source(folder, masks=True, **options).dataset("train")
+
+
 def test_folders_and_tables_hold_the_same(folder):
     tables = folder / "tables"
     tables.mkdir()
@@ -45,47 +62,39 @@ def test_folders_and_tables_hold_the_same(folder):
         for part, pairs in (("train", PAIRS[:4]), ("test", PAIRS[4:])):
             data = source.dataset(part)
             assert isinstance(data, MaskedImages)
-            assert np.array_equal(
-                data.targets(np.arange(len(pairs)), Preprocess()), [mask for _, mask in pairs]
-            )
+            found = data.targets(np.arange(len(pairs)), Preprocess())
+            assert np.array_equal(found, [mask for _, mask in pairs])
             assert data.pixels_by_class().sum() == len(pairs) * HEIGHT * WIDTH
 
 
 def test_a_folder_without_parts_is_to_train_on(tmp_path):
     write_folder(tmp_path, PAIRS)
     source = open_source(tmp_path, masks=True)
-    assert len(source.dataset("train")) == 6
-    assert source.test is None
+    assert (len(source.dataset("train")), source.test) == (6, None)
 
 
 def test_classes_without_names_are_numbers(tmp_path):
-    write_table(tmp_path / "train.parquet", PAIRS, names=None)
-    assert open_source(tmp_path, masks=True).class_names == ("0", "1", "2")
+    assert open_source(table_of(tmp_path, PAIRS, names=None), masks=True).class_names == ("0", "1", "2")
 
 
 @pytest.mark.parametrize("ignored", ["bright", "1"])
 def test_an_ignored_class_is_no_class(tmp_path, ignored):
-    write_table(tmp_path / "train.parquet", PAIRS)
-    source = open_source(tmp_path, masks=True, ignored=ignored)
+    source = open_source(table_of(tmp_path, PAIRS), masks=True, ignored=ignored)
     assert source.class_names == ("ground", "striped")
-    codes = source.dataset("train").codes(0)
-    assert np.array_equal(codes, np.array([0, -1, 1])[PAIRS[0][1]])
+    assert np.array_equal(source.dataset("train").codes(0), np.array([0, -1, 1])[PAIRS[0][1]])
 
 
 def test_255_is_no_class(tmp_path):
     image, mask = PAIRS[0]
     mask = np.where(mask == 1, 255, mask).astype(np.uint8)
-    write_table(tmp_path / "train.parquet", [(image, mask), PAIRS[1]])
-    codes = open_source(tmp_path, masks=True).dataset("train").codes(0)
+    codes = train(table_of(tmp_path, [(image, mask), PAIRS[1]])).codes(0)
     assert ((codes == -1) == (mask == 255)).all()
 
 
 def test_masks_are_cut_and_scaled_as_images_are(tmp_path):
-    image = np.zeros((20, 40, 3), np.uint8)
-    mask = np.zeros((20, 40), np.uint8)
+    image, mask = np.zeros((20, 40, 3), np.uint8), np.zeros((20, 40), np.uint8)
     image[5:15, 10:30], mask[5:15, 10:30] = 255, 2
-    write_table(tmp_path / "train.parquet", [(image, mask)])
-    data = open_source(tmp_path, masks=True).dataset("train")
+    data = train(table_of(tmp_path, [(image, mask)]))
     for mode in ("crop", "stretch", "pad"):
         prepare = Preprocess(size=(16, 16), mode=mode)
         fitted = data.targets(np.arange(1), prepare)[0]
@@ -96,79 +105,79 @@ def test_masks_are_cut_and_scaled_as_images_are(tmp_path):
 
 
 def test_decoded_images_keep_their_masks(folder):
-    source = open_source(folder, masks=True)
-    ready = source.decoded(Preprocess(size=(8, 12)))
+    ready = open_source(folder, masks=True).decoded(Preprocess(size=(8, 12)))
     plan = plan_split(ready, fit=1, calibrate=1, seed=3)
     part = plan.select(ready, "train")
-    rows = plan.indices("train")
-    assert np.array_equal(
-        part.targets(np.arange(len(part)), Preprocess(size=(HEIGHT, WIDTH))), [PAIRS[row][1] for row in rows]
-    )
+    found = part.targets(np.arange(len(part)), Preprocess(size=(HEIGHT, WIDTH)))
+    assert np.array_equal(found, [PAIRS[row][1] for row in plan.indices("train")])
 
 
 def test_the_fingerprint_covers_the_masks(tmp_path):
+    image, mask = PAIRS[0]
     prints = set()
-    for changed in (False, True):
-        image, mask = PAIRS[0]
-        write_table(tmp_path / "train.parquet", [(image, 2 - mask if changed else mask)])
-        prints.add(open_source(tmp_path, masks=True).fingerprint)
+    for one in (mask, 2 - mask):
+        prints.add(open_source(table_of(tmp_path, [(image, one)]), masks=True).fingerprint)
     assert len(prints) == 2
 
 
-def test_a_mask_of_another_size_is_named(tmp_path):
-    write_table(tmp_path / "train.parquet", [PAIRS[0], (PAIRS[1][0], PAIRS[1][1][:8])])
-    with pytest.raises(
-        InputError, match=r"mask of train.parquet#1 has 8x24 pixels, and the image 16x24: a mask must"
-    ):
-        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
-
-
-def test_an_unknown_class_is_named(tmp_path):
+def repainted(value, places=(3, 5)):
+    """The first image, whose mask has a value there."""
     mask = PAIRS[0][1].copy()
-    mask[3, 5] = 7
-    write_table(tmp_path / "train.parquet", [(PAIRS[0][0], mask)])
-    with pytest.raises(
-        InputError, match=r"has the class 7 at row 3, column 5, and classes go from 0 to 2 \(ground"
-    ):
-        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
+    mask[places] = value
+    return PAIRS[0][0], mask
 
 
-def test_a_mask_without_any_class_is_named(tmp_path):
-    write_table(tmp_path / "train.parquet", [(PAIRS[0][0], np.full((HEIGHT, WIDTH), 255, np.uint8))])
-    with pytest.raises(InputError, match="has no pixel of a class: leave the image out"):
-        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
+GONE = [{"bytes": None, "path": "gone.png"}] * 6
+FILES = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def test_images_without_masks_are_named(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "given", "said"),
+    [
+        (
+            table_of,
+            [PAIRS[0], (PAIRS[1][0], PAIRS[1][1][:8])],
+            "#1 has 8x24 pixels, and the image 16x24: a mask",
+        ),
+        (table_of, [repainted(7)], r"the class 7 at row 3, column 5, and classes go from 0 to 2 \(ground"),
+        (table_of, [repainted(255, slice(None))], "has no pixel of a class: leave the image out"),
+        (partial(table_of, without=6), PAIRS, r"6 images of .* have no mask"),
+        # A number would be opened as a file descriptor: 0 is the standard input.
+        (with_cells, pa.array([0] * 6), r"column 'mask' holds int64, not masks.*--label-column"),
+        (
+            with_cells,
+            pa.array(GONE, FILES),
+            r"mask of train.parquet#0 cannot be read: there is no file .*gone.png",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_mask_of_a_table_is_named(tmp_path, make, given, said):
+    with pytest.raises(InputError, match=said):
+        train(make(tmp_path, given)).pixels_by_class()
+
+
+def test_images_without_masks_are_named(folder):
     (folder / "train" / "masks" / "002.png").unlink()
-    with pytest.raises(
-        InputError, match=r"1 image of .* has no mask, such as train/images/002.png: add the mask"
-    ):
+    told = r"1 image of .* has no mask, such as train/images/002.png: add the mask"
+    with pytest.raises(InputError, match=told):
         open_source(folder, masks=True)
-    source = open_source(folder, masks=True, unlabelled=True)
-    assert (source.dataset("train").targets(np.array([2]), Preprocess(size=(HEIGHT, WIDTH))) == -1).all()
-    assert source.dataset("train").without_some_labels().targets(np.array([1]), Preprocess()) is None
-    write_table(tmp_path / "none.parquet", PAIRS, without=6)
-    with pytest.raises(InputError, match=r"6 images of .* have no mask"):
-        open_source(tmp_path / "none.parquet", masks=True)
+    data = train(folder, unlabelled=True)
+    assert (data.targets(np.array([2]), Preprocess(size=(HEIGHT, WIDTH))) == -1).all()
+    assert data.without_some_labels().targets(np.array([1]), Preprocess()) is None
 
 
 def test_masks_without_images_are_told(folder):
     masks = folder / "train" / "masks"
     for name in ("spare-2.png", "spare-1.png"):
         (masks / name).write_bytes((masks / "000.png").read_bytes())
-    with pytest.warns(
-        ExeuntWarning, match=r"^2 masks have no image and are left out, such as .*train/masks/spare-1\.png"
-    ):
-        source = open_source(folder, masks=True)
-    assert len(source.dataset("train")) == 4
+    told = r"^2 masks have no image and are left out, such as .*train/masks/spare-1\.png"
+    with pytest.warns(ExeuntWarning, match=told):
+        assert len(train(folder)) == 4
     (masks / "spare-2.png").unlink()
     with pytest.warns(ExeuntWarning, match="^1 mask has no image and is left out"):
-        open_source(folder, masks=True)
+        train(folder)
     (masks / "spare-1.png").unlink()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        open_source(folder, masks=True)
+    train(folder)  # warnings are errors
 
 
 @pytest.mark.parametrize(
@@ -183,29 +192,7 @@ def test_masks_without_images_are_told(folder):
 def test_what_is_no_mask_is_named(folder, mask, why):
     (folder / "train" / "masks" / "001.png").write_bytes(mask)
     with pytest.raises(InputError, match=rf"(?s)mask of train/images/001.png cannot be read: .*{why}"):
-        open_source(folder, masks=True).dataset("train").pixels_by_class()
-
-
-def test_columns_of_labels_hold_no_masks(tmp_path):
-    """A number would be opened as a file descriptor: 0 is the standard input."""
-    write_table(tmp_path / "train.parquet", PAIRS)
-    table = pq.read_table(tmp_path / "train.parquet").drop_columns("mask")
-    pq.write_table(table.append_column("mask", pa.array([0] * 6)), tmp_path / "train.parquet")
-    with pytest.raises(InputError, match=r"column 'mask' holds int64, not masks.*--label-column"):
-        open_source(tmp_path, masks=True)
-
-
-def test_a_cell_that_names_a_missing_file_is_named(tmp_path):
-    write_table(tmp_path / "train.parquet", PAIRS)
-    table = pq.read_table(tmp_path / "train.parquet").drop_columns("mask")
-    cells = pa.array(
-        [{"bytes": None, "path": "gone.png"}] * 6, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    )
-    pq.write_table(table.append_column("mask", cells), tmp_path / "train.parquet")
-    with pytest.raises(
-        InputError, match=r"mask of train.parquet#0 cannot be read: there is no file .*gone.png"
-    ):
-        open_source(tmp_path, masks=True).dataset("train").pixels_by_class()
+        train(folder).pixels_by_class()
 
 
 def test_images_that_cannot_be_read_are_left_to_whoever_decodes_them(folder):
@@ -218,11 +205,15 @@ def test_images_that_cannot_be_read_are_left_to_whoever_decodes_them(folder):
 
 @pytest.mark.parametrize(
     ("names", "why"),
-    [(b"", "is empty: write the name of a class in each line"), (b"\xff\xfea", "is no text in UTF-8")],
+    [
+        (b"", "classes.txt is empty: write the name of a class in each line"),
+        (b"\xff\xfea", "classes.txt is no text in UTF-8"),
+        (b"ground\nbright\nground\n", "several classes of the masks have the name 'ground'"),
+    ],
 )
 def test_a_file_without_names_of_classes_is_refused(folder, names, why):
     (folder / "classes.txt").write_bytes(names)
-    with pytest.raises(InputError, match=rf"classes.txt {why}"):
+    with pytest.raises(InputError, match=why):
         open_source(folder, masks=True)
 
 
@@ -233,23 +224,13 @@ def test_a_folder_without_images_is_named(folder):
         open_source(folder, masks=True)
 
 
-def test_masks_are_no_inputs_to_predict(folder):
+def test_masks_are_no_inputs_to_predict_and_no_classes_of_images(folder):
     for whole in (folder, folder / "test"):
         with pytest.raises(InputError, match=r"holds images and masks: give the images alone, .*/images"):
             open_inputs(whole)
     assert len(open_inputs(folder / "test" / "images")) == 2
-
-
-def test_a_name_of_two_classes_is_named(folder):
-    (folder / "classes.txt").write_text("ground\nbright\nground\n")
-    with pytest.raises(InputError, match="several classes of the masks have the name 'ground'"):
-        open_source(folder, masks=True)
-
-
-def test_images_with_masks_are_not_taken_for_two_classes(folder):
-    with pytest.raises(
-        InputError, match="holds images with masks, not folders of classes: say --task segment"
-    ):
+    told = "holds images with masks, not folders of classes: say --task segment"
+    with pytest.raises(InputError, match=told):
         open_source(folder)
 
 
@@ -257,7 +238,7 @@ def test_palettes_are_numbers_of_classes(folder):
     image = Image.fromarray(PAIRS[1][1], "P")
     image.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200])
     image.save(folder / "train" / "masks" / "001.png")
-    assert np.array_equal(open_source(folder, masks=True).dataset("train").codes(1), PAIRS[1][1])
+    assert np.array_equal(train(folder).codes(1), PAIRS[1][1])
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -273,35 +254,29 @@ def test_grey_values_of_few_bits_are_numbers_of_classes(folder, bits):
         for name, data in chunks
     )
     (folder / "train" / "masks" / "001.png").write_bytes(file)
-    assert np.array_equal(open_source(folder, masks=True).dataset("train").codes(1), PAIRS[1][1])
+    assert np.array_equal(train(folder).codes(1), PAIRS[1][1])
 
 
 def test_an_empty_folder_beside_the_parts_is_none_of_them(folder):
     (folder / "images").mkdir()
-    assert len(open_source(folder, masks=True).dataset("train")) == 4
+    assert len(train(folder)) == 4
 
 
 def test_wrong_names_are_refused(tmp_path):
-    write_table(tmp_path / "train.parquet", PAIRS)
-    with pytest.raises(
-        InputError, match="ignored class 'sky' is none of the data's: ground, bright, striped"
-    ):
-        open_source(tmp_path, masks=True, ignored="sky")
-    with pytest.raises(InputError, match="has no column 'seg'; its columns are image, mask"):
-        open_source(tmp_path, masks=True, label="seg")
-    with pytest.raises(InputError, match="there is no data named"):
-        open_source(tmp_path / "nowhere", masks=True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no images with masks in"):
-        open_source(tmp_path / "empty", masks=True)
-    with pytest.raises(InputError, match="no images with masks in"):
-        open_source(tmp_path, masks=True, calibration_data=tmp_path / "empty")
-    table = pq.read_table(tmp_path / "train.parquet").replace_schema_metadata({"classes": "ground,bright"})
+    table = pq.read_table(table_of(tmp_path, PAIRS) / "train.parquet")
+    table = table.replace_schema_metadata({"classes": "ground,bright"})
     pq.write_table(table, tmp_path / "odd.parquet")
-    with pytest.raises(
-        InputError, match=r"must name the classes as a JSON list of texts, such as .* got ground,bright"
+    for name, options, said in (
+        ("", {"ignored": "sky"}, "ignored class 'sky' is none of the data's: ground, bright, striped"),
+        ("", {"label": "seg"}, "has no column 'seg'; its columns are image, mask"),
+        ("nowhere", {}, "there is no data named"),
+        ("empty", {}, "no images with masks in"),
+        ("", {"calibration_data": tmp_path / "empty"}, "no images with masks in"),
+        ("odd.parquet", {}, r"must name the classes as a JSON list of texts, such as .* got ground,bright"),
     ):
-        open_source(tmp_path / "odd.parquet", masks=True)
+        with pytest.raises(InputError, match=said):
+            open_source(tmp_path / name, masks=True, **options)
 
 
 def test_other_images_with_masks_are_to_calibrate_on(tmp_path):
@@ -321,8 +296,7 @@ def test_masks_move_with_their_images(tmp_path):
     torch = pytest.importorskip("torch")
     from exeunt.torch.loaders import ImageLoader
 
-    write_table(tmp_path / "train.parquet", PAIRS)
-    data = open_source(tmp_path, masks=True).dataset("train")
+    data = train(table_of(tmp_path, PAIRS))
     plain, moved = (
         next(iter(ImageLoader(data, Preprocess(size=(HEIGHT, WIDTH)), batch_size=6, augment=augment)))
         for augment in ("none", "crop-flip")

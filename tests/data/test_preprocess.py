@@ -112,16 +112,12 @@ def test_json_round_trip() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"size": (0, 3)},
-        {"size": (3,)},
+        *({"size": size} for size in ((0, 3), (3,))),
         {"mode": "squash"},
-        {"crop_share": 0.0},
-        {"crop_share": 1.1},
+        *({"crop_share": share} for share in (0.0, 1.1)),
         {"interpolation": "area"},
-        {"mean": (0, 0)},
-        {"std": (0, 1, 1)},
-        {"std": (1, 1, float("inf"))},
-        {"mean": (float("nan"), 0, 0)},
+        *({"mean": mean} for mean in ((0, 0), (float("nan"), 0, 0))),
+        *({"std": std} for std in ((0, 1, 1), (1, 1, float("inf")))),
     ],
 )
 def test_wrong_options_are_named(wrong: dict) -> None:

@@ -18,17 +18,23 @@ TRAIN, TEST = noise(100), noise(40, seed=1)
 
 
 def contents(source, plan, part) -> list[bytes]:
-    if plan.size(part) == 0:
-        return []
     data = plan.select(source, part)
     return [data.content(i).tobytes() for i in range(len(data))]
+
+
+def sizes(plan) -> list[int]:
+    return [plan.size(p) for p in PARTS]
+
+
+def datasets(plan) -> list[str]:
+    return [plan.parts[p].dataset for p in PARTS]
 
 
 def test_from_scratch_fit_and_calibrate_come_out_of_train() -> None:
     source = array_source(TRAIN, TEST)
     plan = plan_split(source, fit=7, calibrate=0.2)
-    assert [plan.size(p) for p in PARTS] == [73, 7, 20, 40]
-    assert [plan.parts[p].dataset for p in PARTS] == ["train", "train", "train", "test"]
+    assert sizes(plan) == [73, 7, 20, 40]
+    assert datasets(plan) == ["train", "train", "train", "test"]
     joined = np.concatenate([plan.indices(p) for p in ("train", "fit", "calibrate")])
     assert sorted(joined.tolist()) == list(range(100))
     assert plan.indices("test").tolist() == list(range(40))
@@ -38,31 +44,25 @@ def test_from_scratch_fit_and_calibrate_come_out_of_train() -> None:
 def test_pretrained_fit_and_calibrate_come_out_of_test() -> None:
     source = array_source(TRAIN, TEST)
     plan = plan_split(source, pretrained=True)
-    assert [plan.size(p) for p in PARTS] == [100, 12, 8, 20]
-    assert [plan.parts[p].dataset for p in PARTS] == ["train", "test", "test", "test"]
+    assert sizes(plan) == [100, 12, 8, 20]
+    assert datasets(plan) == ["train", "test", "test", "test"]
     joined = np.concatenate([plan.indices(p) for p in PARTS[1:]])
     assert sorted(joined.tolist()) == list(range(40))
     only_test = plan_split(array_source(None, TEST), pretrained=True)
-    assert [only_test.size(p) for p in PARTS] == [0, 12, 8, 20]
+    assert sizes(only_test) == [0, 12, 8, 20]
 
 
 def test_without_test_data_some_is_held_out() -> None:
     plan = plan_split(array_source(TRAIN, None), fit=10, calibrate=10)
-    assert [plan.size(p) for p in PARTS] == [60, 10, 10, 20]
+    assert sizes(plan) == [60, 10, 10, 20]
     assert plan_split(array_source(TRAIN, None), fit=1, calibrate=1, test=3).size("test") == 3
 
 
 def test_defaults_are_a_few_percent_but_enough() -> None:
-    sizes = {}
-    for n in (100, 2000, 20000):
-        plan = plan_split(array_source(np.zeros((n, 1, 1, 3), np.uint8) + distinct(n), TEST))
-        sizes[n] = [plan.size(p) for p in ("fit", "calibrate")]
-    assert sizes == {100: [15, 15], 2000: [300, 300], 20000: [800, 500]}
-
-
-def distinct(n: int) -> np.ndarray:
-    digits = np.arange(n)[:, None] // np.array([1, 256, 65536]) % 256
-    return digits.astype(np.uint8).reshape(n, 1, 1, 3)
+    for n, expected in ((100, [15, 15]), (2000, [300, 300]), (20000, [800, 500])):
+        digits = np.arange(n)[:, None] // np.array([1, 256, 65536]) % 256
+        plan = plan_split(array_source(digits.astype(np.uint8).reshape(n, 1, 1, 3), TEST))
+        assert [plan.size(p) for p in ("fit", "calibrate")] == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,9 +86,7 @@ def test_no_row_is_ever_in_two_parts_and_no_test_input_is_trained_on(
     assert len(rows) + plan.dropped == n_all
     for part in ("fit", "calibrate"):
         assert plan.size(part) == options[part]
-    if (
-        source.test is not None
-    ):  # that data set, whole: from scratch, fit and calibrate are of the training data
+    if source.test is not None:  # whole: from scratch, fit and calibrate are of the training data
         held = {pictures[kind].tobytes() for kind in test}
         assert not held & set(contents(source, plan, "train"))
         in_train = {row for name, row in rows if name == "train"}
@@ -101,13 +99,10 @@ def test_copies_are_drawn_like_other_rows() -> None:
     """Of a picture that is a fifth of the data, each part has about a fifth: never all copies, nor none."""
     pictures = np.concatenate([TRAIN[:1].repeat(20, axis=0), TRAIN[20:]])
     source = array_source(pictures, None)
-    copies = []
-    for seed in range(200):
-        plan = plan_split(source, fit=25, calibrate=25, test=25, seed=seed)
-        assert [plan.size(p) for p in PARTS] == [25, 25, 25, 25]
-        copies.append([np.count_nonzero(plan.indices(p) < 20) for p in PARTS])
+    plans = [plan_split(source, fit=25, calibrate=25, test=25, seed=seed) for seed in range(200)]
+    assert all(sizes(plan) == [25, 25, 25, 25] for plan in plans)
+    found = np.array([[np.count_nonzero(plan.indices(p) < 20) for p in PARTS] for plan in plans])
     chance = hypergeom(100, 20, 25)
-    found = np.array(copies)
     assert (found.sum(axis=1) == 20).all()
     assert found.max() < 20
     np.testing.assert_allclose(found.mean(axis=0), chance.mean(), atol=5 * chance.std() / 200**0.5)
@@ -182,21 +177,20 @@ def test_what_cannot_be_had_is_said(options: dict, words: str) -> None:
 
 
 def test_missing_files_are_said() -> None:
-    with pytest.raises(InputError, match="no test data"):
-        plan_split(array_source(TRAIN, None), pretrained=True)
-    with pytest.raises(InputError, match="no 'train' data, only test"):
-        plan_split(array_source(None, TEST))
+    for source, options, said in (
+        (array_source(TRAIN, None), {"pretrained": True}, "no test data"),
+        (array_source(None, TEST), {}, "no 'train' data, only test"),
+        (array_source(TRAIN[:0], TEST[:0]), {"fit": 0, "calibrate": 0}, "into parts: the data are empty"),
+    ):
+        with pytest.raises(InputError, match=said):
+            plan_split(source, **options)
 
 
-@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("n", [1, 2])
 def test_tiny_sources(n: int) -> None:
     source = array_source(TRAIN[:n], TEST[:n])
-    if n == 0:
-        with pytest.raises(InputError, match="no inputs to divide into parts: the data are empty"):
-            plan_split(source, fit=0, calibrate=0)
-        return
     plan = plan_split(source, fit=0, calibrate=0)
-    assert [plan.size(p) for p in PARTS] == [n, 0, 0, n]
+    assert sizes(plan) == [n, 0, 0, n]
     assert len(plan.select(source, "fit")) == 0
     if n == 2:
         assert plan_split(source, fit=1, calibrate=0).size("train") == 1
@@ -207,14 +201,11 @@ def test_describe_names_sizes_and_files() -> None:
     lines = [line.split() for line in plan.describe().splitlines()[1:]]
     assert lines[0][:3] == ["train", "90", "train"]
     assert lines[3][:3] == ["test", "40", "test"]
-    assert (
-        replace(plan, dropped=1234)
-        .describe()
-        .endswith(
-            "1,234 training inputs dropped: identical to test inputs. Guarantees are about inputs like those of the "
-            "train data"
-        )
+    told = (
+        "1,234 training inputs dropped: identical to test inputs. Guarantees are about inputs like those of the "
+        "train data"
     )
+    assert replace(plan, dropped=1234).describe().endswith(told)
 
 
 def beside(validation: int, *, asked_for: bool = False, test: np.ndarray | None = TEST):
@@ -227,39 +218,34 @@ def beside(validation: int, *, asked_for: bool = False, test: np.ndarray | None 
 def test_policies_are_fitted_and_calibrated_on_validation_data(pretrained: bool) -> None:
     source = beside(50)
     plan = plan_split(source, pretrained=pretrained, seed=3)
-    assert [plan.size(p) for p in PARTS] == [100, 30, 20, 40]
-    assert [plan.parts[p].dataset for p in PARTS] == ["train", "validation", "validation", "test"]
-    assert sorted(np.concatenate([plan.indices("fit"), plan.indices("calibrate")]).tolist()) == list(
-        range(50)
-    )
-    assert contents(source, plan, "fit") == [
-        source.validation.content(i).tobytes() for i in plan.indices("fit")
-    ]
+    assert sizes(plan) == [100, 30, 20, 40]
+    assert datasets(plan) == ["train", "validation", "validation", "test"]
+    drawn = np.concatenate([plan.indices("fit"), plan.indices("calibrate")])
+    assert sorted(drawn.tolist()) == list(range(50))
+    expected = [source.validation.content(i).tobytes() for i in plan.indices("fit")]
+    assert contents(source, plan, "fit") == expected
     assert "validation (50)" in plan.describe()
     assert "left alone" not in plan.describe()
     assert SplitPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
-    assert (
-        plan_split(source, pretrained=pretrained, seed=4).indices("fit").tolist()
-        != plan.indices("fit").tolist()
-    )
+    other = plan_split(source, pretrained=pretrained, seed=4)
+    assert other.indices("fit").tolist() != plan.indices("fit").tolist()
     with pytest.raises(InputError, match="the data has changed"):
         plan.select(replace(source, validation=source.test), "test")
 
 
 @pytest.mark.parametrize(
-    ("options", "sizes"),
+    ("options", "expected"),
     [
         ({"fit": 10}, [10, 40]), ({"calibrate": 10}, [40, 10]), ({"fit": 10, "calibrate": 5}, [10, 5]),
         ({"fit": 0.5, "calibrate": 0.2}, [25, 10]), ({"fit": 30, "calibrate": 20}, [30, 20]),
     ],
 )  # fmt: skip
-def test_counts_and_shares_are_of_the_validation_data(options, sizes) -> None:
+def test_counts_and_shares_are_of_the_validation_data(options, expected) -> None:
     plan = plan_split(beside(50), **options)
-    assert [plan.size(p) for p in ("fit", "calibrate")] == sizes
-    rest = 50 - sum(sizes)
-    assert plan.left_alone == (
-        f"{rest} validation inputs left alone: more than --fit and --calibrate ask for" * (rest > 0)
-    )
+    assert [plan.size(p) for p in ("fit", "calibrate")] == expected
+    rest = 50 - sum(expected)
+    told = f"{rest} validation inputs left alone: more than --fit and --calibrate ask for"
+    assert plan.left_alone == (told if rest else "")
 
 
 def test_too_few_validation_inputs_are_left_alone_and_named() -> None:
@@ -276,15 +262,15 @@ def test_too_few_validation_inputs_are_left_alone_and_named() -> None:
 
 def test_calibration_data_that_were_asked_for_are_used_however_few() -> None:
     plan = plan_split(beside(10, asked_for=True))
-    assert [plan.size(p) for p in PARTS] == [100, 6, 4, 40]
+    assert sizes(plan) == [100, 6, 4, 40]
     with pytest.raises(InputError, match="asked for fit 9, calibrate 9, but there are only 10 inputs"):
         plan_split(beside(10, asked_for=True), fit=9, calibrate=9)
 
 
 def test_the_test_part_beside_calibration_data_may_come_out_of_train() -> None:
     plan = plan_split(beside(50, asked_for=True, test=None), test=25)
-    assert [plan.size(p) for p in PARTS] == [75, 30, 20, 25]
-    assert [plan.parts[p].dataset for p in PARTS] == ["train", "validation", "validation", "train"]
+    assert sizes(plan) == [75, 30, 20, 25]
+    assert datasets(plan) == ["train", "validation", "validation", "train"]
 
 
 def test_training_inputs_identical_to_validation_inputs_are_dropped() -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from damaged_files import DEEP
-from exeunt.data import open_inputs, open_source
+from exeunt.data import Dataset, open_inputs, open_source
 from exeunt.errors import ArtefactError, InputError, UnreadableText
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from exeunt.data import Dataset
 
 ROWS = [("a 1", "x", "no"), ("b, 2", "y", "yes"), ("c", "z", "no")]
 NAMES = ("premise", "hypothesis", "gold")
@@ -39,14 +34,14 @@ def write(path: Path, rows: list, names: tuple[str, ...] = NAMES) -> Path:
 
 def contents(data: Dataset) -> list:
     """What each row holds, or why it cannot be read."""
-    return [content(data, i) for i in range(len(data))]
 
+    def content(i: int) -> object:
+        try:
+            return data.content(i)
+        except UnreadableText as error:
+            return error.name, error.reason
 
-def content(data: Dataset, i: int) -> object:
-    try:
-        return data.content(i)
-    except UnreadableText as error:
-        return error.name, error.reason
+    return [content(i) for i in range(len(data))]
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "tsv", "jsonl", "json"])
@@ -101,9 +96,8 @@ def test_a_file_of_lines_is_a_text_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_tables_of_spreadsheets_are_read_as_they_are(tmp_path: Path, encoding: str) -> None:
-    (tmp_path / "a.csv").write_bytes(
-        'label;text\r\n1;"a film, and; a good one"\r\n0;bäd\r\n'.encode(encoding)
-    )
+    content = 'label;text\r\n1;"a film, and; a good one"\r\n0;bäd\r\n'
+    (tmp_path / "a.csv").write_bytes(content.encode(encoding))
     data = open_source(tmp_path / "a.csv").train
     assert contents(data) == ["a film, and; a good one", "bäd"]
     assert data.labels.tolist() == [1, 0]
@@ -127,16 +121,10 @@ def test_rows_that_are_no_texts_do_not_spoil_the_others(tmp_path: Path) -> None:
     assert contents(open_inputs(tmp_path / "a.parquet")) == ["good", ("a.parquet#1", empty), ""]
     lines = [b'{"text": "good"}', b'{"text": 7}', b'{"body": ""}', b'{"text', b"", b"3", b'{"text": "\xff"}']
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, b'{"text": "half \\ud800", "label": [1]}', DEEP]))
-    assert contents(open_inputs(tmp_path / "a.jsonl")) == [
-        "good",
-        ("a.jsonl#1", "it is no text but int"),
-        ("a.jsonl#2", empty),
-        ("a.jsonl#3", "its line is not JSON"),
-        ("a.jsonl#4", "its line is not a JSON object"),
-        ("a.jsonl#5", encoding),
-        ("a.jsonl#6", encoding),
-        ("a.jsonl#7", "its line is not JSON"),
-    ]
+    not_json, no_object = "its line is not JSON", "its line is not a JSON object"
+    reasons = ["it is no text but int", empty, not_json, no_object, encoding, encoding, not_json]
+    told = [(f"a.jsonl#{i}", reason) for i, reason in enumerate(reasons, start=1)]
+    assert contents(open_inputs(tmp_path / "a.jsonl")) == ["good", *told]
     data = open_inputs(tmp_path / "a.jsonl")
     assert len(set(data.stored_keys().tolist())) >= 5  # predictions know them apart, to resume
     with pytest.raises(UnreadableText, match=r"a\.jsonl#1"):
@@ -168,16 +156,13 @@ def test_a_shard_of_texts_without_a_column_is_named(tmp_path: Path) -> None:
 
 
 def test_rows_of_shards_are_named_by_their_file(tmp_path: Path) -> None:
-    for k, ending in enumerate(("csv", "jsonl")):
+    for part, ending in (("test", "csv"), ("train", "jsonl")):
         for shard in range(2):
-            write(tmp_path / f"{'train' if k else 'test'}-{shard}.{ending}", ROWS[: shard + 1])
+            write(tmp_path / f"{part}-{shard}.{ending}", ROWS[: shard + 1])
     source = open_source(tmp_path, text=["premise"], label="gold")
-    assert [source.test.name(i) for i in range(3)] == ["test-0.csv#0", "test-1.csv#0", "test-1.csv#1"]
-    assert [source.train.name(i) for i in range(3)] == [
-        "train-0.jsonl#0",
-        "train-1.jsonl#0",
-        "train-1.jsonl#1",
-    ]
+    for data, part, ending in ((source.test, "test", "csv"), (source.train, "train", "jsonl")):
+        found = [data.name(i) for i in range(3)]
+        assert found == [f"{part}-{shard}.{ending}#{row}" for shard, row in ((0, 0), (1, 0), (1, 1))]
     assert contents(source.test) == contents(source.train) == ["a 1", "a 1", "b, 2"]
 
 

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exeunt.data import open_inputs
+from exeunt.errors import UnreadableImage
+from exeunt.jobs.batches import PreparedBatch
 from exeunt.jobs.blocks import Block, BlockEnd, blocks_of
 from exeunt.jobs.predict import PredictJob, predict_job
 from exeunt.jobs.record import RecordJob
-from exeunt.jobs.summary import JobProgress, Tally, planned_cost
+from exeunt.jobs.summary import JobProgress, Tally, Truth, planned_cost
 
 tallies = st.builds(
     Tally,
@@ -23,9 +25,7 @@ tallies = st.builds(
     n_unanswered=st.integers(0, 9),
     cost=st.integers(0, 9).map(float),
     first_error=st.none() | st.tuples(st.integers(0, 9), st.text(max_size=3)),
-    unknown=st.lists(st.sampled_from("abcdefgh"), max_size=6, unique=True).map(
-        lambda names: tuple(sorted(names))
-    ),
+    unknown=st.lists(st.sampled_from("abcdefgh"), max_size=6, unique=True).map(sorted).map(tuple),
     comparable=st.booleans(),
 )
 
@@ -53,18 +53,22 @@ def job(exported) -> PredictJob:
     return predict_job(exported, top=2, probabilities=True, batch_size=16)
 
 
+def read(job, inputs, block):
+    """What a block holds, as it arrives."""
+    rows = np.arange(block.start, block.start + block.n)
+    return [(block, item) for item in job.read(inputs.take(rows))]
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 def test_mixed_arrival_changes_no_answer(job, ordered):
     inputs = open_inputs("sklearn:digits").take(np.arange(150))
     blocks = list(blocks_of(150, 40))
-    read = {
-        block: list(job.read(inputs.take(np.arange(block.start, block.start + block.n)))) for block in blocks
-    }
-    straight = [(block, item) for block in blocks for item in read[block]]
+    arriving = {block: read(job, inputs, block) for block in blocks}
+    straight = [item for items in arriving.values() for item in items]
     expected = {one.block: one for one in job.answer(job.open(), iter(straight))}
     assert list(expected) == blocks
 
-    mixed, left = [], {block: iter(items) for block, items in read.items()}
+    mixed, left = [], {block: iter(items) for block, items in arriving.items()}
     rng = random.Random(0)
     while left:
         block = rng.choice(list(left))
@@ -72,7 +76,7 @@ def test_mixed_arrival_changes_no_answer(job, ordered):
         if item is None:
             del left[block]
         else:
-            mixed.append((block, item))
+            mixed.append(item)
     began = list(dict.fromkeys(block for block, _ in mixed))
     assert began != blocks
     found = list(job.answer(job.open(), iter(mixed), ordered=ordered))
@@ -97,11 +101,7 @@ def test_rows_wait_for_those_of_the_next_block(job):
         run = shared.executor.run
         shared.executor.run = lambda segment, *rest: (made.append(segment), run(segment, *rest))[1]
         for blocks in groups:
-            arriving = (
-                (block, item)
-                for block in blocks
-                for item in job.read(inputs.take(np.arange(block.start, block.start + block.n)))
-            )
+            arriving = (item for block in blocks for item in read(job, inputs, block))
             assert len(list(job.answer(shared, arriving))) == len(blocks)
         return sum(segment > 0 for segment in made)
 
@@ -110,10 +110,6 @@ def test_rows_wait_for_those_of_the_next_block(job):
 
 
 def test_a_block_without_readable_inputs_is_done(job):
-    from exeunt.errors import UnreadableImage
-    from exeunt.jobs.batches import PreparedBatch
-    from exeunt.jobs.summary import Truth
-
     nothing = np.zeros(0, dtype=np.int64)
     bad = [(i, UnreadableImage(f"{i}.png", "it is bad")) for i in range(3)]
     batch = PreparedBatch(None, nothing.astype(np.uint64), nothing, nothing.astype(bool), bad)
@@ -128,7 +124,7 @@ def test_a_block_without_readable_inputs_is_done(job):
 
 def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
     inputs = open_inputs("sklearn:digits").take(np.arange(40))
-    items = [(Block(0, 40), item) for item in job.read(inputs)]
+    items = read(job, inputs, Block(0, 40))
     recording = RecordJob(run=job.run, probabilities=False, executor=job.executor)
     for arriving, n, more in (
         (items[1:], 24, 0),
@@ -136,9 +132,8 @@ def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
         (items[:1] * 2 + items[2:], 24, 16),  # one lost, the other twice: the number is right
     ):
         for one in (job, recording):
-            with pytest.raises(
-                ConnectionError, match=f"of 40 inputs from 0 on, {n} arrived, and {more} again"
-            ):
+            told = f"of 40 inputs from 0 on, {n} arrived, and {more} again"
+            with pytest.raises(ConnectionError, match=told):
                 list(one.answer(one.open(), iter(arriving)))
 
 
@@ -163,6 +158,5 @@ def test_progress_tells_planned_and_used_budget(exported, monkeypatch):
         progress.add(Tally(n=50))
     assert said == []
     assert progress.tally.n == 50
-    assert "no exact distribution" in planned_cost(
-        replace(policy, distribution=None, calibration="marginal"), 3
-    )
+    marginal = replace(policy, distribution=None, calibration="marginal")
+    assert "no exact distribution" in planned_cost(marginal, 3)

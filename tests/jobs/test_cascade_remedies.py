@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from job_inputs import made_anew, quiet
 
 import exeunt as ex
 from damaged_files import damage
@@ -10,10 +11,6 @@ from exeunt.cli.main import main
 from exeunt.jobs.cascade_run import make_cascade
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.verification import verify
-
-
-def quiet(_):
-    pass
 
 
 @pytest.fixture
@@ -46,16 +43,12 @@ def test_verify_finds_what_is_damaged_in_a_model(cascade, run):
 
 def test_a_cascade_is_not_calibrated_whose_model_is_another_now(cascade, run, capsys):
     """Nothing could be answered with the policy."""
-    record = {part: run.trace(part) for part in ("fit", "calibrate", "test")}
-    written = ("format", "version", "files", "sha256")
-    about = {name: value for name, value in run.manifest.items() if name not in written}
     away = run.path.rename(run.path.parent / "away")
     main_says(0, capsys, "calibrate", cascade.path, "--budget", "90%")
     away.rename(run.path)
-    RunFolder.create(run.path, cost=run.cost, traces=record, about={**about, "training": {"again": True}})
-    assert "was made anew since the cascade was" in main_says(
-        2, capsys, "calibrate", cascade.path, "--budget", "90%"
-    )
+    made_anew(run, training={"again": True})
+    said = main_says(2, capsys, "calibrate", cascade.path, "--budget", "90%")
+    assert "was made anew since the cascade was" in said
 
 
 def main_says(status: int, capsys, *words) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from job_inputs import PARTS, about_of, copied, made_anew, of_other_inputs, quiet, traces_of
 
 import exeunt as ex
 from exeunt._support.files import file_digest
 from exeunt.data import open_inputs
 from exeunt.jobs import predict_inputs
 from exeunt.jobs.cascade_run import make_cascade
+from exeunt.jobs.precision_run import make_precision
+from exeunt.jobs.timed_run import choose_by_time
 from exeunt.policy.calibration import Thresholds
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds.cascade import CASCADE
@@ -22,25 +24,11 @@ from exeunt.runs.runner import load
 from exeunt.runs.verification import verify
 
 
-def quiet(_):
-    pass
-
-
-def about_of(run: RunFolder) -> dict:
-    """What a run was made with."""
-    written = ("format", "version", "files", "sha256")
-    return {name: value for name, value in run.manifest.items() if name not in written}
-
-
-def copied(run: RunFolder, folder) -> RunFolder:
-    return RunFolder.open(shutil.copytree(run.path, folder))
-
-
 @pytest.fixture(scope="module")
 def models(trained, exported, tmp_path_factory) -> dict[str, RunFolder]:
     """The same network twice: in PyTorch, and cheaper, for ONNX Runtime."""
     folder = tmp_path_factory.mktemp("models")
-    return {"small": copied(exported, folder / "small"), "large": copied(trained, folder / "large")}
+    return {name: copied(run, folder / name) for name, run in (("small", exported), ("large", trained))}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +37,7 @@ def cascade(models, tmp_path_factory) -> RunFolder:
 
 
 def test_it_has_what_all_models_recorded(cascade, models):
-    for part in ("fit", "calibrate", "test"):
+    for part in PARTS:
         recorded = cascade.recorded(part)
         for name, run in models.items():
             own = run.trace(part)
@@ -64,12 +52,9 @@ def test_it_has_what_all_models_recorded(cascade, models):
 
 def both(cascade, budget="120%", **options):
     """A policy that asks both models: `ex.cascade` would see that one is a copy of the other."""
-    traces = [
-        cascade.recorded(part).along([entry.step for entry in cascade.cascade])
-        for part in ("fit", "calibrate")
-    ]
-    made = ex.eero(*traces, budget=budget, **options)
-    return replace(made, cascade=tuple(entry.step for entry in cascade.cascade))
+    steps = tuple(entry.step for entry in cascade.cascade)
+    traces = [cascade.recorded(part).along([*steps]) for part in ("fit", "calibrate")]
+    return replace(ex.eero(*traces, budget=budget, **options), cascade=steps)
 
 
 def test_answers_are_those_of_replay(cascade, models):
@@ -79,8 +64,9 @@ def test_answers_are_those_of_replay(cascade, models):
     data = open_inputs("sklearn:digits")
     raw = runner.prepare([data.content(i) for i in range(200)])
     assert raw.dtype == np.uint8
-    answers = runner(raw, id=data.content_keys(range(200)))
-    rows = [int(np.flatnonzero(trace.id == key)[0]) for key in data.content_keys(range(200))]
+    keys = data.content_keys(range(200))
+    answers = runner(raw, id=keys)
+    rows = [int(np.flatnonzero(trace.id == key)[0]) for key in keys]
     exits = policy.route(trace)[rows]
     sure = ~answers.borderline
     assert sure.mean() > 0.9
@@ -121,10 +107,7 @@ def test_one_file_takes_no_inputs_for_a_model_that_nobody_reaches(models, export
     from exeunt.onnx.one_file import RunInOneFile
 
     other = copied(exported, tmp_path / "other")
-    about = about_of(other)
-    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
-    about["inputs"] = {**about["inputs"], "mean": [0.5, 0.5, 0.5]}
-    other = RunFolder.create(other.path, cost=other.cost, traces=traces, about=about)
+    other = made_anew(other, inputs={**other.manifest["inputs"], "mean": [0.5, 0.5, 0.5]})
     whole = make_cascade(tmp_path / "run", {"small": models["small"], "other": other}, say=quiet)
     for last, takes in ((1, [("small/x",)]), (4, [("small/x",), ("other/x",)])):
         limits = np.where(np.arange(6) < last, 0.5, -np.inf)
@@ -161,110 +144,88 @@ def test_predict_takes_it(cascade, tmp_path):
 def test_parts_that_differ_are_divided_anew(models, trained, tmp_path):
     """One model calls the others' inputs to fit inputs to calibrate: none has learned from either."""
     other = copied(trained, tmp_path / "other")
-    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
-    traces["fit"], traces["calibrate"] = traces["calibrate"], traces["fit"]
-    about = about_of(other)
-    parts = dict(about["split"]["parts"])
-    parts["fit"], parts["calibrate"] = parts["calibrate"], parts["fit"]
-    changed = {**about, "split": {**about["split"], "parts": parts}}
-    other = RunFolder.create(other.path, cost=other.cost, traces=traces, about=changed)
+    swapped = {"fit": "calibrate", "calibrate": "fit", "test": "test"}
+    split = other.manifest["split"]
+    parts = split["parts"] | {part: split["parts"][of] for part, of in swapped.items()}
+    traces = {part: other.trace(of) for part, of in swapped.items()}
+    other = made_anew(other, traces, split={**split, "parts": parts})
     said = []
     made = make_cascade(tmp_path / "run", {"small": models["small"], "other": other}, say=said.append)
     assert "divided anew" in said[0]
-    known = [made.trace(part) for part in ("fit", "calibrate", "test")]
-    ids = np.concatenate([trace.id for trace in known])
+    ids = np.concatenate([made.trace(part).id for part in PARTS])
     assert len(np.unique(ids)) == len(ids)
-    everything = {
-        run.path: ex.trace.concatenate([run.trace(part) for part in ("fit", "calibrate", "test")])
-        for run in (models["small"], other)
-    }
-    for run, trace in everything.items():
-        name = "other" if run == other.path else "small"
-        for part in ("fit", "calibrate", "test"):
+    for name, run in (("small", models["small"]), ("other", other)):
+        trace = ex.trace.concatenate([*traces_of(run).values()])
+        for part in PARTS:
             own = made.recorded(part)[name]
             row = int(np.flatnonzero(trace.id == own.id[5])[0])
             np.testing.assert_array_equal(own.prediction[5], trace.prediction[row])
 
 
 def test_what_cannot_be_a_cascade_is_refused(cascade, models, trained, tmp_path):
-    with pytest.raises(ex.InputError, match="at least two models, got small"):
-        make_cascade(tmp_path / "run", {"small": models["small"]}, say=quiet)
-    with pytest.raises(ex.InputError, match="a model of a cascade must be one network"):
-        make_cascade(tmp_path / "run", {"cascade": cascade, "small": models["small"]}, say=quiet)
-    other = copied(trained, tmp_path / "other")
-    about = about_of(other)
-    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
-    others = RunFolder.create(
-        other.path, cost=other.cost, traces=traces, about={**about, "class_names": list("abcdefghij")}
-    )
-    with pytest.raises(
-        ex.InputError, match="small takes classes 0, 1, 2, 3, 4 and 5 more, other takes a, b, c"
+    small, other = models["small"], copied(trained, tmp_path / "other")
+    letters = made_anew(copied(trained, tmp_path / "letters"), class_names=list("abcdefghij"))
+    pairs, texts = (RunFolder(other.path, {**other.manifest, "data": {"text": one}}) for one in ("ab", "a"))
+    for given, said in (
+        ({"small": small}, "at least two models, got small"),
+        ({"cascade": cascade, "small": small}, "a model of a cascade must be one network"),
+        ({"small": small, "other": letters}, "takes classes 0, 1, 2, 3, 4 and 5 more, other takes a, b, c"),
+        ({"one": pairs, "other": texts}, "one takes texts an input: 2, other takes 1"),
+        ({"one": small, "other": of_other_inputs(other)}, "0 inputs in common that none has learned from"),
     ):
-        make_cascade(tmp_path / "run", {"small": models["small"], "other": others}, say=quiet)
-    texts = [
-        RunFolder(other.path, {**other.manifest, "data": {"text": names}}) for names in (["a", "b"], ["a"])
-    ]
-    with pytest.raises(ex.InputError, match="one takes texts an input: 2, other takes 1"):
-        make_cascade(tmp_path / "run", dict(zip(("one", "other"), texts, strict=True)), say=quiet)
-    away = {part: replace(trace, id=trace.id ^ np.uint64(1 << 63)) for part, trace in traces.items()}
-    changed = {**about, "split": {**about["split"], "fingerprint": "other"}}
-    elsewhere = RunFolder.create(other.path, cost=other.cost, traces=away, about=changed)
-    with pytest.raises(ex.InputError, match="have 0 inputs in common that none has learned from"):
-        make_cascade(tmp_path / "run", {"small": models["small"], "other": elsewhere}, say=quiet)
+        with pytest.raises(ex.InputError, match=said):
+            make_cascade(tmp_path / "run", given, say=quiet)
 
 
 def test_models_may_name_the_columns_of_their_data_or_not(models, trained, tmp_path):
     """The column that is found by itself may as well be named. Inputs are matched by their content."""
     other = copied(trained, tmp_path / "other")
-    about = about_of(other)
-    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
-    about["data"] = {**about["data"], "text": ["image"]}
-    other = RunFolder.create(other.path, cost=other.cost, traces=traces, about=about)
+    other = made_anew(other, data={**other.manifest["data"], "text": ["image"]})
     made = make_cascade(tmp_path / "run", {"small": models["small"], "other": other}, say=quiet)
     assert made.trace("test").n == other.trace("test").n
 
 
-def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(cascade):
-    from exeunt.jobs.precision_run import make_precision
-    from exeunt.jobs.timed_run import choose_by_time
+PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
 
+
+def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(cascade):
     said = []
-    with pytest.raises(
-        ex.InputError, match=r"holds the models of the cascade, and this takes a run that holds the weights"
-    ):
+    told = r"holds the models of the cascade, and this takes a run that holds the weights"
+    with pytest.raises(ex.InputError, match=told):
         make_precision(cascade, "int8", say=said.append)
-    with pytest.raises(ex.InputError, match=r"by 'onnx': .* cascade\.json, which only 'cascade' runs: leave"):
-        choose_by_time(
-            cascade, ex.eero, ["60%"], np.zeros((4, 8, 8, 3), np.uint8), executor="onnx", say=said.append
-        )
+    told = r"by 'onnx': .* cascade\.json, which only 'cascade' runs: leave"
+    with pytest.raises(ex.InputError, match=told):
+        choose_by_time(cascade, ex.eero, ["60%"], PIXELS, executor="onnx", say=said.append)
     assert said == []
 
 
 def test_models_that_run_whole_are_not_timed(models, trained, tmp_path):
-    from exeunt.jobs.timed_run import choose_by_time
-
     whole = copied(trained, tmp_path / "whole")
-    traces = {part: whole.trace(part) for part in ("fit", "calibrate", "test")}
-    about = about_of(whole)
-    about["model"] = {**about["model"], "runs_whole": "line 7 turns it into a constant"}
-    whole = RunFolder.create(whole.path, cost=whole.cost, traces=traces, about=about)
+    model = {**whole.manifest["model"], "runs_whole": "line 7 turns it into a constant"}
+    whole = made_anew(whole, model=model)
     cascade = make_cascade(tmp_path / "run", {"small": models["small"], "whole": whole}, say=quiet)
     said = []
     for run in (cascade, whole):
         with pytest.raises(ex.InputError, match=r"whole runs whole, .* line 7 turns it"):
-            choose_by_time(run, ex.eero, ["60%"], np.zeros((4, 8, 8, 3), np.uint8), say=said.append)
+            choose_by_time(run, ex.eero, ["60%"], PIXELS, say=said.append)
     assert said == []
 
 
-def test_a_cascade_takes_the_place_of_a_cascade_alone(models, tmp_path):
-    runs = {name: copied(run, tmp_path / name) for name, run in models.items()}
-    with pytest.raises(ex.InputError, match=r"model 'large' lies in .*large, which the cascade replaces"):
-        make_cascade(runs["large"].path, runs, say=quiet)
-    with pytest.raises(ex.InputError, match="lies in"):
-        make_cascade(tmp_path, runs, say=quiet)
+@pytest.fixture
+def runs(models, tmp_path):
+    """Copies of the models, which a test may change."""
+    return {name: copied(run, tmp_path / name) for name, run in models.items()}
+
+
+def test_a_cascade_takes_the_place_of_a_cascade_alone(runs, models, tmp_path):
     other = copied(models["large"], tmp_path / "other")
-    with pytest.raises(ex.InputError, match=r"other holds something else: choose another --out"):
-        make_cascade(other.path, runs, say=quiet)
+    for out, said in (
+        (runs["large"].path, r"model 'large' lies in .*large, which the cascade replaces"),
+        (tmp_path, "lies in"),
+        (other.path, r"other holds something else: choose another --out"),
+    ):
+        with pytest.raises(ex.InputError, match=said):
+            make_cascade(out, runs, say=quiet)
     assert all(run.trace("fit").n for run in (*runs.values(), other))
     (tmp_path / "run").mkdir()
     first = make_cascade(tmp_path / "run", runs, say=quiet)
@@ -273,31 +234,22 @@ def test_a_cascade_takes_the_place_of_a_cascade_alone(models, tmp_path):
     assert not again.has_policy
 
 
-def test_models_are_found_from_a_folder_behind_a_link(models, tmp_path):
+def test_models_are_found_from_a_folder_behind_a_link(runs, tmp_path):
     """Of a link to another disk, ".." is that disk's."""
     (tmp_path / "disk" / "much" / "deeper").mkdir(parents=True)
     (tmp_path / "runs").symlink_to(tmp_path / "disk" / "much" / "deeper")
-    runs = {name: copied(run, tmp_path / name) for name, run in models.items()}
     made = make_cascade(tmp_path / "runs" / "both", runs, say=quiet)
     assert [entry.folder(made.path) for entry in made.cascade] == [run.path for run in runs.values()]
 
 
-def test_a_model_that_moved_or_changed_is_noticed(models, tmp_path):
-    runs = {name: copied(run, tmp_path / name) for name, run in models.items()}
+def test_a_model_that_moved_or_changed_is_noticed(runs, tmp_path):
     made = make_cascade(tmp_path / "run", runs, say=quiet)
     policy = both(made)
     runs["small"].path.rename(tmp_path / "away")
     with pytest.raises(ex.InputError, match=r"the model 'small' of .* where nothing is"):
         load(made, policy=policy)
     (tmp_path / "away").rename(runs["small"].path)
-    about = about_of(runs["small"])
-    traces = {part: runs["small"].trace(part) for part in ("fit", "calibrate", "test")}
-    RunFolder.create(
-        runs["small"].path,
-        cost=runs["small"].cost,
-        traces=traces,
-        about={**about, "training": {"again": True}},
-    )
+    made_anew(runs["small"], training={"again": True})
     with pytest.raises(ex.ArtefactError, match="was made anew since the cascade was"):
         load(made, policy=policy)
     assert [part.part for part in verify(made.path) if part.state != "ok"] == ["cascade"]

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from damaged_parts import break_off, campaign, harm_one, rows_of, same
+from job_inputs import FACTORY, quiet
 
 import exeunt as ex
 from damaged_files import within
@@ -15,7 +16,7 @@ from exeunt.data import open_inputs
 from exeunt.jobs import predict as predicting
 from exeunt.jobs.predict import predict_folder, predict_inputs
 
-N, BLOCK = 200, 20
+N, BLOCK = 100, 10
 
 
 @pytest.fixture
@@ -26,22 +27,24 @@ def jobs(run, tmp_path, monkeypatch):
     run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%"))
     inputs = open_inputs("sklearn:digits").take(range(N))
 
-    def fill(folder, **options):
-        predict_folder(
-            run,
-            inputs,
-            str(folder),
-            trusted="exeunt.zoo:digits",
-            say=lambda _: None,
-            block_size=BLOCK,
-            **options,
-        )
+    options = {"trusted": FACTORY, "say": quiet}
 
-    def write(file, say=lambda _: None):
-        predict_inputs(run, inputs, file, trusted="exeunt.zoo:digits", say=say)
+    def fill(folder, **more):
+        predict_folder(run, inputs, str(folder), block_size=BLOCK, **options, **more)
+
+    def write(file, say=quiet):
+        predict_inputs(run, inputs, file, trusted=FACTORY, say=say)
 
     write(tmp_path / "alone.parquet")
     return fill, write, pq.read_table(tmp_path / "alone.parquet").to_pylist()
+
+
+@pytest.fixture
+def filled(jobs, tmp_path):
+    """A function that fills the same folder, its first part, and the rows that it holds."""
+    fill, _, expected = jobs
+    fill(tmp_path / "out")
+    return lambda: fill(tmp_path / "out"), min((tmp_path / "out").glob("*.parquet")), expected
 
 
 def folders(jobs, tmp_path, rounds, seed):
@@ -67,42 +70,35 @@ def test_a_damaged_part_of_a_file_is_answered_again(jobs, tmp_path, harm):
         same(pq.read_table(out).to_pylist(), expected)
 
 
-def test_a_part_whose_column_has_another_type_is_answered_again(jobs, tmp_path):
+def test_a_part_whose_column_has_another_type_is_answered_again(filled):
     """A flipped bit of the footer makes bytes of a text, and the seal knows."""
-    fill, _, expected = jobs
-    fill(tmp_path / "out")
-    part = min((tmp_path / "out").glob("*.parquet"))
+    fill, part, expected = filled
     table = pq.read_table(part)
     at = table.schema.get_field_index("error")
     pq.write_table(table.set_column(at, "error", table["error"].cast(pa.binary())), part)
-    fill(tmp_path / "out")
-    same(rows_of(tmp_path / "out"), expected)
+    fill()
+    same(rows_of(part.parent), expected)
     assert pq.read_schema(part).field("error").type == pa.string()
 
 
-def test_a_folder_in_the_place_of_a_part_is_told_before_any_work(jobs, tmp_path):
-    fill, _, _ = jobs
-    fill(tmp_path / "out")
-    part = min((tmp_path / "out").glob("*.parquet"))
+def test_a_folder_in_the_place_of_a_part_is_told_before_any_work(filled):
+    fill, part, _ = filled
     part.unlink()
     part.mkdir()
-    with pytest.raises(
-        ex.InputError, match=r"0\.parquet is a folder, where a part of this job belongs: move"
-    ):
-        fill(tmp_path / "out")
+    told = r"0\.parquet is a folder, where a part of this job belongs: move"
+    with pytest.raises(ex.InputError, match=told):
+        fill()
 
 
-def test_parts_of_earlier_versions_are_kept(jobs, tmp_path):
+def test_parts_of_earlier_versions_are_kept(filled):
     """They have no seal."""
-    fill, _, _ = jobs
-    fill(tmp_path / "out")
-    part = min((tmp_path / "out").glob("*.parquet"))
+    fill, part, _ = filled
     table = pq.read_table(part)
     noted = {name: value for name, value in table.schema.metadata.items() if name != b"exeunt.seal"}
     table = table.set_column(5, "cost", pa.array([-1.0] * BLOCK)).replace_schema_metadata(noted)
     pq.write_table(table, part)
-    fill(tmp_path / "out")
-    assert [row["cost"] for row in rows_of(tmp_path / "out")].count(-1.0) == BLOCK
+    fill()
+    assert [row["cost"] for row in rows_of(part.parent)].count(-1.0) == BLOCK
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import pickle
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from job_inputs import cells, noise, quiet
 from PIL import Image
 
 import exeunt as ex
@@ -22,37 +22,20 @@ from exeunt.jobs.predict import predict_inputs
 IDS = ["q7", "q7", "007", "x,y", "ü", "q7", "8", "9", "10", None]
 
 
-def quiet(_: str) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """Ten images with ids, some of which come again, and a number each."""
-    cells = []
-    for pixels in np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), dtype=np.uint8):
-        Image.fromarray(pixels).save(file := io.BytesIO(), "png")
-        cells.append({"bytes": file.getvalue()})
     file = tmp_path_factory.mktemp("kept") / "log.parquet"
-    spent = pa.array([float("nan"), *range(1, 10)], pa.float64())
-    columns = {"image": cells, "id": IDS, "customer": list(range(10)), "spent": spent, "label": ["1"] * 10}
+    columns = {"image": cells(noise(10)), "id": IDS, "customer": [*range(10)], "label": ["1"] * 10}
+    columns["spent"] = pa.array([float("nan"), *range(1, 10)], pa.float64())
     pq.write_table(pa.table(columns), file, row_group_size=3)
     return file
 
 
 def test_they_come_back_in_every_format(exported, table, tmp_path):
-    command_line = [
-        "predict",
-        str(exported.path),
-        "--data",
-        str(table),
-        "--keep",
-        "id,customer",
-        "--keep",
-        "spent",
-    ]
+    asked = ["predict", str(exported.path), "--data", str(table), "--keep", "id,customer", "--keep", "spent"]
     for name in ("out.parquet", "out.csv", "out.jsonl"):
-        assert command([*command_line, "--out", str(tmp_path / name)]) == 0
+        assert command([*asked, "--out", str(tmp_path / name)]) == 0
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names[-3:] == ["id", "customer", "spent"]
     assert found["id"].to_pylist() == IDS
@@ -66,9 +49,7 @@ def test_they_come_back_in_every_format(exported, table, tmp_path):
     assert predict_inputs(exported, open_inputs(table), tmp_path / "out.csv", say=quiet).n_answered == 10
 
 
-def test_they_belong_to_their_rows_after_resuming_and_in_blocks_that_are_sent(
-    exported, table, tmp_path, monkeypatch
-):
+def test_they_belong_to_their_rows_after_resuming_and_in_blocks(exported, table, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "BLOCK", 4)
     out, inputs = tmp_path / "out.parquet", open_inputs(table, keep=["id", "customer"])
 
@@ -98,9 +79,8 @@ def test_they_belong_to_their_rows_after_resuming_and_in_blocks_that_are_sent(
 def test_parts_with_other_values_are_not_taken_over(exported, table, tmp_path):
     job = predicting.predict_job(exported, kept=open_inputs(table, keep=["id"]).kept_types)
     before = job.describe(open_inputs(table, keep=["id"]), by_content=True)
-    pq.write_table(
-        pq.read_table(table).set_column(1, "id", pa.array([*"abcdefghij"])), tmp_path / "log.parquet"
-    )
+    other = pq.read_table(table).set_column(1, "id", pa.array([*"abcdefghij"]))
+    pq.write_table(other, tmp_path / "log.parquet")
     after = job.describe(open_inputs(tmp_path / "log.parquet", keep=["id"]), by_content=True)
     assert [name for name in before if before[name] != after[name]] == ["inputs"]
 
@@ -126,11 +106,7 @@ def test_csv_and_json_give_ids_as_they_are_written(tmp_path):
 def test_what_cannot_be_kept_is_named_before_any_work(exported, table, tmp_path):
     out = tmp_path / "out.csv"
     for data, keep, told in (
-        (
-            table,
-            "nothing",
-            r"has no column 'nothing'; its columns are image, id, .* \(name another with --keep",
-        ),
+        (table, "nothing", r"no column 'nothing'; its columns are image, id, .* \(name another with --keep"),
         (table, "id,label", "the column 'label' cannot be kept, as predictions have a column of this name"),
         ("-", "id", "the standard input has no column 'id'"),
     ):

@@ -22,13 +22,31 @@ from object_store import google_store, object_store
 ABOUT = {"run": "r", "inputs": "i", "block": 4}
 
 
-@pytest.fixture(params=["here", object_store, google_store])
-def out(request, tmp_path, monkeypatch):
-    if request.param == "here":
-        yield str(tmp_path / "new" / "out")
-    else:
-        with request.param(monkeypatch) as bucket:
-            yield f"{bucket}/{tmp_path.name}/out"  # a store outlives its server
+@pytest.fixture(scope="module", params=[None, object_store, google_store])
+def store(request):
+    if request.param is None:
+        yield None
+        return
+    with pytest.MonkeyPatch.context() as patch, request.param(patch) as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def out(store, tmp_path):
+    return f"{store}/{tmp_path.name}/out" if store else str(tmp_path / "new" / "out")
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A folder of this machine for a job."""
+    return tmp_path / "out"
+
+
+RUN = SimpleNamespace(digest="r", path="runs/r")
+
+
+class Killed(BaseException):
+    pass
 
 
 def written(parts, block: Block) -> None:
@@ -61,10 +79,7 @@ def test_what_is_whole_is_kept_and_the_rest_is_left(out):
     assert Tally.from_dict(manifest["tally"]) == total
 
 
-def test_a_job_that_was_killed_while_it_wrote_its_first_file_goes_on(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
+def test_a_job_that_was_killed_while_it_wrote_its_first_file_goes_on(here, monkeypatch):
     def kill(*_):
         raise Killed
 
@@ -72,32 +87,31 @@ def test_a_job_that_was_killed_while_it_wrote_its_first_file_goes_on(tmp_path, m
         patch.setattr("os.replace", kill)
         patch.setattr(Path, "unlink", kill)
         with pytest.raises(Killed):
-            open_folder(str(tmp_path / "out"), ABOUT)
-    assert [file.suffix for file in (tmp_path / "out").iterdir()] == [".tmp"]
-    parts = open_folder(str(tmp_path / "out"), ABOUT)
+            open_folder(str(here), ABOUT)
+    assert [file.suffix for file in here.iterdir()] == [".tmp"]
+    parts = open_folder(str(here), ABOUT)
     written(parts, Block(0, 4))
     finish_folder(parts, [Block(0, 4)])
-    assert not list((tmp_path / "out").glob(".*"))
+    assert not list(here.glob(".*"))
 
 
-def test_a_job_that_goes_on_leaves_its_description_alone(tmp_path):
-    open_folder(str(tmp_path / "out"), ABOUT)
-    before = (tmp_path / "out" / "_job.json").stat().st_ino
-    open_folder(str(tmp_path / "out"), ABOUT)
-    assert (tmp_path / "out" / "_job.json").stat().st_ino == before
-    open_folder(str(tmp_path / "out"), {**ABOUT, "run": "s"}, force=True)
-    assert json.loads((tmp_path / "out" / "_job.json").read_text())["run"] == "s"
+def test_a_job_that_goes_on_leaves_its_description_alone(here):
+    open_folder(str(here), ABOUT)
+    before = (here / "_job.json").stat().st_ino
+    open_folder(str(here), ABOUT)
+    assert (here / "_job.json").stat().st_ino == before
+    open_folder(str(here), {**ABOUT, "run": "s"}, force=True)
+    assert json.loads((here / "_job.json").read_text())["run"] == "s"
 
 
-def test_parts_are_read_as_one_table(tmp_path):
-    parts = open_folder(str(tmp_path / "out"), ABOUT)
-    blocks = list(blocks_of(9, 2))
+def test_parts_are_read_as_one_table(here):
+    parts, blocks = open_folder(str(here), ABOUT), list(blocks_of(9, 2))
     for block in blocks[::-1]:
         written(parts, block)
-    left_by_a_kill = tmp_path / "out" / ".000000000000.parquet.0.tmp"
+    left_by_a_kill = here / ".000000000000.parquet.0.tmp"
     left_by_a_kill.write_bytes(b"half")
     finish_folder(parts, blocks)
-    assert pq.read_table(tmp_path / "out")["name"].to_pylist() == [str(i) for i in range(9)]
+    assert pq.read_table(here)["name"].to_pylist() == [str(i) for i in range(9)]
     assert not left_by_a_kill.exists()
 
 
@@ -111,23 +125,20 @@ def test_other_jobs_and_other_files_are_not_touched(out):
     assert again.files == []
     written(again, Block(0, 4))
     (again.folder / "_job.json").unlink()
-    with pytest.raises(
-        ex.InputError, match=r"holds other files, such as 000000000000\.parquet: name another"
-    ):
+    with pytest.raises(ex.InputError, match=r"holds other files, such as 000000000000\.parquet: name"):
         open_folder(out, ABOUT)
     assert open_folder(out, ABOUT, force=True).files == []
 
 
 @pytest.mark.parametrize("has_job", [False, True])
-def test_force_removes_no_data(tmp_path, has_job):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "train.parquet").write_bytes(b"dear")
+def test_force_removes_no_data(here, has_job):
+    here.mkdir()
+    (here / "train.parquet").write_bytes(b"dear")
     if has_job:
-        (folder / "_job.json").write_text("{}")
-    with pytest.raises(ex.InputError, match=r"data holds train\.parquet, which is no part of a job"):
-        open_folder(str(folder), ABOUT, force=True)
-    assert (folder / "train.parquet").read_bytes() == b"dear"
+        (here / "_job.json").write_text("{}")
+    with pytest.raises(ex.InputError, match=r"out holds train\.parquet, which is no part of a job"):
+        open_folder(str(here), ABOUT, force=True)
+    assert (here / "train.parquet").read_bytes() == b"dear"
 
 
 def test_an_old_worker_leaves_no_part_of_its_job_in_the_next(out):
@@ -137,15 +148,13 @@ def test_an_old_worker_leaves_no_part_of_its_job_in_the_next(out):
         written(parts, block)
     written(before, blocks[1])
     assert parts.done(blocks)[1] == [blocks[1]]
-    with pytest.raises(
-        ex.errors.FileError, match=r"1 part of .*, such as 000000000004\.parquet, were lost, or re"
-    ):
+    told = r"1 part of .*, such as 000000000004\.parquet, were lost, or re"
+    with pytest.raises(ex.errors.FileError, match=told):
         finish_folder(parts, blocks)
     written(parts, blocks[1])
     written(before, Block(2, 4))  # of other blocks
-    with pytest.raises(
-        ex.InputError, match=r"holds 000000000002\.parquet, which is no part of this job: remove"
-    ):
+    told = r"holds 000000000002\.parquet, which is no part of this job: remove"
+    with pytest.raises(ex.InputError, match=told):
         finish_folder(parts, blocks)
     assert not (parts.folder / "_manifest.json").is_file()
     (parts.folder / "000000000002.parquet").unlink()
@@ -162,11 +171,11 @@ def test_a_job_that_lost_a_part_is_not_complete(out):
     (parts.folder / "000000000004.parquet").unlink()
     assert done_in(open_folder(out, ABOUT), blocks)[1] == [blocks[1]]
     with pytest.raises(ex.InputError, match="is not complete"):
-        check_complete(parts.folder, SimpleNamespace(digest="r", path="runs/r"))
+        check_complete(parts.folder, RUN)
 
 
-def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
-    parts = open_folder(out := str(tmp_path / "out"), ABOUT)
+def test_a_store_out_of_reach_is_no_folder_without_a_job(here, monkeypatch):
+    parts = open_folder(str(here), ABOUT)
     written(parts, Block(0, 4))
 
     def fails(_):
@@ -175,27 +184,27 @@ def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
     monkeypatch.setattr("exeunt.jobs.parts.read_bytes", fails)
     for force in (False, True):
         with pytest.raises(ex.errors.FileError, match=r"cannot read .*_job\.json: OSError: timed out"):
-            open_folder(out, {**ABOUT, "run": "s"}, force=force)
+            open_folder(str(here), {**ABOUT, "run": "s"}, force=force)
     with pytest.raises(ex.errors.FileError, match=r"cannot read .*_job\.json"):
-        check_complete(parts.folder, SimpleNamespace(digest="r", path="runs/r"))
+        check_complete(parts.folder, RUN)
     assert [file.name for file in parts.files] == ["000000000000.parquet"]
 
 
-def test_a_folder_that_is_being_emptied_is_not_complete(tmp_path, monkeypatch):
-    parts = open_folder(str(tmp_path / "out"), ABOUT)
+def test_a_folder_that_is_being_emptied_is_not_complete(here, monkeypatch):
+    parts = open_folder(str(here), ABOUT)
     written(parts, Block(0, 4))
     finish_folder(parts, [Block(0, 4)])
     remove = Path.unlink
 
     def dies(path):
         remove(path)
-        raise KeyboardInterrupt
+        raise Killed
 
     monkeypatch.setattr(Path, "unlink", dies)
-    with pytest.raises(KeyboardInterrupt):
-        open_folder(str(tmp_path / "out"), {**ABOUT, "block": 5}, force=True)
+    with pytest.raises(Killed):
+        open_folder(str(here), {**ABOUT, "block": 5}, force=True)
     with pytest.raises(ex.InputError, match="is not complete"):
-        check_complete(parts.folder, SimpleNamespace(digest="r", path="runs/r"))
+        check_complete(parts.folder, RUN)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

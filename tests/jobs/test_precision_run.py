@@ -6,25 +6,31 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from job_inputs import copied, made_anew, quiet
 
 import exeunt as ex
+from exeunt._support import limits
 from exeunt.data import open_inputs
 from exeunt.jobs import predict_inputs
+from exeunt.jobs.precision_run import make_precision
+from exeunt.onnx import quantisation
 from exeunt.onnx.executor import OnnxExecutor
+from exeunt.onnx.one_file import RunInOneFile
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import part_data
 from exeunt.runs.runner import load
 from exeunt.runs.verification import verify
+from exeunt.torch.open_run import check_computes_in
+from exeunt.torch.to_onnx import export_run
 
-WRITTEN = ("format", "version", "files", "sha256")  # by `RunFolder.create`
+onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
 def quantised(exported, tmp_path_factory) -> RunFolder:
-    from exeunt.jobs.precision_run import make_precision
-
-    run = RunFolder.open(shutil.copytree(exported.path, tmp_path_factory.mktemp("int8") / "run"))
-    return make_precision(run, "int8", say=lambda _: None)
+    run = copied(exported, tmp_path_factory.mktemp("int8") / "run")
+    return make_precision(run, "int8", say=quiet)
 
 
 def test_what_every_exit_says_is_recorded_anew_and_close_to_what_it_was(exported, quantised):
@@ -61,26 +67,20 @@ def test_eight_bit_integers_cross_the_cuts(quantised):
     assert {array.dtype for array in state.values()} == {np.dtype(np.uint8)}
 
 
+def graphs(run):
+    return [onnx.load(file).graph for file in sorted((run.path / "onnx").glob("*.onnx"))]
+
+
 def test_average_pools_are_no_longer_there(quantised):
-    onnx = pytest.importorskip("onnx")
-    kinds = {
-        node.op_type
-        for file in sorted((quantised.path / "onnx").glob("*.onnx"))
-        for node in onnx.load(file).graph.node
-    }
+    kinds = {node.op_type for graph in graphs(quantised) for node in graph.node}
     assert "Conv" in kinds
     assert "AveragePool" not in kinds
 
 
 def test_empty_channels_of_an_image_change_no_answer(exported, quantised, monkeypatch, tmp_path):
     """Quantised with three channels of its images and with four: the same logits, to the last bit."""
-    from exeunt.jobs.precision_run import make_precision
-    from exeunt.onnx import quantisation
-
     monkeypatch.setattr(quantisation, "_fill_channels", lambda *_: [])
-    plain = make_precision(
-        RunFolder.open(shutil.copytree(exported.path, tmp_path / "run")), "int8", say=lambda _: None
-    )
+    plain = make_precision(copied(exported, tmp_path / "run"), "int8", say=quiet)
     images = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
     assert (first_weights(quantised), first_weights(plain)) == ((16, 4, 3, 3), (16, 3, 3, 3))
     for ours, theirs in zip(logits(quantised, images), logits(plain, images), strict=True):
@@ -88,8 +88,7 @@ def test_empty_channels_of_an_image_change_no_answer(exported, quantised, monkey
 
 
 def first_weights(run):
-    onnx = pytest.importorskip("onnx")
-    graph = onnx.load(run.path / "onnx" / "stage-00.onnx").graph
+    graph = graphs(run)[0]
     sizes = {
         node.output[0]: tuple(weight.dims)
         for node in graph.node
@@ -106,52 +105,37 @@ def logits(run, images):
 
 
 def test_channels_are_filled_where_windows_overlap_and_weights_serve_one_convolution():
-    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    from exeunt.onnx.quantisation import _fill_channels
-
     rng = np.random.default_rng(0)
-    weights = {
-        "overlapping": (8, 3, 3, 3),
-        "patches": (8, 3, 2, 2),
-        "grouped": (6, 1, 3, 3),
-        "twice": (3, 3, 3, 3),
-        "enough": (2, 8, 3, 3),
-    }
-    strides = {"patches": [2, 2]}
-    node = onnx.helper.make_node
-    nodes = [
-        node("Conv", ["x", name], [f"{name}/y"], name, strides=strides.get(name, [1, 1]), group=groups)
-        for name, groups in (("overlapping", 1), ("patches", 1), ("grouped", 3), ("twice", 1))
-    ]
-    nodes.append(node("Conv", ["twice/y", "twice"], ["again/y"], "again"))
-    nodes.append(node("Conv", ["overlapping/y", "enough"], ["enough/y"], "enough"))
-    given = [onnx.helper.make_tensor_value_info("x", 1, ["rows", 3, 9, 9])]
+    weights = {"overlapping": (8, 3, 3, 3), "patches": (8, 3, 2, 2), "grouped": (6, 1, 3, 3)}
+    weights |= {"twice": (3, 3, 3, 3), "enough": (2, 8, 3, 3)}
+    node, value_info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+
+    def convolution(name, given="x", stride=1, groups=1):
+        options = {"strides": [stride, stride], "group": groups}
+        return node("Conv", [given, name], [f"{name}/y"], name, **options)
+
+    nodes = [convolution("overlapping"), convolution("patches", stride=2), convolution("grouped", groups=3)]
+    nodes += [convolution("twice"), node("Conv", ["twice/y", "twice"], ["again/y"], "again")]
+    nodes.append(convolution("enough", "overlapping/y"))
     outputs = ["patches/y", "grouped/y", "again/y", "enough/y"]
-    tensors = {name: rng.normal(size=shape) for name, shape in weights.items()}
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            nodes,
-            "convolutions",
-            given,
-            [onnx.helper.make_tensor_value_info(name, 1, ["rows", *"chw"]) for name in outputs],
-            [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 18)],
-        ir_version=10,
-    )
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in weights.items()}
+    made = [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    given = [value_info("x", 1, ["rows", 3, 9, 9])]
+    results = [value_info(name, 1, ["rows", *"chw"]) for name in outputs]
+    graph = onnx.helper.make_graph(nodes, "convolutions", given, results, made)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
     def run():
         onnx.checker.check_model(model)
-        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return session.run(outputs, {"x": images})
 
     images = rng.normal(size=(2, 3, 9, 9)).astype(np.float32)
     before = run()
-    assert _fill_channels(onnx, model) == ["overlapping/y/filled"]
-    assert {one.name: tuple(one.dims) for one in model.graph.initializer if one.name in weights} == {
-        **weights,
-        "overlapping": (8, 4, 3, 3),
-    }
+    assert quantisation._fill_channels(onnx, model) == ["overlapping/y/filled"]
+    sizes = {one.name: tuple(one.dims) for one in model.graph.initializer if one.name in weights}
+    assert sizes == {**weights, "overlapping": (8, 4, 3, 3)}
     for ours, theirs in zip(run(), before, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -161,7 +145,7 @@ def test_it_is_a_run_like_any_other(quantised, tmp_path):
     run = RunFolder.open(name)
     run.save_policy(ex.eero(*parts(run), budget="60%"))
     assert {part.state for part in verify(name)} == {"ok"}
-    summary = predict_inputs(run, part_data(run, "test"), tmp_path / "out.parquet", say=lambda _: None)
+    summary = predict_inputs(run, part_data(run, "test"), tmp_path / "out.parquet", say=quiet)
     assert summary.n_unanswered == 0
     assert summary.mean_cost < 1.1 * run.policy.budget
     expected = ex.evaluate(run.policy, run.trace("test")).accuracy
@@ -184,22 +168,26 @@ def test_a_policy_of_another_precision_is_refused(exported, quantised):
 
 
 def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
-    from exeunt.jobs.precision_run import make_precision
-
-    with pytest.raises(ex.InputError, match="choose a precision, int8"):
-        RunFolder.open(f"{quantised.path.parent}@int4")
-    with pytest.raises(ex.InputError, match=r"has no int8 yet: run `exeunt export .* --precision int8`"):
-        RunFolder.open(f"{trained.path}@int8")
-    with pytest.raises(ex.InputError, match="precision must be one of int8, bf16, fp16, got 'int4'"):
-        make_precision(exported, "int4")
-    with pytest.raises(ex.InputError, match=r"run `exeunt export .*` first"):
-        make_precision(trained, "int8")
-    with pytest.raises(ex.InputError, match=r"in onnx/manifest\.json, which only 'onnx' runs"):
-        load(quantised, executor="eager", policy=ex.eero(*parts(quantised), budget="60%"))
-    for name in ("int8", "bf16"):
-        with pytest.raises(ex.InputError, match="is a run at int8 already: export the run that it was made"):
-            make_precision(quantised, name)
-    moved = RunFolder.open(shutil.copytree(quantised.path, tmp_path / "moved"))  # it needs nothing around it
+    policy = ex.eero(*parts(quantised), budget="60%")
+    already = "is a run at int8 already: export the run that it was made"
+    for call, said in (
+        (lambda: RunFolder.open(f"{quantised.path.parent}@int4"), "choose a precision, int8"),
+        (
+            lambda: RunFolder.open(f"{trained.path}@int8"),
+            "no int8 yet: run `exeunt export .* --precision int8`",
+        ),
+        (lambda: make_precision(exported, "int4"), "precision must be one of int8, bf16, fp16, got 'int4'"),
+        (lambda: make_precision(trained, "int8"), r"run `exeunt export .*` first"),
+        (
+            lambda: load(quantised, executor="eager", policy=policy),
+            r"in onnx/manifest\.json, which only 'onnx'",
+        ),
+        (lambda: make_precision(quantised, "int8"), already),
+        (lambda: make_precision(quantised, "bf16"), already),
+    ):
+        with pytest.raises(ex.InputError, match=said):
+            call()
+    moved = copied(quantised, tmp_path / "moved")  # it needs nothing around it
     assert moved.trace("fit").n == quantised.trace("fit").n
 
 
@@ -207,19 +195,12 @@ def test_a_run_that_was_trained_again_has_no_use_for_it(exported, quantised, tmp
     run = shutil.copytree(quantised.path.parent, tmp_path / "run")
     weights = run / "weights.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
-    whole = RunFolder.open(run)
-    about = {name: value for name, value in whole.manifest.items() if name not in WRITTEN}
-    traces = {part: whole.trace(part) for part in ("fit", "calibrate", "test")}
-    RunFolder.create(run, cost=whole.cost, traces=traces, about=about)
+    made_anew(RunFolder.open(run))
     with pytest.raises(ex.ArtefactError, match="made from other weights"):
         RunFolder.open(f"{run}@int8")
 
 
 def test_it_is_one_file_with_its_policy(quantised, tmp_path):
-    import onnxruntime
-
-    from exeunt.onnx.one_file import RunInOneFile
-
     quantised.save_policy(ex.eero(*parts(quantised), budget="60%"))
     RunInOneFile(quantised).save(tmp_path / "one.onnx")
     alone = onnxruntime.InferenceSession(tmp_path / "one.onnx", providers=["CPUExecutionProvider"])
@@ -237,8 +218,6 @@ def test_it_is_one_file_with_its_policy(quantised, tmp_path):
 
 
 def computes_in(precision):
-    from exeunt.torch.open_run import check_computes_in
-
     try:
         check_computes_in(precision)
     except ex.InputError:
@@ -248,16 +227,13 @@ def computes_in(precision):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(exported, precision, tmp_path):
-    from exeunt.jobs.precision_run import make_precision
-    from exeunt.torch.to_onnx import export_run
-
-    outer = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    outer = copied(exported, tmp_path / "run")
     if not computes_in(precision):
         with pytest.raises(ex.InputError, match=f"cpu has no arithmetic in {precision}"):
-            make_precision(outer, precision, say=lambda _: None)
+            make_precision(outer, precision, say=quiet)
         assert not (outer.path / precision).exists()
         return
-    run = make_precision(outer, precision, say=lambda _: None)
+    run = make_precision(outer, precision, say=quiet)
     before, after = exported.trace("test"), run.trace("test")
     np.testing.assert_array_equal(before.id, after.id)
     assert 0 < np.abs(before.scores["margin"] - after.scores["margin"]).max() < 0.5
@@ -278,83 +254,68 @@ def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(expor
 
 
 def test_no_machine_makes_bits_that_it_lacks(exported, tmp_path, monkeypatch):
-    import torch
-
-    from exeunt.jobs.precision_run import make_precision
-
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
     monkeypatch.setattr("exeunt.torch.open_run.best_device", lambda: torch.device("cpu"))
-    outer = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    outer = copied(exported, tmp_path / "run")
     for precision in ("bf16", "fp16"):
         with pytest.raises(ex.InputError, match="which would only make the network slower here"):
-            make_precision(outer, precision, say=lambda _: None)
+            make_precision(outer, precision, say=quiet)
     assert [path.name for path in outer.path.iterdir() if "16" in path.name] == []
+
+
+def processor(monkeypatch, file, machine="x86_64"):
+    """Where Linux tells what the processor has."""
+    monkeypatch.setattr(limits, "_PROCESSOR", file)
+    monkeypatch.setattr(limits.platform, "machine", lambda: machine)
 
 
 def made(exported, folder, monkeypatch, flags):
     """The int8 run and what is said, on a processor with these flags."""
-    from exeunt._support import limits
-    from exeunt.jobs.precision_run import make_precision
-
     (folder / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\nbugs : none\n")
-    monkeypatch.setattr(limits, "_PROCESSOR", folder / "cpuinfo")
-    monkeypatch.setattr(limits.platform, "machine", lambda: "x86_64")
+    processor(monkeypatch, folder / "cpuinfo")
     said = []
-    run = RunFolder.open(shutil.copytree(exported.path, folder / "run"))
-    return make_precision(run, "int8", say=said.append), "\n".join(said)
+    return make_precision(copied(exported, folder / "run"), "int8", say=said.append), "\n".join(said)
+
+
+def weights_of(graph):
+    return [one for one in graph.initializer if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1]
 
 
 def largest_weight(run):
-    onnx = pytest.importorskip("onnx")
-    found = 0
-    for file in (run.path / "onnx").glob("*.onnx"):
-        for one in onnx.load(file).graph.initializer:
-            if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1:
-                found = max(found, int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max()))
-    return found
+    values = [onnx.numpy_helper.to_array(one) for graph in graphs(run) for one in weights_of(graph)]
+    return max(int(np.abs(value.astype(int)).max()) for value in values)
 
 
-def test_weights_have_seven_bits_where_sums_of_products_would_overflow(exported, tmp_path, monkeypatch):
-    run, said = made(exported, tmp_path, monkeypatch, "avx2 avx512f")
-    assert "no VNNI: weights get 7 bits" in said
-    assert 0 < largest_weight(run) <= 64
-    assert np.mean(exported.trace("test").prediction == run.trace("test").prediction) > 0.95
-
-
-@pytest.mark.parametrize("flags", ["avx2 avx_vnni", "avx512f avx512_vnni"])
-def test_weights_have_eight_bits_where_they_do_not(exported, tmp_path, monkeypatch, flags):
+@pytest.mark.parametrize(
+    ("flags", "bits"), [("avx2 avx512f", 7), ("avx_vnni", 8), ("avx512f avx512_vnni", 8)]
+)
+def test_weights_have_seven_bits_where_sums_would_overflow(exported, tmp_path, monkeypatch, flags, bits):
     run, said = made(exported, tmp_path, monkeypatch, flags)
-    assert "VNNI" not in said
+    assert ("no VNNI: weights get 7 bits" in said) == ("VNNI" in said) == (bits == 7)
     assert "compared with fp32: exit " in said
-    assert 64 < largest_weight(run) <= 128
+    assert 2 ** (bits - 2) < largest_weight(run) <= 2 ** (bits - 1)
+    assert np.mean(exported.trace("test").prediction == run.trace("test").prediction) > 0.95
 
 
 def test_an_int8_network_that_answers_otherwise_is_refused(exported, tmp_path, monkeypatch):
     """As where sums overflow: here all weights are of the wrong sign."""
-    onnx = pytest.importorskip("onnx")
-    from exeunt.onnx import quantisation
+    by_ranges = quantisation._by_ranges
 
     def broken(*given):
         models = by_ranges(*given)
-        for one in (weight for model in models for weight in model.graph.initializer):
-            if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1:
-                one.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(one), one.name))
+        for one in (weight for model in models for weight in weights_of(model.graph)):
+            one.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(one), one.name))
         return models
 
-    by_ranges = quantisation._by_ranges
     monkeypatch.setattr(quantisation, "_by_ranges", broken)
-    with pytest.raises(
-        ex.InputError, match=r"int8 answers too differently from fp32: exit \d moves .*at most 20%"
-    ):
+    said = r"int8 answers too differently from fp32: exit \d moves .*at most 20%"
+    with pytest.raises(ex.InputError, match=said):
         made(exported, tmp_path, monkeypatch, "avx_vnni")
 
 
 @pytest.mark.parametrize(("machine", "there"), [("aarch64", True), ("x86_64", False)])
 def test_other_processors_and_systems_that_do_not_tell(tmp_path, monkeypatch, machine, there):
-    from exeunt._support import limits
-
     (tmp_path / "cpuinfo").write_text("flags : fpu\n")
-    monkeypatch.setattr(limits, "_PROCESSOR", tmp_path / ("cpuinfo" if there else "none"))
-    monkeypatch.setattr(limits.platform, "machine", lambda: machine)
+    processor(monkeypatch, tmp_path / ("cpuinfo" if there else "none"), machine)
     assert not limits.adds_products_in_16_bits()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from job_inputs import FACTORY, cells, copied, noise, quiet, write_pictures
 
 import exeunt as ex
 from exeunt._support.files import locked
@@ -23,21 +21,8 @@ from exeunt.jobs.cascade_run import make_cascade
 from exeunt.jobs.predict import predict_inputs
 from exeunt.jobs.record import record_inputs
 from exeunt.jobs.summary import recorded_text
-from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import part_data
 from exeunt.trace import concatenate
-
-FACTORY = "exeunt.zoo:digits"
-
-
-def quiet(_):
-    pass
-
-
-def encoded(pixels) -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -47,15 +32,17 @@ def data(exported):
     return part_data(exported, "test").take(rows), exported.trace("test").take(rows)
 
 
+def parts_of(folder):
+    return sorted(folder.glob("*.parquet"))
+
+
 def test_parts_are_the_trace_of_the_inputs(exported, data, tmp_path, monkeypatch):
     monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)
     inputs, known = data
     told = []
-    total = record_inputs(
-        exported, inputs, str(tmp_path / "out"), block_size=100, batch_size=30, executor="eager", trusted=FACTORY,
-        say=told.append,
-    )  # fmt: skip
-    files = sorted((tmp_path / "out").glob("*.parquet"))
+    options = {"block_size": 100, "batch_size": 30, "executor": "eager", "trusted": FACTORY}
+    total = record_inputs(exported, inputs, str(tmp_path / "out"), **options, say=told.append)
+    files = parts_of(tmp_path / "out")
     assert [pq.read_metadata(file).num_rows for file in files] == [100, 100, 50]
     found = concatenate([ex.ExitTrace.load(file) for file in files])
     assert found.id.tolist() == known.id.tolist()
@@ -91,7 +78,7 @@ def test_an_interrupted_recording_goes_on_and_is_the_same(exported, data, tmp_pa
     inputs.__class__ = Killing
     with pytest.raises(Killed):
         record_inputs(exported, inputs, str(again), **options)
-    (first, second) = sorted(again.glob("*.parquet"))
+    (first, second) = parts_of(again)
     assert not (again / "_manifest.json").exists()
     with pytest.raises(ex.InputError, match="is not complete"):
         command(["calibrate", str(exported.path), "--budget", "60%", "--traces", str(again)])
@@ -118,7 +105,7 @@ def test_two_processes_do_not_record_in_one_folder(exported, data, tmp_path):
 
 
 def test_a_recording_under_a_plan_goes_on(exported, data, tmp_path):
-    run = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    run = copied(exported, tmp_path / "run")
     run.save_plan(Plan("onnx", ((0, 1), (2, 2)), (64, 64)))
     told = []
     for _ in range(2):
@@ -127,22 +114,17 @@ def test_a_recording_under_a_plan_goes_on(exported, data, tmp_path):
 
 
 def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for i in range(6):
-        pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.bmp")
-    (folder / "2.bmp").write_bytes(b"nothing")
-    (folder / "4.bmp").write_bytes(b"nothing")
-    (folder / "5.bmp").write_bytes(b"nothing")
+    folder = write_pictures(tmp_path / "in", noise(6))
+    for i in (2, 4, 5):
+        (folder / f"00{i}.bmp").write_bytes(b"nothing")
     options = {"block_size": 2, "executor": "onnx"}
     told = []
     total = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=told.append)
     assert (total.n, total.n_unanswered, total.n_labelled) == (6, 3, 0)
     assert total.first_error[0] == 2
-    assert sum("2.bmp" in line for line in told) == 1
-    found = [pq.read_table(file)["name"].to_pylist() for file in sorted((tmp_path / "out").glob("*.parquet"))]
-    assert found == [["0.bmp", "1.bmp"], ["3.bmp"], []]
+    assert sum("002.bmp" in line for line in told) == 1
+    found = [pq.read_table(file)["name"].to_pylist() for file in parts_of(tmp_path / "out")]
+    assert found == [["000.bmp", "001.bmp"], ["003.bmp"], []]
     stored = ex.StoredTrace.open(tmp_path / "out")
     assert (stored.n, concatenate(list(stored.chunks())).n) == (3, 3)
     with pytest.raises(UnreadableInput, match=r"2\.bmp"):
@@ -166,26 +148,20 @@ def test_inputs_of_corrected_labels_are_another_job(exported, data, tmp_path):
 
 
 def test_an_empty_cell_is_an_unreadable_image(exported, tmp_path):
-    cells = [{"bytes": encoded(np.zeros((8, 8, 3), dtype=np.uint8))}, None, {"bytes": None}]
-    pq.write_table(pa.table({"image": cells}), table := tmp_path / "some.parquet")
+    images = [*cells(noise(1)), None, {"bytes": None}]
+    pq.write_table(pa.table({"image": images}), table := tmp_path / "some.parquet")
     inputs = open_inputs(table)
     assert predict_inputs(exported, inputs, tmp_path / "out.csv", say=quiet).n_unanswered == 2
     total = record_inputs(exported, inputs, str(tmp_path / "out"), say=quiet)
-    assert (total.n_answered, total.first_error[1]) == (
-        1,
-        "cannot read the image some.parquet#1: it is empty",
-    )
+    assert total.n_answered == 1
+    assert total.first_error[1] == "cannot read the image some.parquet#1: it is empty"
 
 
 def test_inputs_of_other_classes_are_recorded_and_counted_apart(exported, tmp_path):
-    pixels = [np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8) for i in range(3)]
-    cells = [{"bytes": encoded(image), "path": None} for image in pixels]
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({"image": pa.array(cells, kind), "label": ["cat", "3", None]})
+    table = pa.table({"image": cells(noise(3)), "label": ["cat", "3", None]})
     pq.write_table(table, tmp_path / "in.parquet")
-    total = record_inputs(
-        exported, open_inputs(tmp_path / "in.parquet"), str(tmp_path / "out"), executor="onnx", say=quiet
-    )
+    inputs = open_inputs(tmp_path / "in.parquet")
+    total = record_inputs(exported, inputs, str(tmp_path / "out"), executor="onnx", say=quiet)
     assert (total.n, total.n_labelled, total.n_unknown) == (3, 1, 1)
     text = recorded_text(total, "out", exported)
     assert "of 1 input with labels" in text
@@ -193,19 +169,22 @@ def test_inputs_of_other_classes_are_recorded_and_counted_apart(exported, tmp_pa
 
 
 def test_calibrating_on_what_was_recorded(exported, tmp_path, capsys):
-    run = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    run = copied(exported, tmp_path / "run")
     arguments = ["record", str(run.path), "--data", "sklearn:digits", "--out", str(tmp_path / "out")]
     assert command([*arguments, "--executor", "onnx", "--block-size", "200"]) == 0
     said = capsys.readouterr().out
     assert "500 of 500 inputs recorded at 3 exits" in said
     assert "the last exit is right on" in said
-    assert command(["calibrate", str(run.path), "--budget", "60%", "--traces", str(tmp_path / "out")]) == 0
+
+    def calibrate(name):
+        traces = str(tmp_path / name)
+        assert command(["calibrate", str(run.path), "--budget", "60%", "--traces", traces]) == 0
+
+    calibrate("out")
     assert run.policy.n_calibration == 500
-    held_out = part_data(run, "calibrate")
-    record_inputs(
-        run, held_out, str(tmp_path / "held"), block_size=64, executor="eager", trusted=FACTORY, say=quiet
-    )
-    assert command(["calibrate", str(run.path), "--budget", "60%", "--traces", str(tmp_path / "held")]) == 0
+    held_out, options = part_data(run, "calibrate"), {"executor": "eager", "trusted": FACTORY}
+    record_inputs(run, held_out, str(tmp_path / "held"), block_size=64, say=quiet, **options)
+    calibrate("held")
     own = ex.auto(run.trace("fit"), run.trace("calibrate"), budget="60%", delta=0.05)
     assert run.policy.n_calibration == len(held_out)
     assert run.policy.counts.tolist() == own.counts.tolist()
@@ -213,28 +192,26 @@ def test_calibrating_on_what_was_recorded(exported, tmp_path, capsys):
     other = json.loads((tmp_path / "held" / "_job.json").read_text()) | {"run": "another"}
     (tmp_path / "held" / "_job.json").write_text(json.dumps(other))
     with pytest.raises(ex.InputError, match="recorded with another network"):
-        command(["calibrate", str(run.path), "--budget", "60%", "--traces", str(tmp_path / "held")])
+        calibrate("held")
 
 
-def test_a_cascade_is_recorded_exit_after_exit(trained, exported, data, tmp_path):
-    models = {
-        "small": RunFolder.open(shutil.copytree(exported.path, tmp_path / "small")),
-        "large": RunFolder.open(shutil.copytree(exported.path, tmp_path / "large")),
-    }
-    cascade = make_cascade(tmp_path / "cascade", models, say=quiet)
+@pytest.fixture
+def cascade(exported, tmp_path):
+    models = {name: copied(exported, tmp_path / name) for name in ("small", "large")}
+    return make_cascade(tmp_path / "cascade", models, say=quiet)
+
+
+def test_a_cascade_is_recorded_exit_after_exit(cascade, data, tmp_path):
     record_inputs(cascade, data[0].take(np.arange(40)), str(tmp_path / "out"), say=quiet)
-    (file,) = (tmp_path / "out").glob("*.parquet")
+    (file,) = parts_of(tmp_path / "out")
     found = ex.ExitTrace.load(file)
     assert found.n_exits == cascade.cost.n_exits == 6
     known = data[1].take(slice(40))
     assert found.prediction.tolist() == np.hstack([known.prediction, known.prediction]).tolist()
 
 
-def test_a_cascade_is_calibrated_on_a_folder_of_recorded_outputs(exported, tmp_path):
-    models = {
-        name: RunFolder.open(shutil.copytree(exported.path, tmp_path / name)) for name in ("small", "large")
-    }
-    cascade, made = make_cascade(tmp_path / "cascade", models, say=quiet), []
+def test_a_cascade_is_calibrated_on_a_folder_of_recorded_outputs(cascade, tmp_path):
+    made = []
     (tmp_path / "held").mkdir()
     cascade.trace("calibrate").save(tmp_path / "held" / "all.parquet")
     for options in ([], ["--traces", str(tmp_path / "held")]):
@@ -246,20 +223,11 @@ def test_a_cascade_is_calibrated_on_a_folder_of_recorded_outputs(exported, tmp_p
 
 def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_path, monkeypatch):
     monkeypatch.setattr("exeunt.trace.log_probability._HALF", 50 * 3 * 10)
-    for options, kept in (({}, False), ({"probabilities": True}, True)):
-        out = tmp_path / f"out{kept}"
-        record_inputs(
-            exported,
-            data[0].take(np.arange(51)),
-            str(out),
-            block_size=20,
-            executor="onnx",
-            say=quiet,
-            **options,
-        )
-        assert all(
-            ("log_probability" in pq.read_schema(file).names) == kept for file in out.glob("*.parquet")
-        )
+    some, options = data[0].take(np.arange(51)), {"block_size": 20, "executor": "onnx", "say": quiet}
+    for kept, asked in ((False, {}), (True, {"probabilities": True})):
+        record_inputs(exported, some, str(tmp_path / f"out{kept}"), **options, **asked)
+        for file in parts_of(tmp_path / f"out{kept}"):
+            assert ("log_probability" in pq.read_schema(file).names) == kept
 
 
 @pytest.mark.parametrize("limit", ["_SINGLE", "_HALF"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from job_inputs import FACTORY, cells, noise, quiet, write_pictures
 
 import exeunt as ex
 from cli.command import called
@@ -24,54 +23,49 @@ from exeunt.trace.derived import score_matrix
 
 
 @pytest.fixture
-def noise(tmp_path):
+def unlike(tmp_path):
     """Pictures that are no digits."""
-    (tmp_path / "in").mkdir()
-    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 255, (300, 8, 8, 3), dtype=np.uint8)):
-        Image.fromarray(pixels).save(tmp_path / "in" / f"{i:03d}.bmp")
-    return open_inputs(tmp_path / "in")
+    return open_inputs(write_pictures(tmp_path / "in", noise(300)))
 
 
-def test_a_job_on_other_inputs_says_so_at_its_end_whatever_their_order(run, noise, tmp_path):
-    options = {"trusted": "exeunt.zoo:digits", "say": lambda _: None}
-    alone = predict_inputs(run, noise, tmp_path / "out.parquet", **options)
+OPTIONS = {"trusted": FACTORY, "say": quiet}
+
+
+def without_watch(run):
+    """Save the policy of a run without what it is watched by."""
+    body = {name: value for name, value in run.policy.to_dict().items() if name != "watched"}
+    run.save_policy(ex.Policy.from_dict(body))
+
+
+def test_a_job_on_other_inputs_says_so_at_its_end_whatever_their_order(run, unlike, tmp_path):
+    alone = predict_inputs(run, unlike, tmp_path / "out.parquet", **OPTIONS)
     assert alone.watched.startswith("DRIFT: these inputs are not like those of calibration. ")
     assert alone.watched.endswith(" or the full network can answer.")  # what to do
     assert f"{alone.watched}\nwritten to" in str(alone)
-    in_parts = predict_folder(run, noise, str(tmp_path / "out"), block_size=100, **options)
+    in_parts = predict_folder(run, unlike, str(tmp_path / "out"), block_size=100, **OPTIONS)
     assert in_parts.watched == alone.watched
 
 
-def test_a_policy_that_keeps_nothing_to_watch_by_writes_no_scores(run, noise, tmp_path):
-    policy = run.policy
-    body = {name: value for name, value in policy.to_dict().items() if name != "watched"}
-    run.save_policy(ex.Policy.from_dict(body))
-    out = tmp_path / "out.parquet"
-    done = predict_inputs(run, noise, out, trusted="exeunt.zoo:digits", say=lambda _: None)
-    assert done.watched == ""
+def test_a_policy_that_keeps_nothing_to_watch_by_writes_no_scores(run, unlike, tmp_path):
+    policy, out = run.policy, tmp_path / "out.parquet"
+    without_watch(run)
+    assert predict_inputs(run, unlike, out, **OPTIONS).watched == ""
     table = pq.read_table(out)
     assert table["score"].null_count == table["tie"].null_count == 300
     assert len(watching._counted(watching._seen(run, policy, [out], None), every=3)[0]) == 100
     # Predictions that another policy cannot have made are no reason to fail.
     assert watched_job(run, policy, [out], 300).startswith(("no drift", "DRIFT"))
     pq.write_table(table.set_column(table.column_names.index("exit"), "exit", [[5] * 300]), out)
-    assert watched_job(run, policy, [out], 300).startswith(
-        f"drift was not watched: {out} has an answer at exit 5"
-    )
+    told = f"drift was not watched: {out} has an answer at exit 5"
+    assert watched_job(run, policy, [out], 300).startswith(told)
 
 
 @pytest.fixture
 def log(tmp_path):
     """Twelve images of four talks, whose turns came among those of others; the last names its talk badly."""
-    cells = []
-    for pixels in np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), dtype=np.uint8):
-        Image.fromarray(pixels).save(file := io.BytesIO(), "png")
-        cells.append({"bytes": file.getvalue()})
     talks = ["a", "a", "b", "a", "c", "b", "c", "a", "b", "b", "d", "d"]
-    columns = {"image": cells, "talk": talks, "badly": [*talks[:-1], None], "n": range(12)}
-    pq.write_table(
-        pa.table({name: pa.array(values) for name, values in columns.items()}), tmp_path / "log.parquet"
-    )
+    columns = {"image": cells(noise(12)), "talk": talks, "badly": [*talks[:-1], None], "n": [*range(12)]}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
     return tmp_path / "log.parquet"
 
 
@@ -79,67 +73,52 @@ def log(tmp_path):
 def test_a_job_counts_each_group_once_or_says_that_nothing_was_watched(run, log, tmp_path, in_calibration):
     if in_calibration:
         run.save_policy(replace(run.policy, n_groups=50))
-    command = (
-        "predict",
-        run.path,
-        "--data",
-        log,
-        "--out",
-        tmp_path / "out.parquet",
-        "--model",
-        "exeunt.zoo:digits",
-    )
+    command = ("predict", run.path, "--data", log, "--out", tmp_path / "out.parquet", "--model", FACTORY)
     done = called(*command, "--group-column", "talk", "--keep", "n")
     assert "no drift: 4 groups look like those of calibration (evidence at most" in done.out, done.err
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column_names[-2:] == ["n", "talk"]
     told = called("watch", run.path, tmp_path / "out.parquet", "--group-column", "talk").out
     assert told.startswith("4 groups watched\n")
-    nameless = called(*command)
+    told = "no drift: 12 inputs look like those of calibration"
     if in_calibration:
-        assert (
+        told = (
             "drift was not watched: the calibration inputs came in groups, and these name none: name the column of "
             "their groups with --group-column\n"
-        ) in nameless.out
-    else:
-        assert "no drift: 12 inputs look like those of calibration" in nameless.out
+        )
+    assert told in called(*command).out
     badly = called(*command, "--group-column", "badly")
     assert "drift was not watched: row 11 of the predictions (rows count from 0) names no group" in badly.out
     assert badly.status == 0
 
 
-def test_columns_of_groups_that_there_are_not_are_named_before_any_work(run, log, noise, tmp_path):
-    out = tmp_path / "out.parquet"
-    command = ("predict", run.path, "--model", "exeunt.zoo:digits", "--data")
+def test_columns_of_groups_that_there_are_not_are_named_before_any_work(run, log, unlike, tmp_path):
+    out, lacks = tmp_path / "out.parquet", "has no column 'user'"
     for data, into, told in (
-        (
-            log,
-            out,
-            "has no column 'user'; its columns are image, talk, badly, n (name another with --group-column)",
-        ),
+        (log, out, f"{lacks}; its columns are image, talk, badly, n (name another with --group-column)"),
         (
             log,
             "-",
-            "drift is looked for in a file of predictions: name one with --out, or leave out --group-column",
+            "drift is looked for in a file of predictions: name one with --out, or leave out --group-col",
         ),
-        (tmp_path / "in", out, "is no table and has no column 'user': leave it out"),
-        ("-", out, "has no column 'user': name a table with --data, or leave out --group-column"),
+        (tmp_path / "in", out, f"is no table and {lacks}: leave it out"),
+        ("-", out, f"{lacks}: name a table with --data, or leave out --group-column"),
     ):
-        done = called(*command, data, "--group-column", "user", "--out", into)
+        done = called(
+            "predict", run.path, "--model", FACTORY, "--data", data, "--group-column", "user", "--out", into
+        )
         assert told in done.err
         assert done.status == 2
         assert not out.exists()
-    with pytest.raises(
-        ex.InputError, match=r"groups are a column that is kept: open_inputs\(..., keep=\['user'\]"
-    ):
-        predict_inputs(run, noise, out, group_column="user")
+    told = r"groups are a column that is kept: open_inputs\(..., keep=\['user'\]"
+    with pytest.raises(ex.InputError, match=told):
+        predict_inputs(run, unlike, out, group_column="user")
 
 
 def test_a_policy_that_keeps_nothing_to_watch_by_says_so_where_groups_are_named(run, log, tmp_path):
-    body = {name: value for name, value in run.policy.to_dict().items() if name != "watched"}
-    run.save_policy(ex.Policy.from_dict(body))
-    options = {"trusted": "exeunt.zoo:digits", "say": lambda _: None, "group_column": "talk"}
-    done = predict_inputs(run, open_inputs(log, keep=["talk"]), tmp_path / "out.parquet", **options)
+    without_watch(run)
+    inputs = open_inputs(log, keep=["talk"])
+    done = predict_inputs(run, inputs, tmp_path / "out.parquet", group_column="talk", **OPTIONS)
     assert done.watched == "drift was not watched: this policy keeps nothing to watch by"
 
 
@@ -157,9 +136,8 @@ def test_the_first_decided_row_of_each_group_counts_also_across_parts(every):
         start += size
     found = watching._counted(parts, every=every)
     first = dict(zip(names[::-1].tolist(), range(len(names) - 1, -1, -1), strict=True))
-    expected = sorted(
-        row for name, row in first.items() if int(scramble(np.array([name], np.uint64))[0]) % every == 0
-    )
+    kept = {name for name in first if int(scramble(np.array([name], np.uint64))[0]) % every == 0}
+    expected = sorted(first[name] for name in kept)
     assert 3 < len(expected) < 20 if every > 1 else len(expected) == len(first)
     assert found[0].tolist() == exits[expected].tolist()
     assert found[1].tolist() == found[2].tolist() == scores[expected].tolist()
@@ -175,7 +153,7 @@ def test_the_engine_tells_the_scores_and_ties_that_replay_finds(run, calibration
     run.save_policy(policy)
     rng = np.random.default_rng(0)
     inputs = (rng.random((40, 1, 8, 8)).repeat(3, axis=1) < rng.random((40, 1, 1, 1))).astype(np.float32)
-    executor = open_shared(run, {"": policy}, trusted="exeunt.zoo:digits").executor
+    executor = open_shared(run, {"": policy}, trusted=FACTORY).executor
     keys = np.arange(40)
     answers = Engine(executor, policy).answer(inputs, id=keys)
     assert len(set(answers.exit.tolist())) > 1

@@ -23,10 +23,16 @@ def run(asked, tmp_path_factory):
     from exeunt.runs.folder import RunFolder
 
     work = tmp_path_factory.mktemp("runs")
-    done = exeunt(
-        "train", "--task", "generate", "--model", asked.model, "--data", asked.data, "--exits", "2", "--most-tokens",
-        "10", "--hidden", "32", "--calibrate", "80", "--batch-size", "32", "--epochs", "8", "--learning-rate", "1e-3",
-        "--out", "lm", cwd=work,
-    )  # fmt: skip
+    options = "--exits 2 --most-tokens 10 --hidden 32 --calibrate 80 --batch-size 32 --epochs 8 --learning-rate 1e-3"
+    command = ["train", "--task", "generate", "--model", asked.model, "--data", asked.data, *options.split()]
+    done = exeunt(*command, "--out", "lm", cwd=work)
     (work / "said.txt").write_text(done.stdout)
     return RunFolder.open(work / "lm")
+
+
+@pytest.fixture(scope="session")
+def model(run):
+    """The run, opened once: for tests that change nothing of it."""
+    from exeunt.torch.language import LanguageModel
+
+    return LanguageModel.open(run.path)

@@ -88,6 +88,8 @@ def test_budgets_and_whole_answers(folder):
         (("predict", "lm", "--data", "prompts.txt", "--top", "3"), "generates takes no --top: leave it out"),
         (("cascade", "a=lm", "b=lm", "--out", "both"), "lm generates texts, and the models of a cascade answer"),
         (("export", "lm"), "lm generates texts: answer with `exeunt predict`"),
+        (("bench", "lm"), "generates texts"),
+        (("serve", "lm", "--port", "0"), "generates texts"),
         (("calibrate", "lm", "--agree", "60%", "--ties", "row", "--of", "macs"), "model takes no --ties, --of"),
         (("predict", "lm", "--data", "prompts.txt", "--text-column", "a,b"), "name one column with --text-column"),
         (("predict", "lm", "--data", "prompts.txt", "--out", "."), ". is a folder: give a file for --out"),
@@ -102,10 +104,3 @@ def test_what_cannot_be_done_is_said_in_a_line(folder, command, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
-
-
-def test_other_commands_on_a_language_model_end_with_a_line(folder):
-    for command in (("bench", "lm"), ("serve", "lm", "--port", "0")):
-        done = exeunt(*command, cwd=folder, ok=False)
-        assert done.returncode == 2
-        assert "generates texts" in done.stderr

@@ -30,9 +30,8 @@ def test_blocks_of_different_length_and_depth_give_the_whole_models_logits(famil
         if not len(rows):
             continue
         sizes = [int(min(rng.integers(1, 6), 12 - done[i])) for i in rows]
-        block, lengths = ragged(
-            [parts.embed(tokens[i, done[i] : done[i] + n]) for i, n in zip(rows, sizes, strict=True)]
-        )
+        pieces = [tokens[i, done[i] : done[i] + n] for i, n in zip(rows, sizes, strict=True)]
+        block, lengths = ragged([*map(parts.embed, pieces)])
         places = done[rows][:, None] + torch.arange(block.shape[1])
         made = parts.run(block, 0, 2, rows, places, kept)
         for i, one, n in zip(rows.tolist(), made, sizes, strict=True):
@@ -67,16 +66,13 @@ def test_the_context_is_the_shortest_limit():
 def test_others_than_decoders_are_refused_in_a_line():
     sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     encoder = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, intermediate_size=32))
-    both = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(vocab_size=61, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
-    )
-    for model in (encoder, both):
-        with pytest.raises(
-            InputError, match=r"is no decoder: tokens see later ones\. Give a causal language model"
-        ):
+    both = transformers.T5Config(vocab_size=61, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    bloom = transformers.BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=2)
+    sees_later = r"is no decoder: tokens see later ones\. Give a causal language model"
+    for model, message in (
+        (encoder, sees_later),
+        (transformers.T5ForConditionalGeneration(both), sees_later),
+        (transformers.BloomForCausalLM(bloom), "'bloom' decoder cannot be run some layers at a time here"),
+    ):
+        with pytest.raises(InputError, match=message):
             Decoder(model.eval())
-    bloom = transformers.BloomForCausalLM(
-        transformers.BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=2)
-    )
-    with pytest.raises(InputError, match="'bloom' decoder cannot be run some layers at a time here"):
-        Decoder(bloom.eval())

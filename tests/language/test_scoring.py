@@ -9,13 +9,7 @@ import torch
 import exeunt as ex
 from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError
-from exeunt.torch.language import LanguageModel
 from exeunt.torch.language.scoring import ChoiceExecutor
-
-
-@pytest.fixture(scope="module")
-def model(run):
-    return LanguageModel.open(run.path)
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +67,13 @@ def test_costs_are_those_of_all_texts_of_a_question(model, questions):
     for prompt, *choices in questions[:20]:
         n_choice += sum(len(choice.split()) for choice in choices)
         n_tokens += sum(len(prompt.split()) + len(choice.split()) for choice in choices)
-    layers = np.cumsum(macs.layers) * n_tokens / 20
-    heads = (
-        np.array([1, 2, 3]) * macs.vocabulary * n_choice / 20
-        + np.array([1, 2, 2]) * macs.adapter * n_choice / 20
-    )
-    assert trace.cost.cumulative == pytest.approx(layers + heads)
+    heads = np.array([1, 2, 3]) * macs.vocabulary + np.array([1, 2, 2]) * macs.adapter
+    expected = np.cumsum(macs.layers) * n_tokens / 20 + heads * n_choice / 20
+    assert trace.cost.cumulative == pytest.approx(expected)
 
 
 def test_what_does_not_depend_on_the_batch(model, questions):
-    together = model.score(questions[:10], batch_size=10)
-    alone = model.score(questions[:10], batch_size=1)
+    together, alone = (model.score(questions[:10], batch_size=size) for size in (10, 1))
     assert np.allclose(together.log_probability, alone.log_probability, atol=1e-4)
     assert together.id.tolist() == alone.id.tolist()
 
@@ -117,11 +107,8 @@ def test_bad_questions_are_named(model):
     ):
         with pytest.raises(InputError, match=message):
             model.score(questions)
-
-
-def test_a_batch_has_a_question_or_more(model, questions):
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
-        model.score(questions, batch_size=0)
+        model.score([("w3", "w4", "w5")], batch_size=0)
 
 
 def test_labels_take_the_place_of_agreement(model, questions):
