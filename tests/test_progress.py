@@ -27,10 +27,7 @@ def test_lines_come_no_more_often_than_asked(clock):
     for second in range(0, 36, 3):
         clock[0] = float(second)
         report(100 * second, 5000)
-    assert said == [
-        "1,200 of 5,000 images decoded, 00:37 left",
-        "2,400 of 5,000 images decoded, 00:25 left",
-    ]
+    assert said == ["1,200 of 5,000 images decoded, 00:37 left", "2,400 of 5,000 images decoded, 00:25 left"]
 
 
 def test_quick_work_says_nothing():

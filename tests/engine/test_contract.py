@@ -114,10 +114,7 @@ def test_pooled_answers_are_those_of_replay_whatever_the_plan(case):
     assert policy.needs.tolist() == [True, True, True, True, True]
     for plan in (None, Plan.unmeasured(case.executor().name, case.executor().segments)):
         check(
-            Engine(case.executor(), policy, plan).answer(case.inputs(ROWS), id=ROWS),
-            policy,
-            case.trace,
-            ROWS,
+            Engine(case.executor(), policy, plan).answer(case.inputs(ROWS), id=ROWS), policy, case.trace, ROWS
         )
 
 
