@@ -16,9 +16,9 @@ from exeunt.policy import PolicyState
 SECONDS, LEAST = (0.8, 0.5, 0.25), (0.1, 0.2, 0.25)
 
 
-def waiting(piece=8, seconds=SECONDS, least=LEAST, **options):
+def waiting(piece=8, seconds=SECONDS, least=LEAST, min_batch=None):
     plan = Plan.unmeasured("made", ((0, 0), (1, 1), (2, 2)), piece=piece)
-    return BatchScheduler(plan, options.get("min_batch"), seconds, least)
+    return BatchScheduler(plan, min_batch, seconds, least)
 
 
 def push(to, segment, rows, due=math.inf, first=0):
@@ -39,20 +39,13 @@ def test_a_call_takes_between_one_row_and_the_planned_size(segment, rows):
     assert found.call_seconds(queue_of(found, segment)) == pytest.approx(line(rows))
 
 
-def test_the_next_of_several_calls_takes_as_much_as_each_of_them():
-    found = waiting()
-    push(found, 0, 12)
-    push(found, 0, 12, first=12)
-    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.8)  # three calls of 8
-
-
-def test_calls_of_two_rows_and_of_one():
-    found = waiting(piece=2)
-    push(found, 0, 2)
-    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.8)
-    found = waiting(piece=1)
-    push(found, 0, 1)
-    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.1)
+@pytest.mark.parametrize(("piece", "waves", "seconds"), [(8, (12, 12), 0.8), (2, (2,), 0.8), (1, (1,), 0.1)])
+def test_the_next_of_several_calls_takes_as_much_as_each_of_them(piece, waves, seconds):
+    """Of 24 rows three calls of 8 are made."""
+    found = waiting(piece=piece)
+    for number, rows in enumerate(waves):
+        push(found, 0, rows, first=12 * number)
+    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(seconds)
 
 
 def test_it_must_be_run_so_long_before_it_is_due():
@@ -121,9 +114,8 @@ def test_rows_that_are_overdue_go_before_what_came_further_and_before_late_rows_
     assert chosen(found, now=5.0, table=table) is queue_of(found, 0)
     push(found, 1, 1, due=4.0, first=9)
     assert chosen(found, now=5.0, table=table) is queue_of(found, 0)
-    assert chosen(found, now=5.0, table=Outputs(0)) is queue_of(
-        found, 1
-    )  # it is late, and has no output either
+    late_too = Outputs(0)  # and without an output
+    assert chosen(found, now=5.0, table=late_too) is queue_of(found, 1)
 
 
 def test_rows_that_are_overdue_do_not_wait_to_be_batched():

@@ -38,17 +38,12 @@ def run(data, outputs):
     return session.run(outputs, {"x": np.array([[1, 2]], np.float32)})
 
 
-def test_joined_models_compute_one_after_the_other():
-    parts = [OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))]
-    whole = join_graphs(parts)
+def test_joined_models_compute_one_after_the_other_and_only_what_is_needed_is_kept():
+    whole = join_graphs([OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))])
     (z, minus_y) = run(whole.model(["z", "y/negative"]), ["z", "y/negative"])
     np.testing.assert_array_equal(z, [[15, 30]])
     np.testing.assert_array_equal(minus_y, [[-3, -6]])
     assert list(whole.inputs) == ["x"]
-
-
-def test_only_what_is_needed_is_kept():
-    whole = join_graphs([OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))])
     few = OnnxGraph.read(whole.model(["y"]))
     assert [node.makes for node in few.nodes] == [("y/product",), ("y",)]
     assert list(few.weights) == ["w"]
@@ -90,12 +85,11 @@ def test_every_truncation_is_noticed():
 
 def test_graphs_inside_operations_are_seen():
     helper = onnx.helper
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["out"])],
-        "b",
-        [],
-        [helper.make_tensor_value_info("out", FLOAT, None)],
+    identity, out = (
+        helper.make_node("Identity", ["x"], ["out"]),
+        helper.make_tensor_value_info("out", FLOAT, None),
     )
+    branch = helper.make_graph([identity], "b", [], [out])
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     graph = helper.make_graph([node], "g", [], [])
     (found,) = OnnxGraph.read(helper.make_model(graph).SerializeToString()).nodes
