@@ -40,12 +40,10 @@ def damage(file: Path, harm: str) -> None:
     That is a folder, a broken link, a pipe that nobody writes to, or JSON that is nested too deeply.
     """
     content = file.read_bytes()
-    middle = len(content) // 2
+    half = content[: len(content) // 2]
     do = {
-        "flip": lambda: file.write_bytes(
-            content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        ),
-        "truncate": lambda: file.write_bytes(content[:middle]),
+        "flip": lambda: file.write_bytes(half + bytes([content[len(half)] ^ 1]) + content[len(half) + 1 :]),
+        "truncate": lambda: file.write_bytes(half),
         "empty": lambda: file.write_bytes(b""),
         "folder": file.mkdir,
         "link": lambda: file.symlink_to(file.parent / "nowhere"),

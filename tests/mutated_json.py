@@ -56,9 +56,8 @@ def mutated(value: Any, rng: Any) -> tuple[str, Any]:
 def is_another_value(before: Any, after: Any) -> bool:
     """Whether only texts, numbers and truths differ, each from another of its kind."""
     if isinstance(before, dict) and isinstance(after, dict):
-        return before.keys() == after.keys() and all(
-            is_another_value(before[key], after[key]) for key in before
-        )
+        same_names = before.keys() == after.keys()
+        return same_names and all(is_another_value(before[name], after[name]) for name in before)
     if isinstance(before, list) and isinstance(after, list):
         return len(before) == len(after) and all(map(is_another_value, before, after))
     kind, other = type(before), type(after)

@@ -183,8 +183,8 @@ def _parts(trace: ex.ExitTrace, population: Population, seed: int) -> Any:
     return population.draw(trace, seed).split(fit=0.4, calibrate=0.5, test=0.1, seed=seed)
 
 
-def _costs_too_much(
-    population: Population, seed: int, trace: ex.ExitTrace, make: Any = ex.eero, **options: Any
+def _too_dear(
+    population: Population, seed: int, trace: Any, make: Any = ex.eero, **options: Any
 ) -> bool | None:
     """Whether a policy that was made on a log costs more than its budget; or one of several policies."""
     fit, calibrate, _ = _parts(trace, population, seed)
@@ -198,23 +198,23 @@ def _costs_too_much(
 
 def cost(population: Population, seed: int) -> bool | None:
     """The mean cost."""
-    return _costs_too_much(population, seed, _equal_costs(population), budget=BUDGET)
+    return _too_dear(population, seed, _equal_costs(population), budget=BUDGET)
 
 
 def cost_of_rows(population: Population, seed: int) -> bool | None:
     """The mean cost, ties broken by keys of rows."""
-    return _costs_too_much(population, seed, _equal_costs(population), budget=BUDGET, ties="row")
+    return _too_dear(population, seed, _equal_costs(population), budget=BUDGET, ties="row")
 
 
 def several_budgets(population: Population, seed: int) -> bool | None:
     """The mean costs of three budgets together."""
     make, budgets = partial(ex.PolicySet.make, ex.eero), [1.5, 2.0, 3.0]
-    return _costs_too_much(population, seed, _equal_costs(population), make, budgets=budgets, jointly=True)
+    return _too_dear(population, seed, _equal_costs(population), make, budgets=budgets, jointly=True)
 
 
 def cost_per_input(population: Population, seed: int) -> bool | None:
     """The mean cost where inputs differ in what they cost."""
-    return _costs_too_much(population, seed, population.contents, budget=BUDGET)
+    return _too_dear(population, seed, population.contents, budget=BUDGET)
 
 
 def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **options: Any) -> bool | None:

@@ -32,9 +32,10 @@ def pictures(n: int, size: int):
     return [(Image.new("RGB", (size, size), (i, i, i)), i % 2) for i in range(n)]
 
 
-@pytest.mark.parametrize(
-    ("name", "loader"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("flowers", "Flowers102")]
-)
+LOADERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "flowers": "Flowers102"}
+
+
+@pytest.mark.parametrize(("name", "loader"), LOADERS.items())
 def test_images(get_data, name, loader, tmp_path, monkeypatch, capsys):
     import torchvision.datasets
 

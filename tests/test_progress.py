@@ -56,9 +56,8 @@ def test_a_step_is_always_said_with_what_it_gave_and_the_time_left(clock, capsys
     silent = Progress("epochs", total=4, show=False)
     silent.step("loss 0.5")
     silent.say("done")
-    said = [
-        f"{n} of 4 epochs, loss 0.5{left}" for n, left in ((2, ", 00:20 left"), (3, ", 00:10 left"), (4, ""))
-    ]
+    left = {2: ", 00:20 left", 3: ", 00:10 left", 4: ""}
+    said = [f"{done} of 4 epochs, loss 0.5{time}" for done, time in left.items()]
     assert capsys.readouterr().err.splitlines() == [*said, "done"]
 
 

@@ -56,9 +56,10 @@ def test_weak_singularities_of_two_shares_follow_the_beta_distribution(first, la
             assert math.exp(found[0]) + math.exp(found[1]) == pytest.approx(1, abs=1e-14)
 
 
-@pytest.mark.parametrize(
-    "alpha", [(0.02, 1000, 0.04), (0.3, 0.2, 40), (80, 1e-3, 3), (1e-4, 30, 30), (2.5, 0.9, 0.7)]
-)
+ALPHAS = [(0.02, 1000, 0.04), (0.3, 0.2, 40), (80, 1e-3, 3), (1e-4, 30, 30), (2.5, 0.9, 0.7)]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
 def test_weak_singularities_of_three_shares_follow_the_quadrature(alpha):
     # One share's weight is far above the others': the integrand then has two scales far apart.
     (a, b, c), cost = alpha, np.array([1.0, 2.3, 4.0])

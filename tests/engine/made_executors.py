@@ -65,9 +65,12 @@ def made_logits() -> np.ndarray:
 
 def recorded(logits: np.ndarray) -> ex.ExitTrace:
     n, m = logits.shape[:2]
-    return ex.ExitTrace.from_logits(
-        logits, cost=ex.CostModel(np.arange(1.0, m + 1)), label=np.zeros(n, dtype=int), id=np.arange(n)
-    )
+    fields = {
+        "cost": ex.CostModel(np.arange(1.0, m + 1)),
+        "label": np.zeros(n, dtype=int),
+        "id": np.arange(n),
+    }
+    return ex.ExitTrace.from_logits(logits, **fields)
 
 
 @lru_cache

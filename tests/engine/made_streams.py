@@ -220,9 +220,7 @@ def made_stream(pick: Callable[[int, int], int], n: int) -> MadeStream:
     id_ = rng.integers(0, 2**63, n, dtype=np.uint64)
     noise = 1e-7 * (pick(0, 3) == 3 and not isinstance(policy.score, MeanScore))
     fails = {pick(0, n - 1): pick(0, s - 1) for _ in range(pick(0, 4) - 1)}
-    if (
-        noise
-    ):  # it is not known which way rows near a threshold take, and so whether they get to where they fail
+    if noise:  # it is not known which way rows near a threshold take, and so whether they get there
         truth = replayed(policy, logits, id_, ~spoilt, segments)
         fails = {row: segment for row, segment in fails.items() if truth.nearest[row] > 1e-6}
     kinds = ("start", "run", "gather", "compact") if pick(0, 3) == 3 else ()

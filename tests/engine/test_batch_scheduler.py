@@ -146,16 +146,16 @@ def test_by_default_calls_take_no_time():
 
 
 @pytest.mark.parametrize(
-    ("first", "behind", "alone"), [(8, 8, True), (7, 9, False), (9, 7, False), (16, 8, True)]
+    ("first", "rest", "alone"), [(8, 8, True), (7, 9, False), (9, 7, False), (16, 8, True)]
 )
-def test_a_wave_goes_alone_where_it_and_the_rest_are_half_of_a_call_or_more(first, behind, alone):
+def test_a_wave_goes_alone_where_it_and_the_rest_are_half_of_a_call_or_more(first, rest, alone):
     """Else they are joined: a call of few rows takes almost as long as one of many."""
     found = waiting(piece=16)
     push(found, 0, first)
-    push(found, 0, behind, first=first)
+    push(found, 0, rest, first=first)
     taken = found.take(queue_of(found, 0))
     rows = sum(len(group.rows) for group in taken)
-    assert (len(taken), rows) == ((1, first) if alone else (2, first + behind))
+    assert (len(taken), rows) == ((1, first) if alone else (2, first + rest))
 
 
 def test_all_states_that_are_half_empty_are_tidied():

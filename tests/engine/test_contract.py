@@ -163,9 +163,8 @@ def test_scores_that_remember_see_every_exit(case):
     check(found, policy, case.trace, ROWS)
     assert not found.borderline.any()
     parts = np.array_split(np.random.default_rng(0).permutation(ROWS), 9)
-    check_all(
-        list(Runner(case.executor(), policy).stream(keyed(case, parts), pool_rows=50)), parts, policy, case
-    )
+    streamed = list(Runner(case.executor(), policy).stream(keyed(case, parts), pool_rows=50))
+    check_all(streamed, parts, policy, case)
 
 
 @pytest.mark.parametrize(("pool_rows", "ordered"), [(1, True), (16, False), (16, True), (1000, False)])

@@ -346,12 +346,11 @@ def test_the_table_grows_and_comes_round(trace):
 
 
 def test_where_it_is_borderline_the_executor_says(trace):
-    few, many = (
-        Engine(TraceExecutor(made_logits(), border=border), policies(trace)["late"]).answer(
-            inputs(ROWS), id=ROWS
-        )
-        for border in (1e-5, 0.2)
+    executors, policy = (
+        [TraceExecutor(made_logits(), border=one) for one in (1e-5, 0.2)],
+        policies(trace)["late"],
     )
+    few, many = (Engine(executor, policy).answer(inputs(ROWS), id=ROWS) for executor in executors)
     assert few.n_borderline < 5 < many.n_borderline
 
 

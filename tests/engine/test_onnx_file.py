@@ -22,9 +22,8 @@ def model(takes, gives, weight, scale):
         helper.make_node("Add", [f"{gives}/product", takes], [gives]),
         helper.make_node("Neg", [gives], [f"{gives}/negative"]),
     ]
-    values = [
-        helper.make_tensor_value_info(name, FLOAT, ["n", 2]) for name in (takes, gives, f"{gives}/negative")
-    ]
+    names = takes, gives, f"{gives}/negative"
+    values = [helper.make_tensor_value_info(name, FLOAT, ["n", 2]) for name in names]
     weights = [onnx.numpy_helper.from_array(np.full(300, scale, np.float32)[:2], weight)]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -59,9 +58,10 @@ def test_entries_of_inputs_are_as_onnx_writes_them(dtype):
     assert onnx.GraphProto.FromString(value_info("y", None)).output[0].name == "y"
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape"), [("float32", ["n", 3, 300]), ("int64", ["n", "t"]), ("float16", [7]), ("bool", [])]
-)
+SHAPES = {"float32": ["n", 3, 300], "int64": ["n", "t"], "float16": [7], "bool": []}
+
+
+@pytest.mark.parametrize(("dtype", "shape"), SHAPES.items())
 def test_what_is_declared_of_inputs_and_outputs_is_what_onnx_writes(dtype, shape):
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     values = [helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]

@@ -161,22 +161,16 @@ def test_columns_and_costs_that_make_no_sense_are_refused(options, shown):
         ({"c0": ["0.5", "1e-3", "high"]}, "must hold numbers, got 'high' in row 2"),
         ({"p0": [1.0, 0.5, 2.0]}, "'p0' must hold classes, as names or whole numbers, got 0.5 in row 1"),
         ({"p0": [1.0, 2.0, np.nan]}, "'p0' must hold classes, as names or whole numbers, got nan in row 2"),
-        (
-            {"y": [0, 1, 0]},
-            "no prediction equals its label in any row .row 0: 'p1' is 'dog', 'y' is 0.: write",
-        ),
+        ({"y": [0, 1, 0]}, "no prediction equals its label in any .* 'p1' is 'dog', 'y' is 0.: write"),
         ({"y": ["dog ", "dog ", "cat "]}, "'p0' has the class 'cat', which 'y' writes 'cat '"),
         ({"p0": [[1], [2], [3]]}, "'p0' must hold classes"),
         ({"c0": [[1], [2], [3]]}, "'c0' must hold numbers"),
         ({"c0": ["0.1", "12%", "0.3"]}, "must hold numbers, got '12%' in row 1"),
         (
-            {"c0": ["0.1", "0.2", "1,234"]},
-            r"'1,234' in row 2.*: if the comma is a decimal point, add --decimal ,",
+            {"c0": [".1", "1,234", ".2"]},
+            r"'1,234' in row 1.*: if the comma is a decimal point, add --decimal ,",
         ),
-        (
-            {"y": ["cat", "dog", "dog"], "p0": ["cat", "Dog", "dog"], "p1": ["cat", "dog", "dog"]},
-            "column 'p0' has the class 'Dog', which 'y' writes 'dog'",
-        ),
+        ({"p0": ["cat", "Dog", "cat"]}, "column 'p0' has the class 'Dog', which 'y' writes 'dog'"),
     ],
 )
 def test_cells_that_make_no_sense_are_refused_by_their_row(changes, shown):
@@ -204,9 +198,7 @@ def test_tables_that_are_none_are_refused():
         ("a.csv", "a;b\n1;2\n", {"encoding": "klingon"}, "not a readable table: unknown encoding: klingon"),
     ],
 )
-def test_files_that_are_no_table_or_can_be_read_in_two_ways_are_refused(
-    tmp_path, name, content, options, told
-):
+def test_files_that_are_no_table_or_may_be_two_are_refused(tmp_path, name, content, options, told):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(ex.InputError, match=told):
@@ -298,9 +290,8 @@ def test_columns_are_a_list_or_a_numbered_pattern():
 
 def test_patterns_must_number_the_exits_alike():
     there = ["c_1", "c_2", "p_0", "p_1"]
-    with pytest.raises(
-        ex.InputError, match=r"c_\{\} are numbered 1, 2 and the columns p_\{\} are numbered 0, 1"
-    ):
+    told = r"c_\{\} are numbered 1, 2 and the columns p_\{\} are numbered 0, 1"
+    with pytest.raises(ex.InputError, match=told):
         exit_columns(["c_{}", "p_{}"], there)
     assert exit_columns(["c_{}", ["p_0", "p_1"]], there) == [["c_1", "c_2"], ["p_0", "p_1"]]
     assert exit_columns(["c_1,c_2", "p_{}"], there) == [["c_1", "c_2"], ["p_0", "p_1"]]
@@ -368,9 +359,8 @@ def test_an_empty_cell_may_be_no_answer(tmp_path):
     pq.write_table(read_table(tmp_path / "a.csv"), tmp_path / "a.parquet")
     again = ex.ExitTrace.from_table(tmp_path / "a.parquet", **GRADED, empty_is_no_answer=True)
     assert again.grades.loss.tolist() == graded.grades.loss.tolist()
-    models = ex.CascadeTrace.from_table(
-        tmp_path / "a.csv", loss="l{}", confidence="c{}", price={"0": 1, "1": 2}, empty_is_no_answer=True
-    )
+    columns = {"loss": "l{}", "confidence": "c{}", "price": {"0": 1, "1": 2}}
+    models = ex.CascadeTrace.from_table(tmp_path / "a.csv", **columns, empty_is_no_answer=True)
     assert models["1"].grades.loss.tolist() == [[1], [1], [0.5]]
     assert models["1"].cost.full == 2
     assert models.measure == "quality"

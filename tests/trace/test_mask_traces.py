@@ -116,9 +116,7 @@ def test_policies_keep_the_budget_on_masks(parts, policy):
 def test_agreement_in_pixels_is_certified():
     fit, calibrate, test = recorded(1500, labelled=False).split(seed=1)
     made = ex.cheapest(fit, calibrate, agree=0.85)
-    said = (
-        "at most 15% of the pixels (mean over inputs) differ from those of the full network in the long run "
-    )
+    said = "at most 15% of the pixels (mean over inputs) differ from those of the full network in the long"
     assert said in str(made.loss_certificate)
     assert ex.evaluate(made, test.with_reference()).accuracy >= 0.84
     assert made.calibration_cost < 4

@@ -16,9 +16,7 @@ import exeunt as ex
 COST = ex.CostModel([1.0, 2.0], unit="ms")
 
 
-@pytest.mark.parametrize(
-    ("n", "labelled"), [(0, True), (1, False), (2, True), (0, False), (333, True), (333, False)]
-)
+@pytest.mark.parametrize(("n", "labelled"), [(0, True), (0, False), (1, False), (2, True), (333, True)])
 def test_parquet_round_trip(tmp_path, make_trace, n, labelled):
     trace = make_trace(n, labelled=labelled)
     trace.save(tmp_path / "trace.parquet")
