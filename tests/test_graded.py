@@ -42,12 +42,10 @@ def parts_of(trace):
 
 def in_a_row(trace, prices, unit="MACs"):
     """The exits of a trace as models that cost this much each."""
-    return ex.CascadeTrace(
-        {
-            name: trace.exits(exit_, exit_ + 1).with_cost(ex.CostModel([price], unit=unit))
-            for exit_, (name, price) in enumerate(prices.items())
-        }
-    )
+    models = {}
+    for exit_, (name, price) in enumerate(prices.items()):
+        models[name] = trace.exits(exit_, exit_ + 1).with_cost(ex.CostModel([price], unit=unit))
+    return ex.CascadeTrace(models)
 
 
 def as_grades(trace):

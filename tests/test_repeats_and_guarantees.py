@@ -49,11 +49,7 @@ def _traces(n_calibration: int):
 
 
 @pytest.mark.parametrize(("n", "delta"), [(1, 0.3), (3, 0.05), (10, 1e-3), (30, 0.05), (30, 1e-3)])
-@pytest.mark.parametrize(
-    "preset",
-    [ex.eero, ex.common_threshold, partial(ex.eero, temperature=1e-3)],
-    ids=["eero", "common", "sharp"],
-)
+@pytest.mark.parametrize("preset", [ex.eero, ex.common_threshold, partial(ex.eero, temperature=1e-3)])
 def test_the_budget_that_an_error_names_can_be_had(n, delta, preset):
     fit, calibrate = _traces(n)
     for budget in (1.001, 1.3, 2.0, 3.0):

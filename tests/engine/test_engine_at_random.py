@@ -160,11 +160,9 @@ class RequestStream:
         rng = self.rng
         inputs = np.column_stack([rows.astype(float)] * rng.integers(1, 3))
         inputs[self.spoilt[rows], 0] = np.nan
-        options = {
-            "deadline": None if rng.random() < 0.4 else self.now + rng.exponential(6),
-            "policy": None if rng.random() < 0.3 else self._any_policy(),
-            "soft": bool(rng.random() < 0.5),
-        }
+        deadline = None if rng.random() < 0.4 else self.now + rng.exponential(6)
+        policy = None if rng.random() < 0.3 else self._any_policy()
+        options = {"deadline": deadline, "policy": policy, "soft": bool(rng.random() < 0.5)}
         try:
             ticket = self.engine.submit(inputs, self.now, id=rows, **options)
         except QueueFull:

@@ -211,11 +211,8 @@ def test_a_state_is_copied_where_no_more_than_half_of_it_waits(case, policy, gon
     copied = gone >= wait
     assert executor.counts["gather"] == copied
     (group,) = groups(engine)
-    assert (group.state_rows, group.places is None, len(group.rows)) == (
-        wait if copied else gone + wait,
-        copied,
-        wait,
-    )
+    size = wait if copied else gone + wait
+    assert (group.state_rows, group.places is None, len(group.rows)) == (size, copied, wait)
 
 
 def test_rows_of_two_sizes_stay_apart_after_a_failure(case, policy):

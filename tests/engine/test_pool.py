@@ -48,7 +48,7 @@ def test_two_batches_are_read_ahead():
         while len(read) < taken + 2:
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        time.sleep(0.05)
+        time.sleep(0.02)
         assert len(read) == taken + 2
         assert reader.next(20) == taken
     reader.close()

@@ -152,9 +152,7 @@ def test_other_inputs_have_other_rows(make_trace):
         (100, {"fit": 0.0}, "got 0.0"),
         (100, {"test": -0.1}, "-0.1"),
         (100, {"fit": 0.001}, "'fit' is empty"),
-        (2, {}, "is empty"),
-        (1, {}, "is empty"),
-        (0, {}, "is empty"),
+        *((few, {}, "is empty") for few in (2, 1, 0)),
     ],
 )
 def test_splits_that_leave_a_part_empty_are_refused(make_trace, n, shares, shown):

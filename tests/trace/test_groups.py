@@ -179,10 +179,7 @@ def test_tables_name_groups_by_a_column():
         "p_0": [1, 1, 0], "p_1": [1, 0, 0], "c_0": [0.1, 0.2, 0.3], "c_1": [0.4, 0.5, 0.6], "y": [1, 0, 0],
         "user": ["ann", "bob", "ann"],
     })  # fmt: skip
-    options = {
-        "confidence": "c_{}",
-        "prediction": "p_{}",
-        "label": "y",
+    options = {"confidence": "c_{}", "prediction": "p_{}", "label": "y"} | {
         "groups": "user",
         "rows_per_group": 5,
     }
