@@ -101,7 +101,7 @@ def test_another_network_budget_and_policy(iris):
 
 
 def test_it_is_an_estimator_like_others(iris):
-    scores = cross_val_score(ExeuntClassifier(random_state=0, epochs=20), *iris, cv=2)
+    scores = cross_val_score(ExeuntClassifier(random_state=0, epochs=15), *iris, cv=2)
     assert scores.mean() > 0.8
 
 
