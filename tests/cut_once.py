@@ -44,10 +44,8 @@ def exported_once() -> Iterator[None]:
     exported, made = graph.exported, {}
 
     def once(model: Any, example: Any, **options: Any) -> Any:
-        kind = type(model)
-        if kind is not DigitsNet and not kind.__module__.startswith(
-            ("torchvision.models.", "transformers.models.")
-        ):
+        kind, known = type(model), ("torchvision.models.", "transformers.models.")
+        if kind is not DigitsNet and not kind.__module__.startswith(known):
             return exported(model, example, **options)
         tensors = [*model.state_dict().items(), *example.named.items()]
         facts = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors]

@@ -40,21 +40,16 @@ def damage(file: Path, harm: str) -> None:
     That is a folder, a broken link, a pipe that nobody writes to, or JSON that is nested too deeply.
     """
     content = file.read_bytes()
+    half = content[: len(content) // 2]
+    do = {
+        "flip": lambda: file.write_bytes(half + bytes([content[len(half)] ^ 1]) + content[len(half) + 1 :]),
+        "truncate": lambda: file.write_bytes(half),
+        "empty": lambda: file.write_bytes(b""),
+        "folder": file.mkdir,
+        "link": lambda: file.symlink_to(file.parent / "nowhere"),
+        "pipe": lambda: os.mkfifo(file),
+        "deep": lambda: file.write_bytes(DEEP),
+        "remove": lambda: None,
+    }[harm]
     file.unlink()
-    middle = len(content) // 2
-    if harm == "flip":
-        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif harm == "truncate":
-        file.write_bytes(content[:middle])
-    elif harm == "empty":
-        file.write_bytes(b"")
-    elif harm == "folder":
-        file.mkdir()
-    elif harm == "link":
-        file.symlink_to(file.parent / "nowhere")
-    elif harm == "pipe":
-        os.mkfifo(file)
-    elif harm == "deep":
-        file.write_bytes(DEEP)
-    elif harm != "remove":
-        raise ValueError(harm)
+    do()

@@ -86,9 +86,8 @@ def _cut_once():
 
 @pytest.fixture
 def run(trained, tmp_path) -> RunFolder:
-    return RunFolder.open(
-        shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("*.lock"))
-    )
+    locks = shutil.ignore_patterns("*.lock")
+    return RunFolder.open(shutil.copytree(trained.path, tmp_path / "run", ignore=locks))
 
 
 @pytest.fixture(scope="session")

@@ -56,30 +56,25 @@ def mutated(value: Any, rng: Any) -> tuple[str, Any]:
 def is_another_value(before: Any, after: Any) -> bool:
     """Whether only texts, numbers and truths differ, each from another of its kind."""
     if isinstance(before, dict) and isinstance(after, dict):
-        return before.keys() == after.keys() and all(
-            is_another_value(before[key], after[key]) for key in before
-        )
+        same_names = before.keys() == after.keys()
+        return same_names and all(is_another_value(before[name], after[name]) for name in before)
     if isinstance(before, list) and isinstance(after, list):
         return len(before) == len(after) and all(map(is_another_value, before, after))
-    kinds = (type(before), type(after))
-    return (
-        before is after is None
-        or kinds == (float, int)
-        or (kinds[0] is kinds[1] and kinds[0] in (str, bool, int, float))
-    )
+    kind, other = type(before), type(after)
+    alike = kind is other and kind in (type(None), str, bool, int, float)
+    return alike or (kind, other) == (float, int)
 
 
 def mutated_bytes(content: bytes, how: str, rng: Any) -> bytes:
     """Return a file's content that was cut, encoded otherwise, or damaged in another of the ways in BYTES."""
     middle = int(rng.integers(len(content)))
+    flipped = bytes([content[middle] ^ (1 << int(rng.integers(8)))])
     made = {
         "cut": content[:middle],
         "utf-16": content.decode().encode("utf-16"),
         "latin-1": content[:middle] + b"\xe9" + content[middle:],
         "byte-order mark": b"\xef\xbb\xbf" + content,
-        "flip": content[:middle]
-        + bytes([content[middle] ^ (1 << int(rng.integers(8)))])
-        + content[middle + 1 :],
+        "flip": content[:middle] + flipped + content[middle + 1 :],
         "deep": b"[" * 100_000 + b"]" * 100_000,
         "empty": b"",
         "null": b"null",

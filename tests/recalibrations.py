@@ -50,6 +50,12 @@ class Population:
     order: str = "random"
     max_loss: float = 0.04
 
+    @property
+    def shares(self) -> Any:
+        """The share of each content among inputs."""
+        n = self.contents.n
+        return np.full(n, 1 / n) if self.weights is None else self.weights
+
     def log(self, seed: int) -> Any:
         """Return the rows of a log: indices of contents."""
         rng = np.random.default_rng([seed, 1])
@@ -152,17 +158,14 @@ def truth(policy: ex.Policy, population: Population, trace: ex.ExitTrace) -> Tru
 
     Keys of rows are uniform: which exit answers changes only where the key passes the tie of a threshold.
     """
-    weights = np.full(trace.n, 1 / trace.n) if population.weights is None else population.weights
+    weights = population.shares
     trace = policy.answer.on(trace.along(policy.cascade))
     paid, right = trace.cost.of_inputs(trace.n), trace.quality
-    edges = (
-        [0.0, 1.0]
-        if policy.ties == "content"
-        else [0.0, *sorted(t for t in policy.limits.tie if 0 < t < 1), 1.0]
-    )
+    by_content = policy.ties == "content"
+    edges = () if by_content else sorted(t for t in policy.limits.tie if 0 < t < 1)
     cost = accuracy = 0.0
-    for start, end in pairwise(edges):
-        ties = tie_breaks(trace.id, policy.seed) if policy.ties == "content" else np.full(trace.n, start)
+    for start, end in pairwise((0.0, *edges, 1.0)):
+        ties = tie_breaks(trace.id, policy.seed) if by_content else np.full(trace.n, start)
         at = np.arange(trace.n), exits_under(score_matrix(policy.score, trace), ties, policy.limits)
         cost += (end - start) * float(weights @ paid[at])
         accuracy += (end - start) * float(weights @ right[at])
@@ -180,43 +183,38 @@ def _parts(trace: ex.ExitTrace, population: Population, seed: int) -> Any:
     return population.draw(trace, seed).split(fit=0.4, calibrate=0.5, test=0.1, seed=seed)
 
 
-def _cost(population: Population, seed: int, **options: Any) -> bool | None:
-    trace = _equal_costs(population)
+def _too_dear(
+    population: Population, seed: int, trace: Any, make: Any = ex.eero, **options: Any
+) -> bool | None:
+    """Whether a policy that was made on a log costs more than its budget; or one of several policies."""
     fit, calibrate, _ = _parts(trace, population, seed)
     try:
-        policy = ex.eero(fit, calibrate, budget=BUDGET, delta=DELTA, seed=seed, **options)
+        made = make(fit, calibrate, delta=DELTA, seed=seed, **options)
     except ex.InfeasibleBudget:
         return None
-    return truth(policy, population, trace).cost > BUDGET * (1 + 1e-12)
+    policies = [made] if isinstance(made, ex.Policy) else made
+    return any(truth(one, population, trace).cost > one.budget * (1 + 1e-12) for one in policies)
+
+
+def cost(population: Population, seed: int) -> bool | None:
+    """The mean cost."""
+    return _too_dear(population, seed, _equal_costs(population), budget=BUDGET)
 
 
 def cost_of_rows(population: Population, seed: int) -> bool | None:
     """The mean cost, ties broken by keys of rows."""
-    return _cost(population, seed, ties="row")
+    return _too_dear(population, seed, _equal_costs(population), budget=BUDGET, ties="row")
 
 
 def several_budgets(population: Population, seed: int) -> bool | None:
     """The mean costs of three budgets together."""
-    trace = _equal_costs(population)
-    fit, calibrate, _ = _parts(trace, population, seed)
-    try:
-        found = ex.PolicySet.make(
-            ex.eero, fit, calibrate, budgets=[1.5, 2.0, 3.0], delta=DELTA, jointly=True, seed=seed
-        )
-    except ex.InfeasibleBudget:
-        return None
-    return any(truth(one, population, trace).cost > one.budget * (1 + 1e-12) for one in found)
+    make, budgets = partial(ex.PolicySet.make, ex.eero), [1.5, 2.0, 3.0]
+    return _too_dear(population, seed, _equal_costs(population), make, budgets=budgets, jointly=True)
 
 
 def cost_per_input(population: Population, seed: int) -> bool | None:
     """The mean cost where inputs differ in what they cost."""
-    trace = population.contents
-    fit, calibrate, _ = _parts(trace, population, seed)
-    try:
-        policy = ex.eero(fit, calibrate, budget=BUDGET, delta=DELTA, seed=seed)
-    except ex.InfeasibleBudget:
-        return None
-    return truth(policy, population, trace).cost > BUDGET * (1 + 1e-12)
+    return _too_dear(population, seed, population.contents, budget=BUDGET)
 
 
 def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **options: Any) -> bool | None:
@@ -226,9 +224,8 @@ def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **o
         policy = make(fit, calibrate, max_loss=population.max_loss, delta=DELTA, seed=seed, **options)
     except ex.Infeasible:
         return None
-    weights = np.full(trace.n, 1 / trace.n) if population.weights is None else population.weights
     found = truth(policy, population, trace)
-    lost = float(weights @ trace.quality[:, -1]) - found.accuracy
+    lost = float(population.shares @ trace.quality[:, -1]) - found.accuracy
     over = "budget" in options and found.cost > options["budget"] * (1 + 1e-12)
     return lost > population.max_loss + 1e-12 or over
 
@@ -260,9 +257,8 @@ def cascade(population: Population, seed: int) -> bool | None:
     """The mean cost of a cascade of two models."""
 
     def models(whole: ex.ExitTrace) -> ex.CascadeTrace:
-        return ex.CascadeTrace({
-            "small": whole.exits(0, 1), "large": whole.exits(2, 3).with_cost(ex.CostModel([3.0])),
-        })  # fmt: skip
+        large = whole.exits(2, 3).with_cost(ex.CostModel([3.0]))
+        return ex.CascadeTrace({"small": whole.exits(0, 1), "large": large})
 
     whole = _equal_costs(population)
     drawn = models(population.draw(whole, seed))
@@ -282,7 +278,7 @@ def quota(population: Population, seed: int) -> bool:
 
 
 CERTIFICATES: dict[str, Callable[[Population, int], bool | None]] = {
-    "cost": _cost,
+    "cost": cost,
     "cost, keys of rows": cost_of_rows,
     "three budgets together": several_budgets,
     "cost per input": cost_per_input,

@@ -31,22 +31,10 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("[!_]*/*.md"))]
 PAGES = [page for page in PAGES if page.parent.name != "results"]
 # These train networks, use that of the tutorial, or take some ten seconds each: `make docs` runs them.
-LONG = {
-    "cascades",
-    "deployment",
-    "own-data",
-    "own-model",
-    "paid-models",
-    "policies",
-    "regression",
-    "routers",
-    "run-folder",
-    "scikit-learn",
-    "segmentation",
-    "tables",
-    "texts",
-    "without-labels",
-}
+LONG = (
+    "cascades deployment own-data own-model paid-models policies regression routers run-folder scikit-learn "
+    "segmentation tables texts without-labels"
+)
 BLOCK = re.compile(
     r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*).*?\n(?P<body>.*?)^```$", re.M | re.S
 )
@@ -139,11 +127,9 @@ def check_calls(source):
             function = known[root]
             for name in path:
                 function = getattr(function, name)
-            taken = inspect.signature(function).parameters
-            given = {keyword.arg for keyword in call.keywords}
-            assert given <= set(taken) or any(p.kind is p.VAR_KEYWORD for p in taken.values()), ast.unparse(
-                call
-            )
+            taken, given = inspect.signature(function).parameters, {keyword.arg for keyword in call.keywords}
+            takes_any = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+            assert takes_any or given <= set(taken), ast.unparse(call)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +158,7 @@ def test_tutorial(tutorial):
 def pages(*, long):
     """Pages with snippets, as parameters."""
     rest = [page for page in PAGES if has_snippets(page) and page not in (TUTORIAL, CONTRIBUTING)]
-    chosen = [page for page in rest if (page.stem in LONG) == long]
+    chosen = [page for page in rest if (page.stem in LONG.split()) == long]
     return pytest.mark.parametrize("page", chosen, ids=lambda page: page.stem)
 
 
@@ -196,28 +182,20 @@ def test_the_diffs_of_contributing_apply_and_work(tmp_path):
     for part in ("src", "tests", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
-    script = ""
+    script, patch = "", ["git", "apply", "--recount", "-C1", "-"]
     for language, source, _ in blocks(CONTRIBUTING):
         if language == "diff":
-            patch = ["git", "apply", "--recount", "-C1", "-"]
             subprocess.run(patch, input=source.lstrip(), text=True, cwd=tmp_path, check=True)
         elif language == "python":
             script += source.lstrip()
     # In one process, which imports once.
     script += """
-import sys
-import pytest
-
+import sys, pytest
 sys.exit(pytest.main(["-q", "tests/engine/test_contract.py", "-k", "functions"]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -31,11 +32,12 @@ def pictures(n: int, size: int):
     return [(Image.new("RGB", (size, size), (i, i, i)), i % 2) for i in range(n)]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "flowers"])
-def test_images(get_data, name, tmp_path, monkeypatch, capsys):
-    import torchvision.datasets
+LOADERS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "flowers": "Flowers102"}
 
-    loader = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "flowers": "Flowers102"}[name]
+
+@pytest.mark.parametrize(("name", "loader"), LOADERS.items())
+def test_images(get_data, name, loader, tmp_path, monkeypatch, capsys):
+    import torchvision.datasets
 
     def download(root, *, train=None, split=None, download):
         return pictures(6 if train or split == "train" else 4, 8)
@@ -45,8 +47,9 @@ def test_images(get_data, name, tmp_path, monkeypatch, capsys):
     assert get_data.LICENCES[name] in capsys.readouterr().out
     source = open_source(tmp_path / name)
     assert (len(source.train), len(source.test), source.n_classes) == (6, 4, 2)
-    assert sorted(int(source.test.content(i).max()) for i in range(4)) == [0, 1, 2, 3]
-    assert all(int(source.test.content(i).max()) % 2 == source.test.labels[i] for i in range(4))
+    greys = [int(source.test.content(i).max()) for i in range(4)]
+    assert sorted(greys) == [0, 1, 2, 3]
+    assert [grey % 2 for grey in greys] == source.test.labels.tolist()
     get_data.main([name], tmp_path)
     assert "is there already" in capsys.readouterr().out
 
@@ -66,9 +69,7 @@ def test_texts(get_data, tmp_path, monkeypatch):
 def test_an_interrupted_download_leaves_no_finished_folder(get_data, tmp_path, monkeypatch):
     import torchvision.datasets
 
-    def broken(*args, **options):
-        raise OSError("no network")
-
+    broken = mock.Mock(side_effect=OSError("no network"))
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", broken)
     with pytest.raises(OSError, match="no network"):
         get_data.main(["cifar10"], tmp_path)

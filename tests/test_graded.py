@@ -36,6 +36,18 @@ def population(n, seed, m=3, keyed=0):
     return ex.ExitTrace.from_losses(score, 1 - quality, cost=cost, id=ids)
 
 
+def parts_of(trace):
+    return trace.split(fit=0.4, calibrate=0.3, test=0.3)
+
+
+def in_a_row(trace, prices, unit="MACs"):
+    """The exits of a trace as models that cost this much each."""
+    models = {}
+    for exit_, (name, price) in enumerate(prices.items()):
+        models[name] = trace.exits(exit_, exit_ + 1).with_cost(ex.CostModel([price], unit=unit))
+    return ex.CascadeTrace(models)
+
+
 def as_grades(trace):
     """The same trace with losses of 0 and 1 in place of labels."""
     return replace(trace, label=None, grades=Grades(1.0 - trace.correct, "accuracy"))
@@ -45,18 +57,17 @@ def as_grades(trace):
 @pytest.mark.parametrize("grouped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_losses_of_0_and_1_give_the_policy_of_the_labels(make_trace, name, grouped):
     """Bit by bit, with its certificate; also where rows come in groups."""
-    whole = make_trace(1000, 4, seed=3)
+    whole = make_trace(500, 4, seed=3)
     if grouped:
-        whole = replace(whole, groups=ex.Groups(np.arange(1000) // 3))
-    labelled = whole.split(fit=0.4, calibrate=0.3, test=0.3)
-    graded = as_grades(whole).split(fit=0.4, calibrate=0.3, test=0.3)
-    options = {"budget": "60%", "answer": "own", "delta": 0.1}
-    made = [PRESETS[name](one[0], one[1], **options) for one in (labelled, graded)]
+        whole = replace(whole, groups=ex.Groups(np.arange(500) // 3))
+    both, options = [parts_of(one) for one in (whole, as_grades(whole))], {"answer": "own", "delta": 0.1}
+    made = [PRESETS[name](fit, calibrate, budget="60%", **options) for fit, calibrate, _ in both]
     assert made[0].to_dict() == made[1].to_dict()
-    results = [ex.evaluate(made[0], one[2], calibration=one[1]).to_dict() for one in (labelled, graded)]
+    results = [ex.evaluate(made[0], test, calibration=calibrate).to_dict() for _, calibrate, test in both]
     assert results[0] == results[1]
     for budget in (None, "50%", "80%"):
-        assert ex.oracle(labelled[2], budget).to_dict() == ex.oracle(graded[2], budget).to_dict()
+        oracles = [ex.oracle(test, budget).to_dict() for *_, test in both]
+        assert oracles[0] == oracles[1]
 
 
 @pytest.mark.parametrize("name", ["eero", "stopping"])
@@ -87,10 +98,8 @@ def test_the_oracle_is_the_best_fractional_assignment(data):
     assert least.exits.tolist() == [row.index(min(row)) for row in loss.tolist()]
     budget = float(rng.uniform(cost[0], cost[-1] * 1.1))
     found = ex.oracle(trace, budget)
-    bounds = linprog(
-        loss.ravel() / n, A_ub=[np.tile(cost, n) / n], b_ub=[budget], A_eq=np.kron(np.eye(n), np.ones(m)),
-        b_eq=np.ones(n), bounds=(0, 1),
-    )  # fmt: skip
+    once = {"A_eq": np.kron(np.eye(n), np.ones(m)), "b_eq": np.ones(n), "bounds": (0, 1)}
+    bounds = linprog(loss.ravel() / n, A_ub=[np.tile(cost, n) / n], b_ub=[budget], **once)
     assert found.cost <= budget * (1 + 1e-9)
     assert found.accuracy <= 1 - bounds.fun + 1e-9
     if found.cost == budget:
@@ -102,29 +111,25 @@ def test_the_oracle_is_the_best_fractional_assignment(data):
 
 
 def test_evaluate_measures_the_mean_quality():
-    fit, calibrate, test = population(3000, 0).split(fit=0.4, calibrate=0.3, test=0.3)
+    fit, calibrate, test = parts_of(population(3000, 0))
     policy = ex.eero(fit, calibrate, budget="60%")
     result = ex.evaluate(policy, test, calibration=calibrate)
     quality = [1 - test.grades.loss[row, exit_] for row, exit_ in enumerate(policy.route(test))]
     assert result.accuracy == pytest.approx(np.mean(quality))
-    half = 1.96 * np.std(quality, ddof=1) / len(quality) ** 0.5
-    assert result.accuracy_interval == pytest.approx(
-        (np.mean(quality) - half, np.mean(quality) + half), rel=1e-3
-    )
+    around = np.mean(quality) + np.array([-1.96, 1.96]) * np.std(quality, ddof=1) / len(quality) ** 0.5
+    assert result.accuracy_interval == pytest.approx(tuple(around), rel=1e-3)
     assert str(result).startswith(f"eero on 900 inputs: quality {result.accuracy:.2%} [")
     assert not result.warning
     worse = replace(test, grades=Grades(np.minimum(1, test.grades.loss + 0.2), "quality"))
-    warning = ex.evaluate(policy, worse, calibration=calibrate).warning
-    assert "the last exit has quality" in warning
+    assert "the last exit has quality" in ex.evaluate(policy, worse, calibration=calibrate).warning
 
 
 def test_policies_learn_from_grades():
     """They come closer to the oracle than chance does, and the learned ones do not fall behind."""
     fit, calibrate, test = population(4000, 1).split(fit=0.5, calibrate=0.2, test=0.3)
-    reached = {
-        name: ex.evaluate(PRESETS[name](fit, calibrate, budget="60%"), test).accuracy
-        for name in sorted({*PRESETS} - {"genetic"})
-    }
+    names = sorted({*PRESETS} - {"genetic"})
+    made = {name: PRESETS[name](fit, calibrate, budget="60%") for name in names}
+    reached = {name: ex.evaluate(policy, test).accuracy for name, policy in made.items()}
     best = ex.oracle(test, "60%").accuracy
     assert all(value <= best + 1e-12 for value in reached.values())
     for name in ("eero", "auto", "stopping", "learned_correctness", "optimised"):
@@ -151,23 +156,16 @@ def test_an_exit_is_the_last_useful_one_if_none_after_it_is_ever_better(seed, le
     quality[:, top] = 1.0  # nothing is better than this exit
     quality[:, : int(rng.integers(0, top + 1))] *= 0.5
     trace = ex.ExitTrace.from_losses(quality, 1 - quality, cost=ex.CostModel(np.arange(1.0, 5.0)))
-    useful = [
-        exit_
-        for exit_ in range(4)
-        if not any((quality[:, e] > quality[:, exit_]).any() for e in range(exit_, 4))
-    ]
+    useful = [e for e in range(4) if (quality[:, e:] <= quality[:, [e]]).all()]
     assert last_useful_exit(trace) == useful[0]
 
 
 def test_losses_of_0_and_1_give_the_cascade_of_the_labels(make_trace):
-    whole = make_trace(1200, 3, seed=7)
+    whole = make_trace(800, 3, seed=7)
     made = []
     for one in (whole, as_grades(whole)):
-        models = ex.CascadeTrace(
-            {name: one.exits(i, i + 1).with_cost(ex.CostModel([4.0**i])) for i, name in enumerate("abc")}
-        )
-        fit, calibrate, test = models.split(fit=0.4, calibrate=0.3, test=0.3)
-        policy = ex.cascade(fit, calibrate, budget="50%", answer="own", delta=0.1)
+        fit, calibrate, test = parts_of(in_a_row(one, {"a": 1.0, "b": 4.0, "c": 16.0}))
+        policy = ex.cascade(fit, calibrate, budget="50%", answer="own", delta=0.1, policy="eero")
         certified = ex.cheapest(fit, calibrate, max_loss=0.1, policy="eero", points=5, answer="own")
         made.append([policy.to_dict(), ex.evaluate(policy, test).to_dict(), certified.to_dict()])
     assert made[0] == made[1]
@@ -180,19 +178,14 @@ def test_losses_within_a_budget_are_those_of_the_released_inputs():
 
 
 def test_ensembles_are_for_classes():
-    fit, calibrate, _ = population(900, 3).split(fit=0.4, calibrate=0.3, test=0.3)
+    fit, calibrate, _ = parts_of(population(900, 3))
     with pytest.raises(ex.InputError, match="an ensemble is fitted to labels"):
         ex.eero(fit, calibrate, budget="60%", answer="ensemble")
     assert ex.auto(fit, calibrate, budget="60%", answer="auto").answer.name == "own"
 
 
 def test_a_cascade_of_graded_models_is_chosen_and_certified():
-    whole = population(4000, 4, m=4)
-    costs = {"weak": 1.0, "late": 1.5, "good": 5.0}
-    models = ex.CascadeTrace(
-        {name: whole.exits(exit_, exit_ + 1).with_cost(ex.CostModel([price], unit="usd"))
-         for exit_, (name, price) in enumerate(costs.items())}
-    )  # fmt: skip
+    models = in_a_row(population(3000, 4, m=4), {"weak": 1.0, "late": 1.5, "good": 5.0}, "usd")
     fit, calibrate, test = models.split(fit=0.4, calibrate=0.4, test=0.2)
     policy = ex.cascade(fit, calibrate, budget=3.5)
     assert len(policy.models) > 1
@@ -212,13 +205,14 @@ def lost(policy, inputs):
     return inputs.quality[:, -1] - inputs.quality[np.arange(inputs.n), policy.route(inputs)]
 
 
-@pytest.mark.parametrize(
-    "method", ["cheapest", *(pytest.param(one, marks=pytest.mark.slow) for one in ("learn_then_test", "ucb"))]
-)
+SLOW_METHODS = [pytest.param(method, marks=pytest.mark.slow) for method in ("learn_then_test", "ucb")]
+
+
+@pytest.mark.parametrize("method", ["cheapest", *SLOW_METHODS])
 def test_a_certified_loss_of_quality_is_exceeded_no_more_often_than_it_says(method):
     """Over calibrations drawn from a population that is the truth, within a binomial bound at 1e-6."""
-    truth, fit = population(10_000, 10), population(300, 11)
-    trials, made, broken = 30, 0, 0
+    truth, fit = population(5000, 10), population(300, 11)
+    trials, made, broken = 20, 0, 0
     for seed in range(trials):
         parts, options = (fit, population(500, 100 + seed)), {"max_loss": 0.06, "delta": 0.2}
         with suppress(ex.errors.Infeasible):
@@ -234,7 +228,7 @@ def test_a_certified_loss_of_quality_is_exceeded_no_more_often_than_it_says(meth
 
 def test_betting_certifies_less_loss_than_empirical_bernstein():
     """Both bounds hold for graded losses; betting is the tighter one (Maurer and Pontil 2009, Theorem 4)."""
-    truth = lost(ex.eero(population(500, 11), population(500, 12), budget="60%"), population(20_000, 10))
+    truth = lost(ex.eero(population(500, 11), population(500, 12), budget="60%"), population(10_000, 10))
     mean, delta, n = truth.mean(), 0.05, 1000
     log, broken = np.log(2 / delta), 0
     for seed in range(20):
@@ -249,8 +243,7 @@ def test_betting_certifies_less_loss_than_empirical_bernstein():
 
 def test_no_answer_is_paid_for_and_never_chosen():
     """Timeouts of the middle exit: their inputs run on to the last, whose own timeouts get the answer before them."""
-    made = with_gaps(population(3000, 20))
-    fit, calibrate, test = made.split(fit=0.4, calibrate=0.3, test=0.3)
+    fit, calibrate, test = parts_of(with_gaps(population(2000, 20)))
     for name in ("eero", "auto", "stopping", "optimised"):
         policy = PRESETS[name](fit, calibrate, budget="80%")
         exits = policy.route(test)
@@ -271,17 +264,15 @@ def test_no_answer_is_paid_for_and_never_chosen():
 
 def with_gaps(trace, seed=1):
     silent = np.random.default_rng(seed).random((trace.n, trace.n_exits)) < [0.0, 0.2, 0.2]
-    return ex.ExitTrace.from_losses(
-        trace.scores["score"], trace.grades.loss, cost=trace.cost, no_answer=silent, id=trace.id
-    )
+    fields = {"cost": trace.cost, "id": trace.id, "no_answer": silent}
+    return ex.ExitTrace.from_losses(trace.scores["score"], trace.grades.loss, **fields)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
 def test_the_best_answer_so_far_is_that_of_the_highest_predicted_quality(gaps):
     """By a loop; step by step as in use; and better than the last exit's own where that overthinks."""
     whole = population(3000, 30)
-    whole = with_gaps(whole) if gaps else whole
-    fit, calibrate, test = whole.split(fit=0.4, calibrate=0.3, test=0.3)
+    fit, calibrate, test = parts_of(with_gaps(whole) if gaps else whole)
     policy = ex.stopping(fit, calibrate, budget="90%", answer="best")
     rule = policy.answer.rule
     predicted, answered = score_matrix(rule, test), policy.answer.on(test)
@@ -311,26 +302,21 @@ def test_the_best_answer_so_far_is_that_of_the_highest_predicted_quality(gaps):
 
 
 def test_a_cascade_may_answer_with_the_best_so_far():
-    whole = population(3000, 31)
-    models = ex.CascadeTrace(
-        {name: whole.exits(i, i + 1).with_cost(ex.CostModel([10.0**i])) for i, name in enumerate("abc")}
-    )
-    fit, calibrate, test = models.split(fit=0.4, calibrate=0.3, test=0.3)
-    made = {answer: ex.cascade(fit, calibrate, budget="60%", answer=answer) for answer in ("own", "best")}
+    models = in_a_row(population(2000, 31), {"a": 1.0, "b": 10.0, "c": 100.0})
+    fit, calibrate, test = parts_of(models)
+    options = {"budget": "60%", "policy": "eero"}
+    made = {answer: ex.cascade(fit, calibrate, answer=answer, **options) for answer in ("own", "best")}
     assert made["best"].answer.name == "best"
     assert ex.evaluate(made["best"], test).accuracy > ex.evaluate(made["own"], test).accuracy - 0.005
 
 
 def test_services_with_labels_may_give_no_answer(make_trace):
     """Ensembles take no answer as evidence, too: what is said is that of the exits so far."""
-    base = make_trace(1200, 3, seed=9)
-    silent = np.random.default_rng(0).random((1200, 3)) < [0.05, 0.1, 0.1]
-    whole = ex.ExitTrace.from_scores(
-        base.scores["score"], base.prediction, cost=base.cost, label=base.label, no_answer=silent, id=base.id
-    )
-    fit, calibrate, test = whole.split(fit=0.4, calibrate=0.3, test=0.3)
-    for answer in ("own", "best", "ensemble"):
-        policy = ex.auto(fit, calibrate, budget="70%", answer=answer, delta=0.1)
-        result = ex.evaluate(policy, test)
-        assert result.accuracy > 0.5
+    base = make_trace(900, 3, seed=9)
+    silent = np.random.default_rng(0).random((900, 3)) < [0.05, 0.1, 0.1]
+    fields = {"cost": base.cost, "label": base.label, "id": base.id, "no_answer": silent}
+    fit, calibrate, test = parts_of(ex.ExitTrace.from_scores(base.scores["score"], base.prediction, **fields))
+    for answer, make in (("own", ex.eero), ("best", ex.auto), ("ensemble", ex.eero)):
+        policy = make(fit, calibrate, budget="70%", answer=answer, delta=0.1)
+        assert ex.evaluate(policy, test).accuracy > 0.5
         assert np.array_equal(ex.Policy.from_dict(policy.to_dict()).answers(test), policy.answers(test))

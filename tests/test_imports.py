@@ -11,6 +11,7 @@ import sys
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from tests.made_runs import made_run
@@ -26,26 +27,26 @@ HEAVY = {
 SERVERS = ("msgspec", "fastapi", "starlette", "uvicorn", "prometheus_client", "httpx", "openai", "psycopg")
 
 
-def _run(code: str) -> str:
+def loaded_by(code: str) -> set[str]:
+    """Return the packages that a new process has imported after this code."""
+    code = f"import json, sys\ntry:\n{indent(code, ' ')}\nfinally: print(json.dumps([*sys.modules]), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout
+    loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
+    assert "exeunt" in loaded
+    return loaded
 
 
 def test_importing_and_using_the_core_imports_nothing_heavy():
     code = """
-import json, sys
 import numpy as np
 import exeunt as ex
 rng = np.random.default_rng(0)
 trace = ex.ExitTrace.from_scores(rng.random((90, 3)), rng.integers(0, 2, (90, 3)),
                                  cost=ex.CostModel([1, 2, 3]), label=rng.integers(0, 2, 90))
 fit, calibrate, test = trace.split()
-print(ex.evaluate(ex.eero(fit, calibrate, budget="70%"), test).saved, file=sys.stderr)
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+ex.evaluate(ex.eero(fit, calibrate, budget="70%"), test).saved
 """
-    loaded = set(json.loads(_run(code)))
-    assert "exeunt" in loaded
-    assert not loaded & HEAVY
+    assert not loaded_by(code) & HEAVY
 
 
 def test_every_public_name_exists_and_is_documented():
@@ -76,18 +77,7 @@ def test_no_module_hides_a_public_name():
 def test_help_imports_nothing_heavy(arguments, allowed):
     """Seconds would depend on the machine."""
     pytest.importorskip("typer")
-    code = f"""
-import json, sys
-from exeunt.cli.main import main
-sys.argv = ["exeunt", *{arguments}]
-try:
-    main()
-finally:
-    print(json.dumps(sorted(sys.modules)), file=sys.stderr)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
-    assert "exeunt" in loaded
+    loaded = loaded_by(f'from exeunt.cli.main import main\nsys.argv = ["exeunt", *{arguments}]\nmain()')
     assert not loaded & ((HEAVY | {"numpy", "scipy", "pyarrow"}) - allowed)
 
 
@@ -100,7 +90,7 @@ import sys
 for name in {SERVERS}:
     sys.modules[name] = None  # "import name" fails
 from exeunt.cli.app import run
-for words in (["calibrate", "run", "--budget", "70%"], ["evaluate", "run"]):
+for words in (["calibrate", "run", "--budget", "70%"], ["evaluate", "run", "--splits", "1"]):
     assert not run(words), words
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
@@ -127,40 +117,30 @@ def test_all_errors_are_of_one_tree_and_input_errors_are_value_errors():
 
 def test_scripts_import_each_other_without_circles():
     """import-linter sees the package alone."""
-    root = Path(__file__).parents[1]
-    files = {
-        ".".join(path.relative_to(root).with_suffix("").parts): path
-        for folder in ("benchmarks", "experiments")
-        for path in (root / folder).rglob("*.py")
-    }
     imports = {}
-    for name, path in files.items():
-        found = [
-            node
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.ImportFrom)
-        ]
+    for file in [one for one in SCRIPTS if one.parts[0] != "examples"]:
+        found = imports_of(file)
         named = {f"{node.module}.{one.name}" for node in found for one in node.names}
-        imports[name] = (named | {node.module for node in found}) & files.keys()
-    assert any(imports.values())
+        imports[".".join(file.with_suffix("").parts)] = named | {node.module for node in found}
+    assert any(names & imports.keys() for names in imports.values())
     TopologicalSorter(imports).prepare()  # raises CycleError
 
 
-SCRIPTS = [
-    file
-    for folder in ("experiments", "benchmarks", "examples")
-    for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py"))
-]
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("experiments", "benchmarks", "examples")
+SCRIPTS = [file.relative_to(ROOT) for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports_of(script):
+    tree = ast.parse((ROOT / script).read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
 
 
 def test_every_script_finds_what_it_imports():
     pytest.importorskip("torch")
     for file in SCRIPTS:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in (
-                "exeunt",
-                "experiments",
-            ):
+        for node in imports_of(file):
+            if (node.module or "").partition(".")[0] in ("exeunt", "experiments"):
                 module = importlib.import_module(str(node.module))
                 for alias in node.names:
                     found = hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")

@@ -36,12 +36,9 @@ def test_the_limit_of_a_container(cores_with, limit, cores):
     assert cores_with("0::/\n", **{"cpu.max": limit}) == cores
 
 
-def test_the_limit_of_any_group_around_counts(cores_with):
+def test_the_limit_of_any_group_around_counts_and_no_path_of_the_host_is_looked_for_outside(cores_with):
     files = {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000", "cpu.max": "400000 100000"}
     assert cores_with("0::/a/b\n", **files) == 3
-
-
-def test_a_path_of_the_host_is_not_looked_for_outside(cores_with):
     assert cores_with("0::/docker/0123\n", **{"cpu.max": "300000 100000"}) == 3
     assert cores_with("0::/../../x\n", **{"cpu.max": "200000 100000"}) == 2
 
@@ -64,23 +61,20 @@ def test_pytorch_keeps_within_the_limit(monkeypatch):
     torch = pytest.importorskip("torch")
     from exeunt.torch import devices
 
-    before = torch.get_num_threads()
-    try:
-        for cores, set_to, expected in ((2, 4, 2), (2, 1, 1), (8, 4, 4)):
-            torch.set_num_threads(set_to)
-            monkeypatch.setattr(devices, "usable_cores", lambda cores=cores: cores)
-            devices.limit_threads()
-            assert torch.get_num_threads() == expected
-    finally:
-        torch.set_num_threads(before)
+    threads = [torch.get_num_threads()]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    for cores, set_to, expected in ((2, 4, 2), (2, 1, 1), (8, 4, 4)):
+        threads.append(set_to)
+        monkeypatch.setattr(devices, "usable_cores", lambda cores=cores: cores)
+        devices.limit_threads()
+        assert threads[-1] == expected
 
 
-@pytest.mark.parametrize(
-    ("limit", "usable"), [("max", 8 << 30), ("1073741824\n", 1 << 30), (str(1 << 50), 8 << 30)]
-)
+@pytest.mark.parametrize(("limit", "usable"), [("max", 8 << 30), (1 << 30, 1 << 30), (1 << 50, 8 << 30)])
 def test_the_memory_of_a_container(cores_with, monkeypatch, limit, usable):
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2 << 20, "SC_PAGE_SIZE": 4096}.__getitem__)
-    cores_with("0::/a\n", **{"a/memory.max": limit})
+    cores_with("0::/a\n", **{"a/memory.max": f"{limit}\n"})
     assert limits.usable_memory() == usable
 
 

@@ -7,36 +7,38 @@ from tests.recalibrations import CERTIFICATES, DELTA, POPULATIONS, interval, vio
 
 _CASES = [(one, other) for one in CERTIFICATES for other in POPULATIONS]
 _FEW = ("one input is 50%", "Zipf", "two contents")
+_LEVEL = 2e-4
+"""Of error, two-sided: with it four certificates of four that are false are too many, as with 2e-6 eight of eight."""
 
 
 @pytest.mark.parametrize(("certificate", "population"), [case for case in _CASES if case[1] in _FEW])
 def test_few_recalibrations(certificate: str, population: str) -> None:
-    count, n = violations(certificate, population, 8)
+    count, n = violations(certificate, population, 4)
     allowed = 0.0 if "quota" in certificate else DELTA
     assert n > 0 or population != "Zipf"  # something is certified
-    assert n == 0 or interval(count, n, 2e-6)[0] <= allowed
+    assert n == 0 or interval(count, n, _LEVEL)[0] <= allowed
 
 
 @pytest.mark.parametrize(
     ("certificate", "population", "n"),
     [
-        ("cost", "groups, mean over groups", 12),
-        ("cost", "groups, at most 20 inputs count", 8),
+        ("cost", "groups, mean over groups", 6),
+        ("cost", "groups, at most 20 inputs count", 4),
         ("cost per input", "groups, mean over groups", 3),
         ("loss", "groups, mean over groups", 2),
-        ("loss", "groups, at most 20 inputs count", 3),
+        ("loss", "groups, at most 20 inputs count", 2),
     ],
 )
 def test_few_recalibrations_by_groups(certificate: str, population: str, n: int) -> None:
     count, certified = violations(certificate, population, n)
     assert certified >= n // 2
-    assert interval(count, certified, 2e-6)[0] <= DELTA
+    assert interval(count, certified, _LEVEL)[0] <= DELTA
 
 
 def test_certificates_are_broken_where_groups_are_not_named() -> None:
-    count, certified = violations("cost", "unnamed", 50)
-    assert certified == 50
-    assert interval(count, certified, 2e-6)[0] > DELTA
+    count, certified = violations("cost", "unnamed", 25)
+    assert certified == 25
+    assert interval(count, certified, _LEVEL)[0] > DELTA
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def _repeated(n_distinct: int, copies: int, *, seed: int = 0) -> ex.ExitTrace:
 
 
 @pytest.mark.parametrize("copies", [2, 3, 10, 200])
-@pytest.mark.parametrize("budget", np.linspace(1.05, 3.9, 9))
+@pytest.mark.parametrize("budget", np.linspace(1.05, 3.9, 5))
 def test_repeated_inputs_calibrate_and_fill_a_quota(copies, budget):
     fit, calibrate = _repeated(30, 1, seed=1), _repeated(200 // copies, copies, seed=2)
     for delta in (None, 0.1):
@@ -35,8 +35,7 @@ def test_repeated_inputs_calibrate_and_fill_a_quota(copies, budget):
 
 
 def test_one_key_for_everybody():
-    calibrate = _repeated(1, 50)
-    exits = ex.route_batch(calibrate, [0.25, 0.25, 0.25, 0.25])
+    exits = ex.route_batch(_repeated(1, 50), [0.25, 0.25, 0.25, 0.25])
     np.testing.assert_array_equal(np.bincount(exits), [13, 12, 13, 12])
 
 
@@ -49,13 +48,8 @@ def _traces(n_calibration: int):
     return trace.take(slice(0, 400)), trace.take(slice(400, None))
 
 
-@pytest.mark.parametrize("n", [1, 3, 10, 30])
-@pytest.mark.parametrize("delta", [0.3, 0.05, 1e-3])
-@pytest.mark.parametrize(
-    "preset",
-    [ex.eero, ex.common_threshold, partial(ex.eero, temperature=1e-3)],
-    ids=["eero", "common", "sharp"],
-)
+@pytest.mark.parametrize(("n", "delta"), [(1, 0.3), (3, 0.05), (10, 1e-3), (30, 0.05), (30, 1e-3)])
+@pytest.mark.parametrize("preset", [ex.eero, ex.common_threshold, partial(ex.eero, temperature=1e-3)])
 def test_the_budget_that_an_error_names_can_be_had(n, delta, preset):
     fit, calibrate = _traces(n)
     for budget in (1.001, 1.3, 2.0, 3.0):
@@ -66,11 +60,6 @@ def test_the_budget_that_an_error_names_can_be_had(n, delta, preset):
             assert found.certificate.probability >= 1 - delta
             more = preset(fit, _traces(error.n_calibration_needed)[1], budget=budget, delta=delta)
             assert more.certificate.probability >= 1 - delta
-
-
-def test_a_delta_too_small_to_compare_is_refused():
-    with pytest.raises(ex.InputError, match="1e-20"):
-        ex.eero(*_traces(100), budget=2.0, delta=1e-20)
 
 
 def test_a_small_delta_is_not_printed_as_certainty():
@@ -84,15 +73,17 @@ def test_the_whole_budget_can_be_certified_as_it_is():
     np.testing.assert_array_equal(policy.counts, [0, 0, 0, 1000])
 
 
-@pytest.mark.parametrize("calibration", ["sequential", "marginal"])
-def test_an_allocation_is_held_to_its_word(calibration):
-    fit, calibrate = _traces(100)
-    compose = partial(ex.compose, "mine", fit=fit, calibrate=calibrate, budget=2.0, calibration=calibration)
-    with pytest.raises(ex.InputError, match="sum to 1"):
-        compose(lambda _: np.array([0.5, 0.2, 0.9, 0.0]))
-    if calibration == "sequential":
-        with pytest.raises(ex.InputError, match="mean cost"):
-            compose(lambda _: np.array([0.0, 0.0, 0.0, 1.0]))
+@pytest.mark.parametrize(
+    ("calibration", "rates", "told"),
+    [
+        ("sequential", [0.5, 0.2, 0.9, 0.0], "sum to 1"),
+        ("marginal", [0.5, 0.2, 0.9, 0.0], "sum to 1"),
+        ("sequential", [0.0, 0.0, 0.0, 1.0], "mean cost"),
+    ],
+)
+def test_an_allocation_is_held_to_its_word(calibration, rates, told):
+    with pytest.raises(ex.InputError, match=told):
+        ex.compose("mine", lambda _: np.array(rates), *_traces(100), budget=2.0, calibration=calibration)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +95,7 @@ def test_an_allocation_is_held_to_its_word(calibration):
         (lambda: ex.ExitTrace.from_scores([[0.1, 0.2]], [[0, 1], [0]], cost=ex.CostModel([1, 2])), "regular"),
         (lambda: ex.ExitTrace.from_logits([[[1, 2]], [[1]]], cost=ex.CostModel([1])), "regular"),
         (lambda: ex.eero(*_traces(10), budget=2.0, score=3), "score must be"),
+        (lambda: ex.eero(*_traces(100), budget=2.0, delta=1e-20), "1e-20"),
         (lambda: ex.frontier({"eero": ex.eero}, _traces(10)[0], "50%"), r"write \['50%'\]"),
         (lambda: ex.frontier({"oracle": ex.eero}, _traces(10)[0], ["50%"]), "row of that name"),
     ],

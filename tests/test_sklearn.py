@@ -40,7 +40,7 @@ def iris() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fitted(iris) -> ExeuntClassifier:
-    return ExeuntClassifier(random_state=0).fit(*iris)
+    return ExeuntClassifier(random_state=0, epochs=20).fit(*iris)
 
 
 def test_iris_is_learned_within_the_budget(iris, fitted):
@@ -68,7 +68,7 @@ def test_what_is_said_is_what_the_exit_says_that_answers(iris, fitted):
 
 def test_exit_and_cost_are_those_of_the_last_prediction(iris, fitted):
     rows, labels = iris
-    copied = clone(fitted).fit(rows, labels)
+    copied = clone(fitted).set_params(epochs=1).fit(rows, labels)
     for name in ("exit_", "cost_"):
         with pytest.raises(NotFittedError, match=f"{name} describes the last prediction"):
             getattr(copied, name)
@@ -90,7 +90,7 @@ def network(n_features: int, n_classes: int) -> nn.Module:
 
 
 def test_another_network_budget_and_policy(iris):
-    model = ExeuntClassifier(network, "3 kMACs", None, policy="auto", random_state=0)
+    model = ExeuntClassifier(network, "3 kMACs", None, policy="auto", random_state=0, epochs=15)
     rows, labels = iris
     model.fit(rows, labels)
     assert isinstance(model.network_.backbone, nn.Sequential)
@@ -101,7 +101,7 @@ def test_another_network_budget_and_policy(iris):
 
 
 def test_it_is_an_estimator_like_others(iris):
-    scores = cross_val_score(ExeuntClassifier(random_state=0), *iris, cv=2)
+    scores = cross_val_score(ExeuntClassifier(random_state=0, epochs=15), *iris, cv=2)
     assert scores.mean() > 0.8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,16 +13,8 @@ import pytest
 
 import exeunt as ex
 from damaged_files import within
-from exeunt._support.files import (
-    atomic_folder,
-    atomic_path,
-    check_file,
-    file_digest,
-    locked,
-    open_regular,
-    read_json,
-    temporary_name,
-)
+from exeunt._support import files
+from exeunt._support.files import atomic_folder, atomic_path, check_file, locked, open_regular, read_json
 from exeunt._support.paths import open_arrow
 from exeunt._support.sealed_json import read_sealed
 from exeunt.errors import FileError
@@ -39,7 +32,7 @@ def test_writers_with_one_process_number_do_not_share_a_file(tmp_path, monkeypat
         assert first.read_text() == "first"
     assert target.read_text() == "first"
     assert list(tmp_path.iterdir()) == [target]
-    names = {temporary_name(target, "new") for _ in range(100)}
+    names = {files.temporary_name(target, "new") for _ in range(100)}
     assert len(names) == 100
     assert {name.parent for name in names} == {tmp_path}
 
@@ -57,10 +50,8 @@ def test_a_file_stays_as_it_was_where_writing_fails(tmp_path):
         write()
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]
-    with (
-        pytest.raises(ex.InputError, match="does not exist, create it first"),
-        atomic_path(tmp_path / "a" / "b"),
-    ):
+    missing = pytest.raises(ex.InputError, match="does not exist, create it first")
+    with missing, atomic_path(tmp_path / "a" / "b"):
         pass
 
 
@@ -68,13 +59,17 @@ def _files(folder):
     return {file.name: file.read_text() for file in folder.rglob("*") if file.is_file()}
 
 
+def _write(target, text):
+    with atomic_folder(target) as folder:
+        (folder / "stage").write_text(text)
+
+
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_a_folder_stays_as_it_was_where_it_cannot_be_replaced(tmp_path, monkeypatch, allowed):
     """`allowed`: how many of the two renames work, of the old folder away and of the new one in."""
     target = tmp_path / "onnx"
     for text in ("before", "after"):
-        with atomic_folder(target) as folder:
-            (folder / "stage").write_text(text)
+        _write(target, text)
         assert _files(tmp_path) == {"stage": text}
     rename, done = os.rename, []
 
@@ -85,11 +80,8 @@ def test_a_folder_stays_as_it_was_where_it_cannot_be_replaced(tmp_path, monkeypa
         rename(*arguments)
 
     monkeypatch.setattr(os, "rename", limited)
-    with (
-        pytest.raises(FileError, match=r"cannot write .*onnx: no space left"),
-        atomic_folder(target) as folder,
-    ):
-        (folder / "stage").write_text("third")
+    with pytest.raises(FileError, match=r"cannot write .*onnx: no space left"):
+        _write(target, "third")
     assert _files(tmp_path) == {"stage": "after"}
     assert list(tmp_path.iterdir()) == [target]
 
@@ -103,8 +95,7 @@ def test_a_folder_takes_the_place_of_whatever_was_there(tmp_path):
         target.mkdir,
     ):
         make()
-        with atomic_folder(target) as folder:
-            (folder / "stage").write_text("new")
+        _write(target, "new")
         assert _files(target) == {"stage": "new"}
         assert list(tmp_path.iterdir()) == [target]
         shutil.rmtree(target)
@@ -121,19 +112,20 @@ def test_json_that_python_cannot_take_in_is_damaged_too(tmp_path):
 def test_files_are_told_apart_by_digest(tmp_path):
     file, loop = tmp_path / "a", tmp_path / "loop"
     file.write_bytes(b"content")
-    digest = file_digest(file)
+    digest = files.file_digest(file)
     check_file(file, digest, what="a thing", remedy="mend it")
     for content, problem in ((b"other", "damaged or was edited"), (b"", "is empty")):
         file.write_bytes(content)
         with pytest.raises(ex.ArtefactError, match=rf"\(a thing\) .*{problem}.*: mend it$"):
             check_file(file, digest, what="a thing", remedy="mend it")
     loop.symlink_to(loop)
-    with pytest.raises(FileError, match=r"cannot read \S+loop \(a thing\): too many levels"):
-        check_file(loop, "0", what="a thing", remedy="mend it")
-    with pytest.raises(ex.ArtefactError, match="is a folder, not a file: mend it"):
-        check_file(tmp_path, "0", what="a thing", remedy="mend it")
-    with pytest.raises(ex.ArtefactError, match="is missing, a file is in place of its folder: mend it"):
-        check_file(file / "inside", "0", what="a thing", remedy="mend it")
+    for place, error, told in (
+        (loop, FileError, r"cannot read \S+loop \(a thing\): too many levels"),
+        (tmp_path, ex.ArtefactError, "is a folder, not a file: mend it"),
+        (file / "inside", ex.ArtefactError, "is missing, a file is in place of its folder: mend it"),
+    ):
+        with pytest.raises(error, match=told):
+            check_file(place, "0", what="a thing", remedy="mend it")
 
 
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
@@ -141,37 +133,37 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     os.mkfifo(pipe)
     link.symlink_to("/dev/zero")
     folder.mkdir()
-    for place in (pipe, link, folder):
-        with within(20):
-            with pytest.raises(OSError, match=r"device|directory"):
-                open_regular(place)
-            with pytest.raises(FileError, match="move it away"):
-                read_json(place)
-            with pytest.raises(OSError, match=r"device|directory"):
-                open_arrow(place)
+    no_file = r"device|directory"
+    for place, opens in itertools.product((pipe, link, folder), (open_regular, open_arrow, read_json)):
+        told = (FileError, "move it away") if opens is read_json else (OSError, no_file)
+        with within(20), pytest.raises(told[0], match=told[1]):
+            opens(place)
     with within(20), pytest.raises(OSError, match="device"):
         open_regular(pipe, "ab")
     with open_regular(tmp_path / "new", "ab") as file:
         file.write(b"1")
     with open_regular(tmp_path / "new") as file:
         assert file.read() == b"1"
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o666 & ~_umask()
-
-
-def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_json_that_is_nested_too_deeply_is_damaged(tmp_path):
     file = tmp_path / "policy.json"
     for depth in (900, 100_000):  # the first can be read, and is too deep to be written again for its digest
-        file.write_bytes(
-            b'{"format": "f", "version": 1, "sha256": "", "x": %s}' % (b"[" * depth + b"]" * depth)
-        )
+        nested = "[" * depth + "]" * depth
+        file.write_text(f'{{"format": "f", "version": 1, "sha256": "", "x": {nested}}}')
         with pytest.raises(ex.errors.ArtefactError, match=r"policy\.json"):
             read_sealed(file, "x", len, kind="policy", format_="f", version=1, remedy="calibrate again")
+
+
+def _running(code, place, says):
+    """Start a process, and wait until it says that it is where it should be."""
+    command = [sys.executable, "-c", code, str(place)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == f"{says}\n"
+    return process
 
 
 HOLDS = """
@@ -187,20 +179,15 @@ with atomic_folder(Path(sys.argv[1])) as folder:
 
 def test_a_folder_is_replaced_by_one_process_at_a_time_and_killed_ones_leave_nothing(tmp_path):
     target = tmp_path / "onnx"
-    with atomic_folder(target) as folder:
-        (folder / "stage").write_text("first")
-    command = [sys.executable, "-c", HOLDS, str(target)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "holds\n"
-    refused = pytest.raises(ex.InputError, match=r"another process is writing \S+onnx: wait until it is done")
-    with refused, atomic_folder(target):
-        pass
+    _write(target, "first")
+    process = _running(HOLDS, target, "holds")
+    with pytest.raises(ex.InputError, match=r"another process is writing \S+onnx: wait until it is done"):
+        _write(target, "at once")
     assert _files(target) == {"stage": "first"}
     process.kill()
     process.communicate()
     assert [file.suffix for file in sorted(tmp_path.iterdir())] == [".new", ".lock", ""]
-    with atomic_folder(target) as folder:
-        (folder / "stage").write_text("second")
+    _write(target, "second")
     assert list(tmp_path.iterdir()) == [target]
     # A process that is killed between its two renames has moved the old folder away.
     target.rename(tmp_path / f".onnx.{'0f' * 16}.old")
@@ -227,10 +214,7 @@ with locked(lock, "run"):
 
 def test_a_child_that_outlives_its_parent_does_not_hold_its_lock(tmp_path):
     lock = tmp_path / ".lock"
-    process = subprocess.Popen(
-        [sys.executable, "-c", FORKS, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "lives\n"
+    process = _running(FORKS, lock, "lives")
     assert process.wait() == -9
     with locked(lock, "run"):
         assert lock.exists()
@@ -243,7 +227,7 @@ def test_a_folder_in_which_no_file_can_be_made_is_named(tmp_path, monkeypatch):
     def missing(path, _):
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr("exeunt._support.files.open_regular", missing)
+    monkeypatch.setattr(files, "open_regular", missing)
     with (
         pytest.raises(FileError, match="cannot write it: no file can be made in "),
         locked(tmp_path / "l", "it"),

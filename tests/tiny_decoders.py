@@ -59,17 +59,15 @@ def tokenizer(n_tokens=N_TOKENS):
     words = {"<unk>": 0, "<pad>": 1, "<end>": END, **{f"w{i}": i for i in range(3, n_tokens)}}
     bare = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     bare.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bare, unk_token="<unk>", pad_token="<pad>", eos_token="<end>"
-    )
+    special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "<end>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=bare, **special)
 
 
 def texts(n, seed=0):
     """Texts of 2 to 6 words, some of which come often."""
     rng = np.random.default_rng(seed)
-    return [
-        " ".join(f"w{3 + min(i, N_TOKENS - 4)}" for i in rng.zipf(1.5, rng.integers(2, 7))) for _ in range(n)
-    ]
+    drawn = [rng.zipf(1.5, rng.integers(2, 7)) for _ in range(n)]
+    return [" ".join(f"w{3 + min(word, N_TOKENS - 4)}" for word in words) for words in drawn]
 
 
 def saved(folder, **options):

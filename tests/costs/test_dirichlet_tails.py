@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from exeunt.costs.dirichlet_tails import _log1mexp, log_tails, solve_quantile
 
@@ -18,14 +18,10 @@ def test_small_tails_keep_their_digits(first, last):
     middle = last / (first + last)
     step = math.sqrt(middle * (1 - middle) / (first + last + 1))
     for far in (0.5, 3, 8, 20, 30):
-        for late, exact, side in (
-            (middle - far * step, beta.logcdf, 0),
-            (middle + far * step, beta.logsf, 1),
-        ):
-            budget = 0.25 + late
-            if 0 < late < 1 and -600 < exact(budget - 0.25) < -0.2:
-                found = log_tails(budget, alpha, cost)[side]
-                assert found == pytest.approx(exact(budget - 0.25), rel=1e-8)
+        for side, exact in enumerate((beta.logcdf, beta.logsf)):
+            budget = 0.25 + middle + (-far, far)[side] * step
+            if 0 < budget - 0.25 < 1 and -600 < exact(budget - 0.25) < -0.2:
+                assert log_tails(budget, alpha, cost)[side] == pytest.approx(exact(budget - 0.25), rel=1e-8)
 
 
 def test_all_but_one_input_beyond_the_first_exit_against_a_closed_form():
@@ -41,10 +37,8 @@ def test_all_but_one_input_beyond_the_first_exit_against_a_closed_form():
         cost = np.cumsum(rng.uniform(0.1, 1, m))
         budget = cost[1] - (cost[1] - cost[0]) * min(0.999, 10 ** (rng.uniform(-4, 1) - most))
         exact = -float(alpha[1:] @ np.log1p((cost[1:] - budget) / (budget - cost[0])))
-        for within, beyond in (
-            log_tails(budget, alpha, cost),
-            log_tails(-budget, alpha[::-1], -cost[::-1])[::-1],
-        ):
+        from_the_end = log_tails(-budget, alpha[::-1], -cost[::-1])[::-1]
+        for within, beyond in (log_tails(budget, alpha, cost), from_the_end):
             assert within == pytest.approx(exact, rel=1e-11, abs=1e-11)
             assert math.exp(beyond) == pytest.approx(-math.expm1(exact), rel=1e-11, abs=1e-13)
 
@@ -53,19 +47,19 @@ def test_all_but_one_input_beyond_the_first_exit_against_a_closed_form():
 @pytest.mark.parametrize("last", [0.3, 5, 400])
 def test_weak_singularities_of_two_shares_follow_the_beta_distribution(first, last):
     # The costs 1/4 and 5/4 make the difference of budget and cost exact.
-    cost = np.array([0.25, 1.25])
     for early in (1e-9, 1e-3, 0.02, 0.1, 0.4, 0.8):
-        for alpha, side in ((np.array([first, last]), 0), (np.array([last, first]), 1)):
-            budget = 1.25 - early if side == 0 else 0.25 + early
-            exact = stats.beta.sf(1.25 - budget if side == 0 else budget - 0.25, first, last)
-            found = log_tails(budget, alpha, cost)
+        for side, budget in enumerate((1.25 - early, 0.25 + early)):
+            exact = special.betaincc(first, last, budget - 0.25 if side else 1.25 - budget)
+            alpha = np.array([last, first] if side else [first, last])
+            found = log_tails(budget, alpha, np.array([0.25, 1.25]))
             assert math.exp(found[side]) == pytest.approx(exact, abs=1e-9)
             assert math.exp(found[0]) + math.exp(found[1]) == pytest.approx(1, abs=1e-14)
 
 
-@pytest.mark.parametrize(
-    "alpha", [(0.02, 1000, 0.04), (0.3, 0.2, 40), (80, 1e-3, 3), (1e-4, 30, 30), (2.5, 0.9, 0.7)]
-)
+ALPHAS = [(0.02, 1000, 0.04), (0.3, 0.2, 40), (80, 1e-3, 3), (1e-4, 30, 30), (2.5, 0.9, 0.7)]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
 def test_weak_singularities_of_three_shares_follow_the_quadrature(alpha):
     # One share's weight is far above the others': the integrand then has two scales far apart.
     (a, b, c), cost = alpha, np.array([1.0, 2.3, 4.0])
@@ -77,17 +71,13 @@ def test_weak_singularities_of_three_shares_follow_the_quadrature(alpha):
 
         def given_level(level, budget=budget):
             # The last share is at this level of its distribution; of the rest, a Beta(b, a) share is the middle one's.
-            p = stats.beta.ppf(level, c, a + b)
+            p = special.betaincinv(c, a + b, level)
             room = (budget - p * cost[2]) / (1 - p)
-            return stats.beta.cdf((room - cost[0]) / (cost[1] - cost[0]), b, a)
+            return special.betainc(b, a, min(1, max(0, (room - cost[0]) / (cost[1] - cost[0]))))
 
-        kinks = [stats.beta.cdf((budget - x) / (cost[2] - x), c, a + b) for x in cost[:2] if x < budget]
-        edges = [0.0, *sorted(kinks), 1 - 1e-12]
-        area = sum(
-            integrate.quad(given_level, low, high, epsabs=1e-11, limit=500)[0]
-            for low, high in pairwise(edges)
-            if high > low
-        )
+        kinks = [special.betainc(c, a + b, (budget - x) / (cost[2] - x)) for x in cost[:2] if x < budget]
+        parts = [part for part in pairwise([0.0, *sorted(kinks), 1 - 1e-12]) if part[1] > part[0]]
+        area = sum(integrate.quad(given_level, *part, epsabs=1e-11, limit=500)[0] for part in parts)
         assert math.exp(log_tails(budget, np.array(alpha), cost)[0]) == pytest.approx(area, abs=2e-8)
 
 
@@ -114,11 +104,8 @@ def test_beside_the_costs_there_is_nothing():
 
 def test_the_other_tail_keeps_its_digits():
     assert _log1mexp(0.0) == -math.inf
-    for value, other in (
-        (-1e-20, math.log(1e-20)),
-        (-0.5, math.log(1 - math.exp(-0.5))),
-        (-60, -math.exp(-60)),
-    ):
+    others = {-1e-20: math.log(1e-20), -0.5: math.log(1 - math.exp(-0.5)), -60: -math.exp(-60)}
+    for value, other in others.items():
         assert _log1mexp(value) == pytest.approx(other, rel=1e-13, abs=0)
 
 

@@ -5,9 +5,10 @@ A further executor is one more function in `CASES`.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,12 @@ def made_logits() -> np.ndarray:
 
 def recorded(logits: np.ndarray) -> ex.ExitTrace:
     n, m = logits.shape[:2]
-    return ex.ExitTrace.from_logits(
-        logits, cost=ex.CostModel(np.arange(1.0, m + 1)), label=np.zeros(n, dtype=int), id=np.arange(n)
-    )
+    fields = {
+        "cost": ex.CostModel(np.arange(1.0, m + 1)),
+        "label": np.zeros(n, dtype=int),
+        "id": np.arange(n),
+    }
+    return ex.ExitTrace.from_logits(logits, **fields)
 
 
 @lru_cache
@@ -76,19 +80,22 @@ def trace_case() -> Case:
     def inputs(rows, width=3):
         return np.column_stack([np.asarray(rows, dtype=float)] * width)
 
-    def spoil(values, row):
-        values = values.copy()
-        values[row, -1] = np.nan
-        return values
-
+    trace = recorded(logits)
     return Case(
-        executor=lambda **options: TraceExecutor(logits, **options),
-        inputs=inputs,
-        larger=lambda rows: inputs(rows, width=5),
-        spoil=spoil,
-        trace=recorded(logits),
-        larger_trace=recorded(logits),
+        lambda **options: TraceExecutor(logits, **options),
+        inputs,
+        partial(inputs, width=5),
+        spoiled,
+        trace,
+        trace,
     )
+
+
+def spoiled(values, row):
+    """Return a copy in which the row holds a NaN."""
+    values = copy.deepcopy(values)
+    values[(row, -1) if values.ndim == 2 else (row, 0, 1, 1)] = np.nan
+    return values
 
 
 FIRST = 2  # exits of the cascade's first model
@@ -96,8 +103,7 @@ FIRST = 2  # exits of the cascade's first model
 
 def made_network_policy(trace: ex.ExitTrace) -> ex.Policy:
     """A policy that lets some inputs answer at each exit, and thresholds half-way between scores."""
-    fit, calibrate, _ = trace.split()
-    policy = ex.eero(fit, calibrate, budget="60%")
+    policy = ex.eero(*trace.split()[:2], budget="60%")
     scores, limits = trace.scores[policy.score.name], policy.limits.score.copy()
     for exit_ in range(trace.n_exits - 1):
         below, above = scores[scores[:, exit_] < limits[exit_], exit_], scores[:, exit_]
@@ -136,15 +142,39 @@ def selected_case() -> Case:
     return replace(whole, executor=opened)
 
 
+def image_classifier():
+    """A network of five residual blocks with few channels, whose norms can be folded: small, so quickly exported."""
+    import torch
+
+    class Images(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 8, 3, padding=1)
+            self.convolutions = torch.nn.ModuleList([torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(M)])
+            self.norms = torch.nn.ModuleList([torch.nn.BatchNorm2d(8) for _ in range(M)])
+            self.blocks = torch.nn.ModuleList([torch.nn.ReLU() for _ in range(M)])
+            self.classifier = torch.nn.Linear(8, 10)
+
+        def forward(self, images):
+            x = self.stem(images)
+            for convolution, norm, block in zip(self.convolutions, self.norms, self.blocks, strict=True):
+                x = block(x + norm(convolution(x)))
+            return self.classifier(x.mean((2, 3)))
+
+    return Images().eval()
+
+
+PLACES = [f"blocks.{i}" for i in range(M - 1)]
+
+
 @lru_cache
 def made_network():
     """A network with five exits, images in two sizes, and what it says of each."""
     torch = pytest.importorskip("torch")
     from exeunt.torch import attach, record
-    from exeunt.zoo import digits
 
     torch.manual_seed(0)
-    network = attach(digits(), torch.randn(2, 3, 8, 8), M - 1, grid=2, verbose=False).eval()
+    network = attach(image_classifier(), torch.randn(2, 3, 8, 8), PLACES, grid=2, verbose=False).eval()
     generator = torch.Generator().manual_seed(1)
     images = [torch.randn(N, 3, side, side, generator=generator) for side in (8, 12)]
     spread_answers(network, images[0])
@@ -175,19 +205,12 @@ def eager_case() -> Case:
     network, (images, large), traces = made_network()
     from exeunt.torch.executor import StagedExecutor
 
-    def spoil(values, row):
-        values = values.clone()
-        values[row, 0, 1, 1] = float("nan")
-        return values
+    executor = kept(lambda segments: StagedExecutor(network, images[:2], segments=segments))
+    return Case(executor, rows_of(images), rows_of(large), spoiled, *traces)
 
-    return Case(
-        executor=kept(lambda segments: StagedExecutor(network, images[:2], segments=segments)),
-        inputs=lambda rows: images[np.asarray(rows, dtype=np.int64)],
-        larger=lambda rows: large[np.asarray(rows, dtype=np.int64)],
-        spoil=spoil,
-        trace=traces[0],
-        larger_trace=traces[1],
-    )
+
+def rows_of(array):
+    return lambda rows: array[np.asarray(rows, dtype=np.int64)]
 
 
 def exported(network, example, **options):
@@ -206,17 +229,8 @@ def exported(network, example, **options):
 def onnx_case() -> Case:
     """An export is for one size of images: there are no larger ones."""
     network, (images, _), (trace, _) = made_network()
-    executor = exported(network, images[:2])
-
-    def inputs(rows):
-        return images.numpy()[np.asarray(rows, dtype=np.int64)]
-
-    def spoil(values, row):
-        values = values.copy()
-        values[row, 0, 1, 1] = float("nan")
-        return values
-
-    return Case(executor, inputs, inputs, spoil, trace, trace)
+    inputs = rows_of(images.numpy())
+    return Case(exported(network, images[:2]), inputs, inputs, spoiled, trace, trace)
 
 
 def text_classifier():
@@ -252,8 +266,7 @@ def made_text_network():
     torch.manual_seed(1)
     texts = [made_texts(length) for length in (7, 14)]
     example = {name: tensor[:2] for name, tensor in texts[1].items()}
-    places = [f"blocks.{i}" for i in range(M - 1)]
-    network = attach(text_classifier(), example, places, head="mean", verbose=False).eval()
+    network = attach(text_classifier(), example, PLACES, head="mean", verbose=False).eval()
     spread_answers(network, **texts[1])
     traces = [record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in texts]
     return network, texts, traces
@@ -274,12 +287,10 @@ def made_texts(length):
 def text_case(executor, as_array=lambda tensor: tensor) -> Case:
     _, texts, traces = made_text_network()
 
-    def rows_of(batch):
-        return lambda rows: {
-            name: as_array(tensor[np.asarray(rows, dtype=np.int64)]) for name, tensor in batch.items()
-        }
+    def by_name(batch):
+        return lambda rows: {name: as_array(rows_of(tensor)(rows)) for name, tensor in batch.items()}
 
-    return Case(executor, rows_of(texts[0]), rows_of(texts[1]), None, *traces)
+    return Case(executor, by_name(texts[0]), by_name(texts[1]), None, *traces)
 
 
 @lru_cache
@@ -296,9 +307,8 @@ def onnx_text_case() -> Case:
     """An export is for one length: shorter texts are filled up."""
     network, (_, longer), _ = made_text_network()
     example = {name: tensor[:2] for name, tensor in longer.items()}
-    return text_case(
-        exported(network, example, padding=dict.fromkeys(longer, 0)), lambda tensor: tensor.numpy()
-    )
+    executor = exported(network, example, padding=dict.fromkeys(longer, 0))
+    return text_case(executor, lambda tensor: tensor.numpy())
 
 
 CASES: dict[str, Callable[[], Case]] = {

@@ -16,9 +16,9 @@ from exeunt.policy import PolicyState
 SECONDS, LEAST = (0.8, 0.5, 0.25), (0.1, 0.2, 0.25)
 
 
-def waiting(piece=8, seconds=SECONDS, least=LEAST, **options):
+def waiting(piece=8, seconds=SECONDS, least=LEAST, min_batch=None):
     plan = Plan.unmeasured("made", ((0, 0), (1, 1), (2, 2)), piece=piece)
-    return BatchScheduler(plan, options.get("min_batch"), seconds, least)
+    return BatchScheduler(plan, min_batch, seconds, least)
 
 
 def push(to, segment, rows, due=math.inf, first=0):
@@ -39,20 +39,13 @@ def test_a_call_takes_between_one_row_and_the_planned_size(segment, rows):
     assert found.call_seconds(queue_of(found, segment)) == pytest.approx(line(rows))
 
 
-def test_the_next_of_several_calls_takes_as_much_as_each_of_them():
-    found = waiting()
-    push(found, 0, 12)
-    push(found, 0, 12, first=12)
-    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.8)  # three calls of 8
-
-
-def test_calls_of_two_rows_and_of_one():
-    found = waiting(piece=2)
-    push(found, 0, 2)
-    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.8)
-    found = waiting(piece=1)
-    push(found, 0, 1)
-    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.1)
+@pytest.mark.parametrize(("piece", "waves", "seconds"), [(8, (12, 12), 0.8), (2, (2,), 0.8), (1, (1,), 0.1)])
+def test_the_next_of_several_calls_takes_as_much_as_each_of_them(piece, waves, seconds):
+    """Of 24 rows three calls of 8 are made."""
+    found = waiting(piece=piece)
+    for number, rows in enumerate(waves):
+        push(found, 0, rows, first=12 * number)
+    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(seconds)
 
 
 def test_it_must_be_run_so_long_before_it_is_due():
@@ -121,9 +114,8 @@ def test_rows_that_are_overdue_go_before_what_came_further_and_before_late_rows_
     assert chosen(found, now=5.0, table=table) is queue_of(found, 0)
     push(found, 1, 1, due=4.0, first=9)
     assert chosen(found, now=5.0, table=table) is queue_of(found, 0)
-    assert chosen(found, now=5.0, table=Outputs(0)) is queue_of(
-        found, 1
-    )  # it is late, and has no output either
+    late_too = Outputs(0)  # and without an output
+    assert chosen(found, now=5.0, table=late_too) is queue_of(found, 1)
 
 
 def test_rows_that_are_overdue_do_not_wait_to_be_batched():
@@ -154,16 +146,16 @@ def test_by_default_calls_take_no_time():
 
 
 @pytest.mark.parametrize(
-    ("first", "behind", "alone"), [(8, 8, True), (7, 9, False), (9, 7, False), (16, 8, True)]
+    ("first", "rest", "alone"), [(8, 8, True), (7, 9, False), (9, 7, False), (16, 8, True)]
 )
-def test_a_wave_goes_alone_where_it_and_the_rest_are_half_of_a_call_or_more(first, behind, alone):
+def test_a_wave_goes_alone_where_it_and_the_rest_are_half_of_a_call_or_more(first, rest, alone):
     """Else they are joined: a call of few rows takes almost as long as one of many."""
     found = waiting(piece=16)
     push(found, 0, first)
-    push(found, 0, behind, first=first)
+    push(found, 0, rest, first=first)
     taken = found.take(queue_of(found, 0))
     rows = sum(len(group.rows) for group in taken)
-    assert (len(taken), rows) == ((1, first) if alone else (2, first + behind))
+    assert (len(taken), rows) == ((1, first) if alone else (2, first + rest))
 
 
 def test_all_states_that_are_half_empty_are_tidied():

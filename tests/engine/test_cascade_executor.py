@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_executors import FIRST, M, made_logits, made_network_policy, trace_case
+from made_executors import FIRST, M, keyed, made_logits, made_network_policy, trace_case
 from trace_executor import TraceExecutor
 
 import exeunt as ex
@@ -16,18 +16,20 @@ from exeunt.engine.executor import SelectedExits
 from exeunt.engine.plan import Plan
 from exeunt.policy.calibration import Thresholds
 from exeunt.runs.runner import Runner
-from exeunt.runs.streaming import Batch
 
 
-def cascaded(prepare):
-    """A cascade whose second model's inputs are made by `prepare`."""
-    logits = made_logits()
-    return CascadeExecutor(
-        [
-            CascadeModel(TraceExecutor(logits[:, :FIRST]), lambda raw: raw),
-            CascadeModel(TraceExecutor(logits[:, FIRST:]), prepare),
-        ]
-    )
+def cascaded(*ways, first=FIRST):
+    """A cascade of two models, whose inputs are made in these ways; if there is one, in that of the second."""
+    models = [TraceExecutor(made_logits()[:, :first]), TraceExecutor(made_logits()[:, first:])]
+    ways = ways if len(ways) > 1 else (lambda raw: raw, *ways)
+    return CascadeExecutor([CascadeModel(one, way) for one, way in zip(models, ways, strict=True)])
+
+
+def calls(executor):
+    """Return how many calls each model had; none of them may have failed."""
+    models = [model.executor for model in executor.models]
+    assert not any(one.failed for one in models)
+    return [len(one.calls) for one in models]
 
 
 def test_only_what_reaches_a_model_is_prepared_for_it():
@@ -49,10 +51,7 @@ def test_rows_of_two_sizes_of_a_models_inputs_are_not_joined():
     case = trace_case()
     policy = made_network_policy(case.trace)
     executor = cascaded(lambda raw: np.repeat(raw[:, :1], 2 + int(raw[0, 0]) // 8 % 3, axis=1))
-    batches = np.array_split(np.arange(240), 30)
-    stream = Runner(executor, policy).stream(
-        [Batch(case.inputs(rows), rows) for rows in batches], pool_rows=40
-    )
+    stream = Runner(executor, policy).stream(keyed(case, np.array_split(np.arange(240), 30)), pool_rows=40)
     found = np.concatenate([answers.exit for answers in stream])
     np.testing.assert_array_equal(found, policy.route(case.trace))
 
@@ -62,7 +61,7 @@ def test_raw_inputs_of_two_sizes_are_joined_where_they_are_images(images):
     """The first model makes one size of all. Arrays of numbers are not joined, since the second takes them as they
     are, and each call of rows of two sizes would fail.
     """
-    case, logits = trace_case(), made_logits()
+    case = trace_case()
     policy = made_network_policy(case.trace)
 
     def numbers(raw):
@@ -70,9 +69,7 @@ def test_raw_inputs_of_two_sizes_are_joined_where_they_are_images(images):
             return raw
         return np.array([image[0, 0, 0] for image in raw], dtype=float)[:, None].repeat(2, axis=1)
 
-    ways = [lambda raw: numbers(raw)[:, :1].repeat(2, axis=1), numbers]
-    models = [TraceExecutor(logits[:, :FIRST]), TraceExecutor(logits[:, FIRST:])]
-    executor = CascadeExecutor([CascadeModel(one, way) for one, way in zip(models, ways, strict=True)])
+    executor = cascaded(lambda raw: numbers(raw)[:, :1].repeat(2, axis=1), numbers)
 
     def given(rows, size):
         if not images:
@@ -85,9 +82,8 @@ def test_raw_inputs_of_two_sizes_are_joined_where_they_are_images(images):
     engine.drain()
     found = np.concatenate([ticket.answers.exit for ticket in tickets])
     np.testing.assert_array_equal(found, policy.route(case.trace))
-    calls = [len(one.calls) for one in models]
-    assert calls == ([FIRST, M - FIRST] if images else [2 * FIRST, 2 * (M - FIRST)])
-    assert not any(one.failed for one in models)
+    each = 1 if images else 2
+    assert calls(executor) == [each * FIRST, each * (M - FIRST)]
 
 
 def test_what_a_cascade_takes():
@@ -140,28 +136,23 @@ def test_selected_exits_must_be_where_rows_are_dropped():
 
 def test_rows_that_skip_segments_of_a_model_are_joined_with_those_that_do_not():
     """One policy asks all exits, the other one the first alone of the first model. Raw inputs are images."""
-    case, logits, first = trace_case(), made_logits(), 3
-    models = [TraceExecutor(logits[:, :first]), TraceExecutor(logits[:, first:])]
-    way = lambda raw: raw[:, 0, 0, :1].astype(float).repeat(2, axis=1)  # noqa: E731
-    executor = CascadeExecutor([CascadeModel(one, way) for one in models])
+    case, first = trace_case(), 3
+    executor = cascaded(*[lambda raw: raw[:, 0, 0, :1].astype(float).repeat(2, axis=1)] * 2, first=first)
     whole = made_network_policy(case.trace)
     exits = [0, *range(first, M)]
-    less = replace(
-        whole,
-        rates=np.array(whole.rates)[exits] / np.array(whole.rates)[exits].sum(),
-        limits=Thresholds(whole.limits.score[exits], whole.limits.tie[exits]),
-        cost=ex.CostModel(whole.cost.cumulative[exits]),
+    rates, limits = (
+        np.array(whole.rates)[exits],
+        Thresholds(whole.limits.score[exits], whole.limits.tie[exits]),
     )
+    cost = ex.CostModel(whole.cost.cumulative[exits])
+    less = replace(whole, rates=rates / rates.sum(), limits=limits, cost=cost)
     plan = Plan("cascade", executor.segments, (240,) * M)
     engine = Engine(executor, {"whole": whole, "less": less}, plan, exits={"less": exits})
     rows = np.arange(240)
     images = rows.astype(np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), dtype=np.uint8)
-    tickets = {
-        name: engine.submit(images[half], policy=name, id=rows[half])
-        for name, half in (("whole", slice(0, 100)), ("less", slice(100, 240)))
-    }
+    one = engine.submit(images[:100], policy="whole", id=rows[:100])
+    other = engine.submit(images[100:], policy="less", id=rows[100:])
     engine.drain()
-    np.testing.assert_array_equal(tickets["whole"].answers.exit, whole.route(case.trace)[:100])
-    assert set(tickets["less"].answers.exit) <= set(exits)
-    assert [len(one.calls) for one in models] == [first, M - first]
-    assert not any(one.failed for one in models)
+    np.testing.assert_array_equal(one.answers.exit, whole.route(case.trace)[:100])
+    assert set(other.answers.exit) <= set(exits)
+    assert calls(executor) == [first, M - first]

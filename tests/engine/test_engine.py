@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from made_executors import N, made_logits
+from made_executors import N, made_logits, trace_case
 from stepping import advance, groups
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy, pooled_policy
 from trace_executor import TraceExecutor
@@ -16,18 +17,14 @@ from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.errors import QueueFull
 from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds
-from exeunt.trace import ExitTrace
 
 
 @pytest.fixture
-def trace():
-    return ExitTrace.from_logits(
-        made_logits(), cost=ex.CostModel(np.arange(1.0, 6.0)), label=np.zeros(N, int), id=np.arange(N)
-    )
+def trace(case):
+    return case.trace
 
 
-def inputs(rows, width=3):
-    return np.column_stack([np.asarray(rows, dtype=float)] * width)
+inputs = trace_case().inputs
 
 
 def policies(trace):
@@ -54,14 +51,11 @@ def test_rows_of_all_policies_run_in_one_call_and_are_decided_apart(trace, drops
     made = policies(trace)
     executor = TraceExecutor(made_logits())
     engine = Engine(executor, made, Plan("trace", executor.segments, (N,) * 5, **drops))
-    parts = np.array_split(np.random.default_rng(0).permutation(N), 12)
-    names = [list(made)[i % 4] for i in range(12)]
-    tickets = [
-        engine.submit(inputs(rows), policy=name, id=rows) for rows, name in zip(parts, names, strict=True)
-    ]
+    parts = zip(np.array_split(np.random.default_rng(0).permutation(N), 12), list(made) * 3, strict=True)
+    tickets = {engine.submit(inputs(rows), policy=name, id=rows): (rows, name) for rows, name in parts}
     assert set(engine.drain()) == set(tickets)
     assert [segment for segment, _, _ in executor.calls] == [0, 1, 2, 3, 4]
-    for ticket, rows, name in zip(tickets, parts, names, strict=True):
+    for ticket, (rows, name) in tickets.items():
         checked(ticket, made[name], trace, rows)
         assert set(ticket.policies) == {name}
 
@@ -74,30 +68,27 @@ def test_rows_that_name_no_policy_take_the_one_active_when_they_are_first_run(tr
     second = engine.submit(inputs(ROWS[40:80]), id=ROWS[40:80])
     engine.active = "late"
     engine.drain()
-    checked(first, made["early"], trace, ROWS[:40])
-    checked(second, made["late"], trace, ROWS[40:80])
-    assert (set(first.policies), set(second.policies)) == ({"early"}, {"late"})
+    for ticket, name, rows in ((first, "early", ROWS[:40]), (second, "late", ROWS[40:80])):
+        checked(ticket, made[name], trace, rows)
+        assert set(ticket.policies) == {name}
 
 
-def test_a_policy_is_replaced_while_rows_run(trace):
+def test_a_policy_is_replaced_while_rows_run_and_leaves_nothing_behind(trace):
     made = policies(trace)
     engine = Engine(TraceExecutor(made_logits()), {"a": made["late"], "b": made["early"]})
     runs = engine.submit(inputs(ROWS[:50]), id=ROWS[:50], policy="a")
     advance(engine, 0)
     engine.add("a", made["early"])
     after = engine.submit(inputs(ROWS[50:99]), id=ROWS[50:99], policy="a")
-    with pytest.raises(ex.InputError, match=r"there is no policy 'c': choose one of 'a', 'b'"):
-        engine.submit(inputs(ROWS[:3]), policy="c")
-    with pytest.raises(ex.InputError, match=r"there is no policy 'c': choose one of 'a', 'b'"):
-        engine.active = "c"
+    for name_one in (
+        partial(engine.submit, inputs(ROWS[:3]), policy="c"),
+        partial(setattr, engine, "active", "c"),
+    ):
+        with pytest.raises(ex.InputError, match=r"there is no policy 'c': choose one of 'a', 'b'"):
+            name_one()
     engine.drain()
     checked(runs, made["late"], trace, ROWS[:50])
     checked(after, made["early"], trace, ROWS[50:99])
-
-
-def test_a_policy_that_is_replaced_again_and_again_leaves_nothing_behind(trace):
-    made = policies(trace)
-    engine = Engine(TraceExecutor(made_logits()), {"a": made["late"], "b": made["early"]})
     for _ in range(10):
         engine.add("a", made["early"])
     assert engine.table.policies == ("a", "b")
@@ -113,22 +104,12 @@ def two_models(logits):
 
 def of_exits(trace, exits, shares):
     """Return a policy of some of the exits, and the trace that it decides on."""
-    own = replace(
-        trace,
-        prediction=trace.prediction[:, exits],
-        scores={name: score[:, exits] for name, score in trace.scores.items()},
-        cost=ex.CostModel(trace.cost.cumulative[exits]),
-        log_probability=None if trace.log_probability is None else trace.log_probability[:, exits],
-    )
-    limits = [
-        (float(np.quantile(own.scores["margin"][:, place], 1 - share)), 0.0)
-        for place, share in enumerate(shares[:-1])
-    ]
-    made = ex.Policy(
-        name="made", score=made_policy(trace, SHARES["mixed"]).score, rates=np.array(shares), cost=own.cost,
-        limits=Thresholds.of([*limits, (-NEVER, -NEVER)]), budget=1.0, calibration="made", n_calibration=0, seed=0,
-    )  # fmt: skip
-    return made, own
+    own = trace.selected(exits).with_cost(ex.CostModel(trace.cost.cumulative[exits]))
+    margins = zip(own.scores["margin"].T, shares[:-1], strict=False)
+    limits = [(float(np.quantile(margin, 1 - share)), 0.0) for margin, share in margins]
+    limits = Thresholds.of([*limits, (-NEVER, -NEVER)])
+    base = made_policy(trace, SHARES["mixed"])
+    return replace(base, rates=np.array(shares), limits=limits, cost=own.cost, budget=1.0), own
 
 
 def test_a_policy_that_skips_a_model_or_ends_one_early_is_run_with_others(trace):
@@ -140,11 +121,8 @@ def test_a_policy_that_skips_a_model_or_ends_one_early_is_run_with_others(trace)
     }
     made = {name: of_exits(trace, np.array(exits), shares) for name, (exits, shares) in cases.items()}
     executor = two_models(made_logits())
-    engine = Engine(
-        executor,
-        {name: policy for name, (policy, _) in made.items()},
-        exits={name: exits for name, (exits, _) in cases.items()},
-    )
+    own_exits = {name: exits for name, (exits, _) in cases.items()}
+    engine = Engine(executor, {name: policy for name, (policy, _) in made.items()}, exits=own_exits)
     parts = dict(zip(cases, np.array_split(np.random.default_rng(1).permutation(N), 4), strict=True))
     tickets = {name: engine.submit(inputs(rows), policy=name, id=rows) for name, rows in parts.items()}
     engine.active = "second alone"
@@ -153,10 +131,8 @@ def test_a_policy_that_skips_a_model_or_ends_one_early_is_run_with_others(trace)
     assert unnamed.done
     ran = {segment: sum(rows for at, rows, _ in executor.calls if at == segment) for segment in range(5)}
     for name, rows in parts.items():
-        policy, own = made[name]
-        exits = np.array(cases[name][0])
-        answers = tickets[name].answers
-        check(replace(answers, exit=np.searchsorted(exits, answers.exit)), policy, own, rows)
+        exits, answers = np.array(own_exits[name]), tickets[name].answers
+        check(replace(answers, exit=np.searchsorted(exits, answers.exit)), *made[name], rows)
         assert np.isin(answers.exit, exits).all()
     assert ran[0] == N - len(parts["second alone"])
     goes_on = tickets["one exit of the first"].answers.exit == 4
@@ -175,16 +151,10 @@ def test_a_policy_of_a_cascade_that_is_active_may_skip_the_first_model(trace):
 
 def test_rows_of_one_model_of_a_cascade_are_not_starved_by_those_that_skip_it(trace):
     """More of these come than can be run, and they came further than any other that has not begun."""
-    (first, own), (second, _) = (
-        of_exits(trace, np.array(exits), shares)
-        for exits, shares in (([0, 1, 2], (0.3, 0.4, 0.3)), ([3, 4], (0.5, 0.5)))
-    )
-    engine = Engine(
-        two_models(np.concatenate([made_logits()] * 40)),
-        {"first": first, "second": second},
-        exits={"first": [0, 1, 2], "second": [3, 4]},
-        min_batch=(1,) * 5,
-    )
+    first, own = of_exits(trace, np.array([0, 1, 2]), (0.3, 0.4, 0.3))
+    second, _ = of_exits(trace, np.array([3, 4]), (0.5, 0.5))
+    executor, exits = two_models(np.concatenate([made_logits()] * 40)), {"first": [0, 1, 2], "second": [3, 4]}
+    engine = Engine(executor, {"first": first, "second": second}, exits=exits, min_batch=(1,) * 5)
     assert (engine.segments_run("first"), engine.segments_run("second")) == ([0, 1, 2], [3, 4])
     ticket = engine.submit(inputs(ROWS[:20]), policy="first", id=ROWS[:20])
     for i in range(60):
@@ -194,13 +164,17 @@ def test_rows_of_one_model_of_a_cascade_are_not_starved_by_those_that_skip_it(tr
     check(ticket.answers, first, own, ROWS[:20])
 
 
-def test_policies_of_other_exits_are_refused(trace):
-    with pytest.raises(ex.InputError, match=r"the policy has 5 exits, of the network's: \[0, 1\]"):
-        Engine(TraceExecutor(made_logits()), {"a": policies(trace)["early"]}, exits={"a": [0, 1]})
-    with pytest.raises(ex.InputError, match=r"when_full must be one of refuse, degrade, got 'wait'"):
-        Engine(TraceExecutor(made_logits()), policies(trace), when_full="wait")
-    with pytest.raises(ex.InputError, match=r"seconds must be 5 numbers, one for each segment, got 2"):
-        Engine(TraceExecutor(made_logits()), policies(trace), seconds=(1.0, 1.0))
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"exits": {"early": [0, 1]}}, r"the policy has 5 exits, of the network's: \[0, 1\]"),
+        ({"when_full": "wait"}, r"when_full must be one of refuse, degrade, got 'wait'"),
+        ({"seconds": (1.0, 1.0)}, r"seconds must be 5 numbers, one for each segment, got 2"),
+    ],
+)
+def test_engines_that_make_no_sense_are_refused(trace, options, told):
+    with pytest.raises(ex.InputError, match=told):
+        Engine(TraceExecutor(made_logits()), policies(trace), **options)
 
 
 # -- cancelling and bounds ---------------------------------------------------------------------------------
@@ -221,24 +195,18 @@ def test_a_cancelled_ticket_never_comes_back_and_costs_nothing_more(trace):
     assert engine.rows == 0
 
 
-def test_an_engine_that_holds_enough_refuses_more(trace):
-    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], max_rows=50)
-    kept = engine.submit(inputs(ROWS[:50]), id=ROWS[:50])
-    with pytest.raises(QueueFull, match=r"50 rows wait and 1 row more would be beyond 50: ask again later"):
-        engine.submit(inputs(ROWS[50:51]))
-    assert engine.drain() == [kept]
-    engine.submit(inputs(ROWS[50:51]))
-
-
-def test_an_engine_that_refuses_ends_no_row_early(trace):
+def test_an_engine_that_holds_enough_refuses_more_and_ends_no_row_early(trace):
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(made_logits()), policy, max_rows=60)
     kept = engine.submit(inputs(ROWS[:60]), id=ROWS[:60], deadline=1e6)  # so that it knows what exits say
+    with pytest.raises(QueueFull, match=r"60 rows wait and 1 row more would be beyond 60: ask again later"):
+        engine.submit(inputs(ROWS[60:61]))
     advance(engine, 0)
     with pytest.raises(QueueFull):
         engine.submit(inputs(ROWS[60:120]))
     assert engine.drain() == [kept]
     checked(kept, policy, trace, ROWS[:60])
+    engine.submit(inputs(ROWS[60:61]))
 
 
 def test_an_engine_that_degrades_can_answer_all_it_holds_for_as_many(trace):
@@ -263,9 +231,9 @@ def test_an_engine_that_degrades_answers_what_it_holds_to_make_room(trace):
     with pytest.raises(QueueFull):  # no row has an output yet
         engine.submit(inputs(ROWS[60:61]))
     advance(engine, 0)
-    left = engine.rows
-    assert 10 < left < 60
-    second = engine.submit(inputs(ROWS[60 : 60 + 70 - left]), id=ROWS[60 : 60 + 70 - left])
+    assert 10 < engine.rows < 60
+    more = ROWS[60 : 130 - engine.rows]
+    second = engine.submit(inputs(more), id=more)
     assert engine.rows == 60
     engine.drain()
     exits = policy.route(trace.take(ROWS[:60]))
@@ -274,7 +242,7 @@ def test_an_engine_that_degrades_answers_what_it_holds_to_make_room(trace):
     assert first.answers.valid.all()
     assert (first.answers.exit[cut] == 0).all()
     np.testing.assert_array_equal(np.delete(first.answers.exit, cut), np.delete(exits, cut))
-    checked(second, policy, trace, ROWS[60 : 60 + 70 - left])
+    checked(second, policy, trace, more)
     assert not second.answers.degraded.any()
 
 
@@ -298,12 +266,11 @@ def test_the_calls_of_each_segment_and_their_rows_are_counted(trace):
     for first in range(0, 160, 10):
         engine.submit(inputs(ROWS[first : first + 10]))
     engine.drain()
-    segments = np.array([segment for segment, *_ in executor.calls])
-    rows = np.array([rows for _, rows, _ in executor.calls])
-    failed = [len(rows) for kind, rows in executor.failed if kind == "run"]
+    calls = [(segment, rows) for segment, rows, _ in executor.calls]
+    failed = [(0, len(rows)) for kind, rows in executor.failed if kind == "run"]
     assert len(failed) > 1
-    expected = np.array([np.bincount(segments, minlength=5), np.bincount(segments, rows, minlength=5)])
-    expected[:, 0] += len(failed), sum(failed)
+    segments, rows = np.array(calls + failed).T
+    expected = [np.bincount(segments, minlength=5), np.bincount(segments, rows, minlength=5)]
     np.testing.assert_array_equal(engine.work, expected)
 
 
@@ -316,10 +283,8 @@ def test_a_ticket_that_is_not_done_has_no_answers(trace):
 
 def test_copies_part_where_ties_are_broken_by_rows(trace):
     logits = np.zeros_like(made_logits())  # no exit is sure of anything: ties alone decide
-    by_content = replace(
-        made_policy(trace, (0.3, 0.3, 0.2, 0.1, 0.1)),
-        limits=Thresholds.of([(0.0, 0.5)] * 2 + [(NEVER, NEVER)] * 2 + [(ALWAYS, ALWAYS)]),
-    )
+    limits = Thresholds.of([(0.0, 0.5)] * 2 + [(NEVER, NEVER)] * 2 + [(ALWAYS, ALWAYS)])
+    by_content = replace(made_policy(trace, (0.3, 0.3, 0.2, 0.1, 0.1)), limits=limits)
     by_row = replace(by_content, ties="row")
 
     def exits(policy):
@@ -343,10 +308,10 @@ def test_copies_part_where_ties_are_broken_by_rows(trace):
 
 def test_keys_must_be_one_per_row(trace):
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"])
-    with pytest.raises(ex.InputError, match=r"id must have shape \(3,\), got \(2,\)"):
-        engine.submit(inputs(ROWS[:3]), id=[1, 2])
-    with pytest.raises(ex.InputError, match=r"id must be 3 integers \(64-bit keys\)"):
-        engine.submit(inputs(ROWS[:3]), id=[1.0, 2.0, 3.0])
+    shape, integers = r"id must have shape \(3,\), got \(2,\)", r"id must be 3 integers \(64-bit keys\)"
+    for wrong, told in (([1, 2], shape), ([1.0, 2.0, 3.0], integers)):
+        with pytest.raises(ex.InputError, match=told):
+            engine.submit(inputs(ROWS[:3]), id=wrong)
     assert engine.rows == 0
 
 
@@ -381,18 +346,12 @@ def test_the_table_grows_and_comes_round(trace):
 
 
 def test_where_it_is_borderline_the_executor_says(trace):
-    policy = policies(trace)["late"]
-    found = {}
-    for border in (1e-5, 0.2):
-        executor = TraceExecutor(made_logits(), border=border)
-        (ticket,) = _drained(Engine(executor, policy), ROWS)
-        found[border] = ticket.answers.n_borderline
-    assert found[1e-5] < 5 < found[0.2]
-
-
-def _drained(engine, rows):
-    engine.submit(inputs(rows), id=rows)
-    return engine.drain()
+    executors, policy = (
+        [TraceExecutor(made_logits(), border=one) for one in (1e-5, 0.2)],
+        policies(trace)["late"],
+    )
+    few, many = (Engine(executor, policy).answer(inputs(ROWS), id=ROWS) for executor in executors)
+    assert few.n_borderline < 5 < many.n_borderline
 
 
 def test_rows_of_two_sizes_that_skip_a_model_are_not_joined(trace):
@@ -414,9 +373,10 @@ def test_rows_of_two_sizes_that_skip_a_model_are_not_joined(trace):
 
 def test_states_half_empty_are_tidied_where_there_is_nothing_to_run(trace):
     executor = TraceExecutor(made_logits())
-    exits = policies(trace)["early"].route(trace)
+    policy = policies(trace)["early"]
+    exits = policy.route(trace)
     rows = np.concatenate([np.flatnonzero(exits == 0)[:20], np.flatnonzero(exits > 0)[:5]])
-    engine = Engine(executor, policies(trace)["early"])
+    engine = Engine(executor, policy)
     engine.submit(inputs(rows), id=rows)
     engine.step(force=True)
     assert [group.state_rows for group in groups(engine)] == [25]
@@ -430,17 +390,16 @@ def test_what_a_policy_does_not_ask_may_be_anything(trace):
     logits[:4, 0] = np.nan
     made = {"asks": policies(trace)["early"], "asks later": made_policy(trace, (0, 0.4, 0.3, 0.2, 0.1))}
     engine = Engine(TraceExecutor(logits), made)
-    asks = engine.submit(inputs(ROWS[[0, 1, 10, 11]]), policy="asks", id=ROWS[[0, 1, 10, 11]])
-    later = engine.submit(inputs(ROWS[[2, 3, 12, 13]]), policy="asks later", id=ROWS[[2, 3, 12, 13]])
+    asks, rows = engine.submit(inputs([0, 1, 10, 11]), policy="asks", id=[0, 1, 10, 11]), ROWS[[2, 3, 12, 13]]
+    later = engine.submit(inputs(rows), policy="asks later", id=rows)
     engine.drain()
     assert asks.answers.valid.tolist() == [False, False, True, True]
-    checked(later, made["asks later"], trace, ROWS[[2, 3, 12, 13]])
+    checked(later, made["asks later"], trace, rows)
 
 
 def test_a_caller_without_a_clock_stays_at_the_time_0(trace):
-    engine = Engine(
-        TraceExecutor(made_logits()), policies(trace)["late"], max_wait_s=0.5, min_batch=(64,) * 5
-    )
+    waits = {"max_wait_s": 0.5, "min_batch": (64,) * 5}
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], **waits)
     engine.submit(inputs(ROWS[:1]))
     assert not engine.ready()
     engine.step()
@@ -453,6 +412,4 @@ def test_no_call_of_a_batch_is_larger_than_planned_for_its_segment(trace):
     engine = Engine(executor, policies(trace)["late"], plan)
     engine.submit(inputs(ROWS[:40]))
     engine.drain()
-    assert engine.work[0][0] == 1
-    rows = engine.work[1][1]
-    assert engine.work[0][1] == plan.calls(1, rows) == 2
+    assert engine.work[0][:2] == [1, plan.calls(1, engine.work[1][1])] == [1, 2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_streams import SCORES, use_strict_table
+from made_streams import SCORES, random_logits, use_strict_table
 from replay import CERTAIN, MeanScore, replayed, shown
 from trace_executor import PoisonError, SpaceError, TraceExecutor
 
@@ -69,10 +69,7 @@ class RequestStream:
     def __init__(self, seed, n):
         rng = self.rng = np.random.default_rng(seed)
         m, k = rng.integers(1, 6), rng.integers(2, 5)
-        ease = rng.gamma(1.0, 2.0, (n, 1, 1)) * np.linspace(0.3, 2, m)[:, None]
-        self.logits = (rng.normal(size=(n, m, k)) + ease * np.eye(k)[rng.integers(0, k, n)][:, None]).astype(
-            "f4"
-        )
+        self.logits = random_logits(rng, n, m, k)
         ends = sorted({m - 1, *rng.integers(0, m, 2).tolist()})
         self.segments = segments_between(ends)
         s = len(ends)
@@ -85,10 +82,8 @@ class RequestStream:
         if rng.random() < 0.3:
             kinds = {"start": 9, "run": 60, "gather": 60, "compact": 20}
             self.executor.faults = {kind: frozenset(rng.integers(0, n, most)) for kind, most in kinds.items()}
-        drops = (
-            {"sizes": (1, 8), "most_alive": rng.integers(0, 9, (s, 2)).tolist()} if rng.random() < 0.5 else {}
-        )
-        plan = Plan("trace", self.segments, tuple(rng.integers(1, 40, s)), **drops)
+        drops = ((1, 8), rng.integers(0, 9, (s, 2)).tolist()) if rng.random() < 0.5 else ()
+        plan = Plan("trace", self.segments, tuple(rng.integers(1, 40, s)), *drops)
         seconds = rng.uniform(0, 2, s)
         self.engine = Engine(
             self.executor, {name: used.policy for name, used in self.used.items()}, plan,
@@ -111,10 +106,8 @@ class RequestStream:
             own = np.sort(rng.permutation(m)[: rng.integers(1, m)])
             cost = ex.CostModel(cost.cumulative[own])
             used["some"] = (made_policy(rng, self.logits[:, own], cost, 1.0), own)
-        return {
-            name: Used(policy, np.array(exits), self.logits, self.segments)
-            for name, (policy, exits) in used.items()
-        }
+        of_network = self.logits, self.segments
+        return {name: Used(policy, np.array(exits), *of_network) for name, (policy, exits) in used.items()}
 
     def run(self):
         """Let all rows come, some be cancelled, and time pass between; then finish."""
@@ -169,11 +162,9 @@ class RequestStream:
         inputs[self.spoilt[rows], 0] = np.nan
         deadline = None if rng.random() < 0.4 else self.now + rng.exponential(6)
         policy = None if rng.random() < 0.3 else self._any_policy()
+        options = {"deadline": deadline, "policy": policy, "soft": bool(rng.random() < 0.5)}
         try:
-            soft = bool(rng.random() < 0.5)
-            ticket = self.engine.submit(
-                inputs, self.now, policy=policy, deadline=deadline, soft=soft, id=rows
-            )
+            ticket = self.engine.submit(inputs, self.now, id=rows, **options)
         except QueueFull:
             assert self.engine.max_rows is not None
             return
@@ -244,10 +235,9 @@ class RequestStream:
             return
         assert cost >= used.policy.cost.cumulative[own]
         assert own < (right.exit[row] if right.exit[row] >= 0 else right.reach[row])
-        assert answers.confidence[place] == pytest.approx(
-            used.shown_at[own]["max_probability"][row], abs=1e-9
-        )
-        assert label == used.shown_at[own]["prediction"][row]
+        shown_there = used.shown_at[own]
+        assert answers.confidence[place] == pytest.approx(shown_there["max_probability"][row], abs=1e-9)
+        assert label == shown_there["prediction"][row]
 
     def _check_error(self, error, rows):
         if isinstance(error, (PoisonError, SpaceError)):
@@ -255,13 +245,11 @@ class RequestStream:
             assert isinstance(error, SpaceError) or any(row in self.executor.fails for row in rows.tolist())
             return
         assert isinstance(error, ValueError)
-        strict = [used for used in self.used.values() if isinstance(used.policy.score, MeanScore)]
-        assert any(
-            (used.shown_at[1]["margin"][rows] > CERTAIN).any() for used in strict if 1 in used.shown_at
-        )
+        strict = [used.shown_at for used in self.used.values() if isinstance(used.policy.score, MeanScore)]
+        assert any((shown_at[1]["margin"][rows] > CERTAIN).any() for shown_at in strict if 1 in shown_at)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32))
 def test_traffic_at_random(seed):
     traffic = RequestStream(seed, 200)

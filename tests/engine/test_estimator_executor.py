@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import exeunt as ex
 from exeunt.runs.estimator_executor import EstimatorExecutor
 from exeunt.runs.executors import EXECUTORS, chosen_executor, is_ready, open_executor
 from exeunt.runs.folder import RunFolder
-from made_runs import ABOUT, made_trace
+from made_runs import ABOUT, made_trace, parts_of
 
 NAMES = ["ant", "bee", "cow", "dog"]
 
@@ -55,26 +56,28 @@ def test_rows_are_dropped_and_joined():
     executor = EstimatorExecutor(ByLength(), n_classes=4)
     rows = texts("a", "b", "c", "d")
     kept, order = executor.compact(rows, np.array([1, 3]))
-    assert kept.tolist() == ["b", "d"]
-    assert order.tolist() == [1, 3]
-    assert rows.tolist() == ["a", "b", "c", "d"]
-    assert executor.gather([(kept, None), (rows, slice(0, 2)), (rows, np.array([3]))]).tolist() == list(
-        "bdabd"
-    )
+    assert (kept.tolist(), order.tolist(), rows.tolist()) == (["b", "d"], [1, 3], ["a", "b", "c", "d"])
+    joined = executor.gather([(kept, None), (rows, slice(0, 2)), (rows, np.array([3]))])
+    assert joined.tolist() == list("bdabd")
 
 
-def test_what_is_no_classifier_of_the_run_is_refused():
-    with pytest.raises(ex.InputError, match="must have predict_proba"):
-        EstimatorExecutor(object(), n_classes=4)
-    with pytest.raises(ex.InputError, match="knows the class 'elk', and the run has 4 classes, ant, bee"):
-        EstimatorExecutor(ByLength(["ant", "elk"]), n_classes=4, class_names=NAMES)
-    with pytest.raises(ex.InputError, match="knows the class 4"):
-        EstimatorExecutor(ByLength([0, 4]), n_classes=4)
-    wide = EstimatorExecutor(ByLength(), n_classes=3)
-    with pytest.raises(ex.InputError, match=r"probabilities \(2, 3\).* got \(2, 4\)"):
-        wide.run(0, texts("a", "b"), [0])
-    with pytest.raises(ex.InputError):
-        EstimatorExecutor(ByLength(), n_classes=4, segments=((0, 1),))
+@pytest.mark.parametrize(
+    ("estimator", "options", "says"),
+    [
+        (object(), {}, "must have predict_proba"),
+        (
+            ByLength(["ant", "elk"]),
+            {"class_names": NAMES},
+            "the class 'elk', and the run has 4 classes, ant, bee",
+        ),
+        (ByLength([0, 4]), {}, "knows the class 4"),
+        (ByLength(), {"n_classes": 3}, r"probabilities \(2, 3\).* got \(2, 4\)"),
+        (ByLength(), {"segments": ((0, 1),)}, "segments"),
+    ],
+)
+def test_what_is_no_classifier_of_the_run_is_refused(estimator, options, says):
+    with pytest.raises(ex.InputError, match=says):
+        EstimatorExecutor(estimator, **{"n_classes": 4, **options}).run(0, texts("a", "b"), [0])
 
 
 @pytest.mark.parametrize(
@@ -90,12 +93,7 @@ def test_what_is_no_classifier_of_the_run_is_refused():
 )
 def test_what_are_no_probabilities_is_refused(said, says):
     """Logits, or scores of their own, were taken for probabilities without a word."""
-
-    class Says:
-        def predict_proba(self, _):
-            return said
-
-    executor = EstimatorExecutor(Says(), n_classes=2)
+    executor = EstimatorExecutor(SimpleNamespace(predict_proba=lambda _: said), n_classes=2)
     if says is None:
         (logits,), _ = executor.run(0, texts("a", "b"), [0])
         assert np.isfinite(logits[0]).all()
@@ -104,26 +102,16 @@ def test_what_are_no_probabilities_is_refused(said, says):
             executor.run(0, texts("a", "b"), [0])
 
 
-def about(**model):
-    return {
-        **ABOUT,
-        "model": {"spec": "made", "n_classes": 4, "macs": 8.0, **model},
-        "network": {"exits": []},
-        "inputs": {"kind": "text", "raw": True},
-    }
-
-
-def one_exit():
-    trace = made_trace().exits(0, 1)
-    return dict(zip(("fit", "calibrate", "test"), trace.split(fit=0.3, calibrate=0.3, test=0.4), strict=True))
+def made_run(folder, network, **model):
+    """A run of one exit, whose network is this file in the folder."""
+    trace, made = made_trace().exits(0, 1), {"spec": "made", "n_classes": 4, "macs": 8.0, **model}
+    about = {**ABOUT, "model": made, "network": {"exits": []}, "inputs": {"kind": "text", "raw": True}}
+    return RunFolder.create(folder, cost=trace.cost, traces=parts_of(trace), about=about, network=network)
 
 
 def test_an_object_is_given_again(tmp_path):
     (tmp_path / "object.json").write_text(json.dumps({"model": "mine"}))
-    traces = one_exit()
-    run = RunFolder.create(
-        tmp_path, cost=traces["fit"].cost, traces=traces, about=about(model="mine"), network="object.json"
-    )
+    run = made_run(tmp_path, "object.json", model="mine")
     assert chosen_executor(run) == "object"
     with pytest.raises(ex.InputError, match=r"exeunt.load\(cascade, models=\{'mine': \.\.\.\}\)"):
         open_executor(run, "object")
@@ -143,14 +131,7 @@ def test_an_estimator_on_disk_holds_what_is_trusted(tmp_path):
     rows, labels = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 4
     fitted = LogisticRegression().fit(rows, labels)
     save_estimator(fitted, tmp_path / "model.skops")
-    traces = one_exit()
-
-    def made():
-        return RunFolder.create(
-            tmp_path, cost=traces["fit"].cost, traces=traces, about=about(), network="model.skops"
-        )
-
-    run = made()
+    run = made_run(tmp_path, "model.skops")
     np.testing.assert_array_equal(load_estimator(run).predict_proba(rows), fitted.predict_proba(rows))
     assert check_estimator(run) == "nothing but trusted types"
     assert is_ready(run, EXECUTORS["sklearn"])
@@ -158,7 +139,7 @@ def test_an_estimator_on_disk_holds_what_is_trusted(tmp_path):
         save_estimator(ByLength(), tmp_path / "other.skops")
     skops.dump(ByLength(), tmp_path / "model.skops")
     with pytest.raises(ex.ArtefactError, match="ByLength, which exeunt does not write: it is not opened"):
-        load_estimator(made())
+        load_estimator(made_run(tmp_path, "model.skops"))
     (tmp_path / "model.skops").write_bytes(b"damaged")
     with pytest.raises(ex.ArtefactError, match="the estimator of scikit-learn"):
         load_estimator(RunFolder.open(tmp_path))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from made_executors import N, keyed, made_logits
 from stepping import advance
-from test_contract import ROWS, SHARES, check, made_policy
+from test_contract import ROWS, SHARES, check, check_all, made_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
@@ -26,9 +26,7 @@ def test_a_batch_that_fails_costs_no_other_its_answers(case, policy, pool_rows):
     executor = case.executor(fails={int(batches[3][2]): 0})
     found = []
     with pytest.raises(BatchFailed, match=r"batch 3 .*breaks the executor") as caught:
-        found.extend(
-            iter_into(found, Runner(executor, policy).stream(keyed(case, batches), pool_rows=pool_rows))
-        )
+        iter_into(found, Runner(executor, policy).stream(keyed(case, batches), pool_rows=pool_rows))
     assert caught.value.batch == 3
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert [answers.batch for answers in found][:3] == [0, 1, 2]
@@ -40,7 +38,6 @@ def iter_into(found, stream):
     """Append as answers come, so that those before an exception are seen."""
     for answers in stream:
         found.append(answers)
-    return ()
 
 
 def test_failures_can_be_skipped(case, policy):
@@ -50,13 +47,10 @@ def test_failures_can_be_skipped(case, policy):
     stream[1] = Batch(np.zeros((2, 3, 4)), [0, 1])  # of a shape that the network does not take
     found = list(Runner(executor, policy).stream(stream, errors="skip"))
     assert [answers.batch for answers in found] == list(range(8))
-    assert [answers.batch for answers in found if answers.error is not None] == [1, 3, 6]
+    check_all(found, batches, policy, case, failed=[1, 3, 6])
     assert (found[1].n, found[3].n) == (2, 30)
     assert not found[3].valid.any()
     assert (found[3].exit == -1).all()
-    for answers in found:
-        if answers.error is None:
-            check(answers, policy, case.trace, batches[answers.batch])
 
 
 @dataclass
@@ -77,20 +71,25 @@ def test_rows_that_cannot_be_dropped_before_a_split_cost_no_other_batch_its_answ
     plan = Plan("trace", executor.segments, (4,) * 5)
     found = list(Runner(executor, policy, plan).stream(keyed(case, batches), errors="skip"))
     assert [answers.batch for answers in found] == list(range(8))
-    for answers in found:
-        if answers.batch != 3:
-            check(answers, policy, case.trace, batches[answers.batch])
+    failed = [answers.batch for answers in found if answers.error is not None]
+    assert failed in ([], [3])
+    check_all(found, batches, policy, case, failed)
 
 
 @dataclass(frozen=True)
-class Choosy:
-    """A user's score that raises for a row whose first class has no chance at exit 2."""
+class Score:
+    """The margin; a user's own scores differ in what they do besides."""
 
-    name: str = "choosy"
+    name: str = "made"
     remembers: ClassVar[bool] = False
 
     def init(self, n):
         return {}
+
+
+@dataclass(frozen=True)
+class Choosy(Score):
+    """It raises for a row whose first class has no chance at exit 2."""
 
     def __call__(self, exit_, evidence, memory):
         if exit_ == 2 and (evidence.probabilities[:, 0] < 1e-9).any():
@@ -104,18 +103,14 @@ class Choosy:
         (np.zeros((4, 3, 2)), 4),
         ([np.zeros((4, 3)), np.zeros((4, 2))], 4),
         ({"a": np.zeros((4, 3)), "b": 1}, 4),
-        ((), 0),
-        ({}, 0),
-        ((7,), 0),
-        (7, 0),
+        *((nothing, 0) for nothing in ((), {}, (7,), 7)),
     ],
 )
 def test_a_batch_that_was_not_taken_in_has_its_rows(case, policy, refused, n):
     stream = [Batch(refused), *keyed(case, [ROWS[:5]])]
-    first, second = Runner(case.executor(), policy).stream(stream, errors="skip")
-    assert first.error is not None
-    assert first.n == n
-    check(second, policy, case.trace, ROWS[:5])
+    found = list(Runner(case.executor(), policy).stream(stream, errors="skip"))
+    assert found[0].n == n
+    check_all(found, [ROWS[:n], ROWS[:5]], policy, case, failed=[0])
 
 
 @pytest.mark.parametrize("max_wait_s", [None, 10.0])
@@ -132,29 +127,28 @@ def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s
 
 def test_a_batch_alone_raises_what_the_executor_raised(case, policy):
     runner = Runner(case.executor(fails={4: 0}), policy)
-    with pytest.raises(RuntimeError, match="breaks the executor"):
-        runner(case.inputs(ROWS))
-    with pytest.raises(ex.InputError, match="2 axes"):
-        runner(np.zeros(3))
+    for wrong, error, told in (
+        (case.inputs(ROWS), RuntimeError, "breaks the executor"),
+        (np.zeros(3), ex.InputError, "2 axes"),
+    ):
+        with pytest.raises(error, match=told):
+            runner(wrong)
     check(runner(case.inputs(ROWS[5:]), id=ROWS[5:]), policy, case.trace, ROWS[5:])
 
 
 def test_logits_that_are_not_finite_are_flagged_with_their_cost(case, policy):
+    """Also those that are infinite on both sides, which warn of nothing."""
     logits = made_logits().copy()
     exits = policy.route(case.trace)
     late = np.flatnonzero(exits == 4)[:2]
     logits[late[0], 2], logits[late[1], 4, 1] = np.nan, -np.inf
+    first = np.flatnonzero(exits < 4)[0]
+    logits[first, 0] = [np.inf, -np.inf, 0, 0]
+    bad = np.array([first, *late])
     found = Engine(TraceExecutor(logits), policy).answer(case.inputs(ROWS), id=ROWS)
-    np.testing.assert_array_equal(np.flatnonzero(~found.valid), late)
-    np.testing.assert_array_equal(found.cost[late], policy.cost.cumulative[[2, 4]])
-    np.testing.assert_array_equal(np.delete(found.exit, late), np.delete(exits, late))
-
-
-def test_logits_that_are_infinite_on_both_sides_warn_of_nothing(case, policy):
-    logits = made_logits().copy()
-    logits[7, 0] = [np.inf, -np.inf, 0, 0]
-    found = Engine(TraceExecutor(logits), policy).answer(case.inputs(ROWS), id=ROWS)
-    assert np.flatnonzero(~found.valid).tolist() == [7]
+    np.testing.assert_array_equal(np.flatnonzero(~found.valid), np.sort(bad))
+    np.testing.assert_array_equal(found.cost[bad], policy.cost.cumulative[[0, 2, 4]])
+    np.testing.assert_array_equal(np.delete(found.exit, bad), np.delete(exits, bad))
 
 
 @pytest.mark.parametrize("poisoned", [[0], [63], [40], [7, 8, 50]])
@@ -163,12 +157,9 @@ def test_what_fails_is_found_in_halves(case, policy, poisoned):
     executor = case.executor(fails=dict.fromkeys(poisoned, 0))
     runner = Runner(executor, policy, Plan("trace", executor.segments, (64,) * 5))
     found = list(runner.stream(keyed(case, ROWS[:64, None]), pool_rows=64, errors="skip"))
-    assert [answers.batch for answers in found if answers.error is not None] == poisoned
+    check_all(found, ROWS[:64, None], policy, case, failed=poisoned)
     ran = len(executor.failed) + sum(segment == 0 for segment, _, _ in executor.calls)
     assert ran <= 1 + 2 * 6 * len(poisoned)
-    for row, answers in enumerate(found):
-        if row not in poisoned:
-            check(answers, policy, case.trace, [row])
 
 
 @dataclass
@@ -191,11 +182,8 @@ def test_logits_of_some_rows_are_not_taken_for_those_of_others(case, policy):
     batches = np.array_split(ROWS, 8)
     runner = Runner(Lossy(made_logits(), lost=row), policy, Plan("trace", case.executor().segments, (N,) * 5))
     found = list(runner.stream(keyed(case, batches), pool_rows=N, max_rows_in_flight=N, errors="skip"))
-    assert [answers.batch for answers in found if answers.error is not None] == [row // 30]
+    check_all(found, batches, policy, case, failed=[row // 30])
     assert "must return (rows, classes)" in str(found[row // 30].error)
-    for answers in found:
-        if answers.error is None:
-            check(answers, policy, case.trace, batches[answers.batch])
 
 
 # -- what one batch may cost another -----------------------------------------------------------------------
@@ -223,10 +211,7 @@ def test_a_late_failure_is_of_the_batch_that_holds_the_row(case, policy, drops, 
     row = int(left_after(case, policy, segment - 1)[3])
     batches = np.array_split(ROWS, 8)
     found = streamed(case, policy, batches, {row: segment}, **drops)
-    assert [answers.batch for answers in found if answers.error is not None] == [row // 30]
-    for answers in found:
-        if answers.error is None:
-            check(answers, policy, case.trace, batches[answers.batch])
+    check_all(found, batches, policy, case, failed=[row // 30])
 
 
 def test_a_failed_batch_keeps_the_cost_of_rows_that_had_answered(case, policy):
@@ -241,8 +226,7 @@ def test_a_row_that_has_answered_fails_nobody(case, policy):
     """It rides along in the state of another batch."""
     gone = int(np.flatnonzero(policy.route(case.trace) == 0)[0])
     batches = [ROWS[gone : gone + 1], ROWS[gone + 1 :]]
-    for answers in streamed(case, policy, batches, {gone: 2}, **SLOW_TO_DROP):
-        check(answers, policy, case.trace, batches[answers.batch])
+    check_all(streamed(case, policy, batches, {gone: 2}, **SLOW_TO_DROP), batches, policy, case)
 
 
 def test_a_state_that_cannot_be_made_smaller_while_it_waits_is_kept(case, policy):
@@ -266,24 +250,16 @@ def test_a_score_that_raises_costs_no_other_batch_its_answers(case, policy, pool
     failing = next(i for i, rows in enumerate(batches) if row in rows)
     runner = Runner(TraceExecutor(logits), replace(policy, score=Choosy()))
     found = list(runner.stream(keyed(case, batches), pool_rows=pool_rows, errors="skip"))
-    assert [answers.batch for answers in found if answers.error is not None] == [failing]
-    for answers in found:
-        if answers.error is None:
-            check(answers, policy, case.trace, batches[answers.batch])
+    check_all(found, batches, policy, case, failed=[failing])
     with pytest.raises(ValueError, match="not this one"):
         runner(case.inputs(ROWS), id=ROWS)
 
 
 @dataclass(frozen=True)
-class Relative:
+class Relative(Score):
     """The margin as a share of the largest among the rows, if there are any. `calls`: numbers of rows, call by call."""
 
-    calls: list[int]
-    name: str = "relative"
-    remembers: ClassVar[bool] = False
-
-    def init(self, n):
-        return {}
+    calls: list[int] = field(default_factory=list)
 
     def __call__(self, exit_, evidence, memory):
         self.calls.append(len(evidence["margin"]))
@@ -291,14 +267,10 @@ class Relative:
 
 
 @dataclass(frozen=True)
-class Forgetful:
+class Forgetful(Score):
     """A score whose memory is not of one value per row after the first exit."""
 
-    name: str = "forgetful"
     remembers: ClassVar[bool] = True
-
-    def init(self, n):
-        return {}
 
     def __call__(self, exit_, evidence, memory):
         return evidence["margin"], {"rows": 7.0}
@@ -308,7 +280,7 @@ def test_no_score_is_asked_about_no_rows(case, policy):
     """The logits of all rows of a batch are not finite. Another batch waits."""
     logits = made_logits().copy()
     logits[20:25, 0] = np.nan
-    score = Relative([])
+    score = Relative()
     engine = Engine(TraceExecutor(logits), replace(policy, score=score))
     waits, runs = engine.submit(case.larger(ROWS[:20])), engine.submit(case.inputs(ROWS[20:25]))
     advance(engine, 0, 3)
@@ -339,11 +311,8 @@ class Unfit(Forgetful):
 def test_a_memory_that_goes_wrong_while_nobody_leaves_is_noticed_at_once(case, policy):
     """Later it would break the loop itself, and all batches with it."""
     policy = made_policy(case.trace, SHARES["none before the last"])
-    found = list(
-        Runner(case.executor(), replace(policy, score=Forgetful())).stream(
-            keyed(case, [ROWS[:9], ROWS[9:20]]), errors="skip"
-        )
-    )
+    runner = Runner(case.executor(), replace(policy, score=Forgetful()))
+    found = list(runner.stream(keyed(case, [ROWS[:9], ROWS[9:20]]), errors="skip"))
     assert [type(answers.error) for answers in found] == [ex.InputError] * 2
     assert "must remember one value per input, 9 here, got 'rows' of shape ()" in str(found[0].error)
 

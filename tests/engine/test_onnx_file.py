@@ -22,9 +22,8 @@ def model(takes, gives, weight, scale):
         helper.make_node("Add", [f"{gives}/product", takes], [gives]),
         helper.make_node("Neg", [gives], [f"{gives}/negative"]),
     ]
-    values = [
-        helper.make_tensor_value_info(name, FLOAT, ["n", 2]) for name in (takes, gives, f"{gives}/negative")
-    ]
+    names = takes, gives, f"{gives}/negative"
+    values = [helper.make_tensor_value_info(name, FLOAT, ["n", 2]) for name in names]
     weights = [onnx.numpy_helper.from_array(np.full(300, scale, np.float32)[:2], weight)]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -38,17 +37,12 @@ def run(data, outputs):
     return session.run(outputs, {"x": np.array([[1, 2]], np.float32)})
 
 
-def test_joined_models_compute_one_after_the_other():
-    parts = [OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))]
-    whole = join_graphs(parts)
+def test_joined_models_compute_one_after_the_other_and_only_what_is_needed_is_kept():
+    whole = join_graphs([OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))])
     (z, minus_y) = run(whole.model(["z", "y/negative"]), ["z", "y/negative"])
     np.testing.assert_array_equal(z, [[15, 30]])
     np.testing.assert_array_equal(minus_y, [[-3, -6]])
     assert list(whole.inputs) == ["x"]
-
-
-def test_only_what_is_needed_is_kept():
-    whole = join_graphs([OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))])
     few = OnnxGraph.read(whole.model(["y"]))
     assert [node.makes for node in few.nodes] == [("y/product",), ("y",)]
     assert list(few.weights) == ["w"]
@@ -64,9 +58,10 @@ def test_entries_of_inputs_are_as_onnx_writes_them(dtype):
     assert onnx.GraphProto.FromString(value_info("y", None)).output[0].name == "y"
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape"), [("float32", ["n", 3, 300]), ("int64", ["n", "t"]), ("float16", [7]), ("bool", [])]
-)
+SHAPES = {"float32": ["n", 3, 300], "int64": ["n", "t"], "float16": [7], "bool": []}
+
+
+@pytest.mark.parametrize(("dtype", "shape"), SHAPES.items())
 def test_what_is_declared_of_inputs_and_outputs_is_what_onnx_writes(dtype, shape):
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     values = [helper.make_tensor_value_info(name, kind, shape) for name in ("x", "y")]
@@ -90,12 +85,11 @@ def test_every_truncation_is_noticed():
 
 def test_graphs_inside_operations_are_seen():
     helper = onnx.helper
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["out"])],
-        "b",
-        [],
-        [helper.make_tensor_value_info("out", FLOAT, None)],
+    identity, out = (
+        helper.make_node("Identity", ["x"], ["out"]),
+        helper.make_tensor_value_info("out", FLOAT, None),
     )
+    branch = helper.make_graph([identity], "b", [], [out])
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     graph = helper.make_graph([node], "g", [], [])
     (found,) = OnnxGraph.read(helper.make_model(graph).SerializeToString()).nodes

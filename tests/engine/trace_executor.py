@@ -143,9 +143,8 @@ class TraceExecutor:
         if segment == len(self.segments) - 1:
             return self._logits(numbers, wanted), None
         made = np.where(numbers >= 0, numbers, np.nan)[:, None].repeat(state.made.shape[1], axis=1)
-        return self._logits(numbers, wanted), TraceState(
-            self._before(segment + 1), state.carried, made, state.lent
-        )
+        after = TraceState(self._before(segment + 1), state.carried, made, state.lent)
+        return self._logits(numbers, wanted), after
 
     def gather(self, parts):
         if len({(state.segment, state.carried.shape[1]) for state, _ in parts}) != 1:
@@ -154,9 +153,8 @@ class TraceExecutor:
         self._once(np.concatenate(numbers))
         self._stop("gather", np.concatenate(numbers).tolist())
         first = parts[0][0]
-        columns = [
-            [a[slice(None) if rows is None else rows] for a in (s.carried, s.made)] for s, rows in parts
-        ]
+        taken = [(state, slice(None) if rows is None else rows) for state, rows in parts]
+        columns = [(state.carried[rows], state.made[rows]) for state, rows in taken]
         carried, made = columns[0] if len(parts) == 1 else map(np.concatenate, zip(*columns, strict=True))
         return TraceState(first.segment, carried, made, first.lent)
 
@@ -216,11 +214,9 @@ class TraceExecutor:
             raise (PoisonError if fails else SpaceError)(frozenset(rows))
 
     def _logits(self, numbers, wanted):
-        shift = self.noise * np.random.default_rng(len(self.calls)).uniform(
-            -1, 1, (len(numbers), self.logits.shape[2])
-        )
-        sure = np.eye(self.logits.shape[2])[0] * 100  # a ReLU makes something of a NaN too
+        k, rng = self.logits.shape[2], np.random.default_rng(len(self.calls))
+        shift = self.noise * rng.uniform(-1, 1, (len(numbers), k))
+        sure = np.eye(k)[0] * 100  # a ReLU makes something of a NaN too
         there = (numbers >= 0)[:, None]
-        return [
-            np.where(there, self.logits[numbers, exit_] + shift, sure).astype(np.float32) for exit_ in wanted
-        ]
+        found = [np.where(there, self.logits[numbers, exit_] + shift, sure) for exit_ in wanted]
+        return [logits.astype(np.float32) for logits in found]

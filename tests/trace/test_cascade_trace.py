@@ -17,20 +17,23 @@ from exeunt.trace.cascade_step import CascadeStep
 def pair(make_logit_trace):
     """A network of three exits and one of two, on the same inputs."""
     small, large = make_logit_trace(50, 3), make_logit_trace(50, 2)
-    return small, ex.ExitTrace(
-        large.prediction, large.scores, large.cost, small.label, small.id, large.log_probability
-    )
+    return small, replace(large, label=small.label, id=small.id, row=None)
 
 
-SEVENTH = r"\d+: record all models on the same inputs, with the same ids"
+@pytest.fixture
+def models(pair):
+    return ex.CascadeTrace(dict(zip(("small", "large"), pair, strict=True)))
 
 
-def test_inputs_are_matched_by_their_ids(pair):
+WHOLE = (CascadeStep("small", 3), CascadeStep("large", 2))
+SEVENTH = r"1 input is known .* such as id \d+: record all models on the same inputs, with the same ids"
+
+
+def test_inputs_are_matched_by_their_ids(pair, models):
     small, large = pair
     order = np.random.default_rng(0).permutation(50)
-    cascade = (CascadeStep("small", 3), CascadeStep("large", 2))
-    matched = ex.CascadeTrace({"small": small, "large": large.take(order)}).along(cascade)
-    expected = ex.CascadeTrace({"small": small, "large": large}).along(cascade)
+    matched = ex.CascadeTrace({"small": small, "large": large.take(order)}).along(WHOLE)
+    expected = models.along(WHOLE)
     assert np.array_equal(matched.prediction, expected.prediction)
     assert np.array_equal(matched.log_probability, expected.log_probability)
     assert np.array_equal(matched.id, small.id)
@@ -44,7 +47,7 @@ def test_copies_are_matched_in_the_order_in_which_they_came(pair, shuffled):
     order = np.random.default_rng(0).permutation(50) if shuffled else np.arange(50)
     moved = replace(large.take(order), row=None)
     models = ex.CascadeTrace({"small": small, "large": moved})
-    cascade = models.along((CascadeStep("small", 3), CascadeStep("large", 2)))
+    cascade = models.along(WHOLE)
     # By hand: the places of the copies of each content, in the order of the rows.
     expected = np.empty(50, dtype=int)
     for content in range(12):
@@ -56,7 +59,7 @@ def test_copies_are_matched_in_the_order_in_which_they_came(pair, shuffled):
     assert [part.n for part in parts] == [20, 10, 20]
     assert len(np.unique(np.concatenate([part["small"].row for part in parts]))) == 50
     assert len(np.intersect1d(parts[0].id, parts[2].id)) > 3
-    again = parts[0].along((CascadeStep("small", 3), CascadeStep("large", 2)))
+    again = parts[0].along(WHOLE)
     rows = np.flatnonzero(np.isin(small.row, again.row))
     assert np.array_equal(again.prediction, cascade.prediction[rows])
     taken = models.take([3, 3, 9])
@@ -64,11 +67,9 @@ def test_copies_are_matched_in_the_order_in_which_they_came(pair, shuffled):
 
 
 @pytest.mark.parametrize("used", [(3, 2), (1, 2), (2, 1)])
-def test_a_cascade_has_the_exits_of_its_models_one_after_the_other(pair, used):
+def test_a_cascade_has_the_exits_of_its_models_one_after_the_other(pair, models, used):
     small, large = pair
-    cascade = ex.CascadeTrace({"small": small, "large": large}).along(
-        (CascadeStep("large", used[1]), CascadeStep("small", used[0]))
-    )
+    cascade = models.along((CascadeStep("large", used[1]), CascadeStep("small", used[0])))
     columns = [(large, e) for e in range(used[1])] + [(small, e) for e in range(used[0])]
     for exit_, (model, own) in enumerate(columns):
         assert np.array_equal(cascade.prediction[:, exit_], model.prediction[:, own])
@@ -80,39 +81,28 @@ def test_a_cascade_has_the_exits_of_its_models_one_after_the_other(pair, used):
     assert cascade.cost.reference == max(small.cost.full, large.cost.full)
 
 
-def test_shares_are_of_the_most_expensive_model_or_of_the_one_named(pair):
-    models = ex.CascadeTrace(dict(zip(("small", "large"), pair, strict=True)))
+def test_shares_are_of_the_most_expensive_model_or_of_the_one_named(models):
     full = {name: models[name].cost.full for name in models.names}
     assert models.most_expensive == max(full, key=full.get)
     assert models.budget("100%") == max(full.values())
     for name, cost in full.items():
         assert models.budget("90%", reference=name) == pytest.approx(0.9 * cost)
-        trace_ = models.along((CascadeStep("small", 3),), reference=name)
-        assert trace_.cost.budget("90%") == pytest.approx(min(0.9 * cost, full["small"]))
-        assert trace_.cost.share(cost) == 1
-    with pytest.raises(
-        ex.InfeasibleBudget, match="is below the cheapest model, small, which costs 1 MACs: ask for"
-    ):
-        models.budget(0.5)
-    with pytest.raises(UnitError, match="'usd', which is no unit of these costs: write MACs, kMACs"):
-        models.budget("3 usd")
+        of_small = models.along(WHOLE[:1], reference=name).cost
+        assert of_small.budget("90%") == pytest.approx(min(0.9 * cost, full["small"]))
+        assert of_small.share(cost) == 1
 
 
 def test_scores_that_all_have_are_kept_or_else_the_usual_one_of_each(pair):
     small, large = pair
-    plain = ex.ExitTrace.from_scores(
-        large.scores["margin"], large.prediction, cost=large.cost, label=large.label, id=large.id, name="sure"
-    )
-    cascade = ex.CascadeTrace({"a": small, "b": plain}).along((CascadeStep("a", 3), CascadeStep("b", 2)))
+    plain = replace(large, scores={"sure": large.scores["margin"]}, log_probability=None)
+    cascade = ex.CascadeTrace({"small": small, "large": plain}).along(WHOLE)
     assert list(cascade.scores) == ["confidence"]
     assert cascade.log_probability is None
-    assert np.array_equal(
-        cascade.scores["confidence"], np.hstack([small.scores["margin"], large.scores["margin"]])
-    )
+    margins = np.hstack([small.scores["margin"], large.scores["margin"]])
+    assert np.array_equal(cascade.scores["confidence"], margins)
 
 
-def test_parts_are_disjoint_and_the_same_for_all_models(pair):
-    models = ex.CascadeTrace(dict(zip(("small", "large"), pair, strict=True)))
+def test_parts_are_disjoint_and_the_same_for_all_models(pair, models):
     parts = models.split(fit=0.4, calibrate=0.2, test=0.4, seed=3)
     assert [part.n for part in parts] == [20, 10, 20]
     assert len(np.unique(np.concatenate([part.id for part in parts]))) == 50
@@ -133,10 +123,12 @@ TABLE = pa.table(
 COLUMNS = {"prediction": "says_{}", "confidence": "sure_{}", "label": "true"}
 
 
+def read(table=TABLE, **options):
+    return ex.CascadeTrace.from_table(table, **{**COLUMNS, **options})
+
+
 def test_a_table_has_a_column_for_each_model_and_wrong_words_are_wrong_answers():
-    models = ex.CascadeTrace.from_table(
-        TABLE, price={"B 2": 15, "A": 5}, price_per=10_000, unit="usd", **COLUMNS
-    )
+    models = read(price={"B 2": 15, "A": 5}, price_per=10_000, unit="usd")
     assert models.names == ("B 2", "A")
     assert (models["A"].cost.full, models["B 2"].cost.full) == (0.0005, 0.0015)
     assert models.label.tolist() == [0, 1, 1, 2]
@@ -155,20 +147,12 @@ def test_a_table_has_a_column_for_each_model_and_wrong_words_are_wrong_answers()
         (lambda a, b: {"a": a, "b": 3}, "'b' must be an ExitTrace, got int"),
         (lambda a, b: {"a": a, "b": b.take(slice(1, None))}, "1 input is known of 'a' or 'b' alone"),
         (lambda a, b: {"a": a.take([0, 1, 1]), "b": b}, r"49 inputs are known of 'a' or 'b' alone"),
-        (lambda a, b: {"a": a.take([*range(50), 7]), "b": b}, rf"1 input is known .* such as id {SEVENTH}"),
-        (lambda a, b: {"a": a, "b": b.take([*range(50), 7])}, rf"1 input is known .* such as id {SEVENTH}"),
+        (lambda a, b: {"a": a.take([*range(50), 7]), "b": b}, SEVENTH),
+        (lambda a, b: {"a": a, "b": b.take([*range(50), 7])}, SEVENTH),
         (lambda a, b: {"a": a, "b": b.with_cost(ex.CostModel([1, 2], unit="ms"))}, "one unit"),
-        (
-            lambda a, b: {
-                "a": a,
-                "b": ex.ExitTrace(b.prediction, b.scores, b.cost, np.zeros(50, dtype=int), b.id),
-            },
-            "labels of 'a' and 'b' differ",
-        ),
-        (
-            lambda a, b: {"a": a, "b": ex.ExitTrace(b.prediction, b.scores, b.cost, None, b.id)},
-            "labels of 'a' and 'b' differ",
-        ),
+        (lambda a, b: {"a": a, "b": replace(b, label=np.zeros(50, int))}, "labels of 'a' and 'b' differ"),
+        (lambda a, b: {"a": a, "b": replace(b, label=None)}, "labels of 'a' and 'b' differ"),
+        (lambda a, b: [a], r"as \{name: trace\}"),
     ],
 )
 def test_models_that_do_not_belong_together_are_refused(pair, make, named):
@@ -176,46 +160,55 @@ def test_models_that_do_not_belong_together_are_refused(pair, make, named):
         ex.CascadeTrace(make(*pair))
 
 
-def test_mistakes_are_named(pair):
-    models = ex.CascadeTrace({"small": pair[0]})
-    with pytest.raises(ex.InputError, match="no model 'tiny': choose one of small"):
-        models["tiny"]
-    with pytest.raises(ex.InputError, match="not for a cascade of small"):
-        models.along(())
-    for cascade in ((CascadeStep("small", 4),), (CascadeStep("small", 0),)):
-        with pytest.raises(ex.InputError, match="some of the 3 exits of 'small'"):
-            models.along(cascade)
-    with pytest.raises(ex.InputError, match=r"confidence must hold \{\}"):
-        ex.CascadeTrace.from_table(TABLE, price={"A": 5}, **COLUMNS | {"confidence": "sure"})
-    with pytest.raises(ex.InputError, match="named by texts, got 1: write '1'"):
-        ex.CascadeTrace.from_table(TABLE, price={1: 5}, **COLUMNS)
-    with pytest.raises(ex.InputError, match="no column sure_C, says_C"):
-        ex.CascadeTrace.from_table(TABLE, price={"C": 5}, **COLUMNS)
-    with pytest.raises(ex.InputError, match=r"as \{name: trace\}"):
-        ex.CascadeTrace([pair[0]])
-    for price_per in (0, -1, float("nan"), "10k"):
-        with pytest.raises(ex.InputError, match="price_per"):
-            ex.CascadeTrace.from_table(TABLE, price={"A": 5}, price_per=price_per, **COLUMNS)
-    with pytest.raises(ex.InputError, match="prices must be above 0, got 0: give what is free"):
-        ex.CascadeTrace.from_table(TABLE, price={"A": 0}, **COLUMNS)
-    with pytest.raises(ex.InputError, match="price must be a number, got None"):
-        ex.CascadeTrace.from_table(TABLE, price={"A": None}, **COLUMNS)
-    with pytest.raises(ex.InputError, match="got 0 in row 0 of column 'sure_A'"):
-        ex.CascadeTrace.from_table(TABLE, price={"A": "sure_A"}, **COLUMNS)
-    with pytest.raises(ex.InputError, match="the table has no column cost_A"):
-        ex.CascadeTrace.from_table(TABLE, price={"A": "cost_A"}, **COLUMNS)
-    for name in "AB":
-        with pytest.raises(
-            ex.InputError, match=rf"prices that are columns of the table, but names \['{name}'\]"
-        ):
-            ex.CascadeTrace.from_table(TABLE, price={"A": 1}, highest={name: 2}, **COLUMNS)
+@pytest.mark.parametrize(
+    ("ask", "named"),
+    [
+        (lambda models: models["tiny"], "no model 'tiny': choose one of small, large"),
+        (lambda models: models.along(()), "not for a cascade of small"),
+        (lambda models: models.along((CascadeStep("small", 4),)), "some of the 3 exits of 'small'"),
+        (lambda models: models.along((CascadeStep("small", 0),)), "some of the 3 exits of 'small'"),
+    ],
+)
+def test_what_models_do_not_have_is_named(models, ask, named):
+    with pytest.raises(ex.InputError, match=named):
+        ask(models)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "named"),
+    [
+        (0.5, ex.InfeasibleBudget, "is below the cheapest model, small, which costs 1 MACs: ask for"),
+        ("3 usd", UnitError, "'usd', which is no unit of these costs: write MACs, kMACs"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused(models, asked, error, named):
+    with pytest.raises(error, match=named):
+        models.budget(asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"confidence": "sure"}, r"confidence must hold \{\}"),
+        ({"price": {1: 5}}, "named by texts, got 1: write '1'"),
+        ({"price": {"C": 5}}, "no column sure_C, says_C"),
+        *(({"price_per": wrong}, "price_per") for wrong in (0, -1, float("nan"), "10k")),
+        ({"price": {"A": 0}}, "prices must be above 0, got 0: give what is free"),
+        ({"price": {"A": None}}, "price must be a number, got None"),
+        ({"price": {"A": "sure_A"}}, "got 0 in row 0 of column 'sure_A'"),
+        ({"price": {"A": "cost_A"}}, "the table has no column cost_A"),
+        ({"highest": {"A": 2}}, r"prices that are columns of the table, but names \['A'\]"),
+        ({"highest": {"B": 2}}, r"prices that are columns of the table, but names \['B'\]"),
+    ],
+)
+def test_mistakes_are_named(options, named):
+    with pytest.raises(ex.InputError, match=named):
+        read(**{"price": {"A": 5}, **options})
 
 
 def test_prices_may_be_a_column_and_cascades_cost_what_each_input_pays():
     table = TABLE.append_column("fee", pa.array([10, 20, 30, 40]))
-    models = ex.CascadeTrace.from_table(
-        table, price={"A": "fee", "B 2": 5}, price_per=10, highest={"A": 60}, **COLUMNS
-    )
+    models = read(table, price={"A": "fee", "B 2": 5}, price_per=10, highest={"A": 60})
     assert models["A"].cost.of_inputs(4)[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
     assert (models["A"].cost.full, models["A"].cost.highest) == (2.5, 6.0)
     cascade = models.take([3, 0]).along((CascadeStep("B 2", 1), CascadeStep("A", 1)))
@@ -225,8 +218,8 @@ def test_prices_may_be_a_column_and_cascades_cost_what_each_input_pays():
 
 def test_a_column_of_equal_prices_is_a_price():
     prices = {"price": {"A": 0.3, "B 2": "fee"}, "highest": {"B 2": 0.1}}
-    models = ex.CascadeTrace.from_table(TABLE.append_column("fee", pa.array([0.1] * 4)), **prices, **COLUMNS)
-    by_number = ex.CascadeTrace.from_table(TABLE, price={"A": 0.3, "B 2": 0.1}, **COLUMNS)
+    models = read(TABLE.append_column("fee", pa.array([0.1] * 4)), **prices)
+    by_number = read(price={"A": 0.3, "B 2": 0.1})
     cascade = (CascadeStep("A", 1), CascadeStep("B 2", 1))
     assert models.along(cascade).cost == by_number.along(cascade).cost
 
@@ -241,12 +234,9 @@ def test_ids_that_come_again_are_matched_by_occurrence_and_named_as_given():
     cost = ex.CostModel([1.0])
 
     def model(ids, predictions):
-        table = pa.table(
-            {"id": ids, "p": predictions, "c": [0.5] * len(ids), "label": [0, 1] * (len(ids) // 2)}
-        )
-        return ex.ExitTrace.from_table(
-            table, prediction=["p"], confidence=["c"], label="label", id="id", cost=cost
-        )
+        columns = {"id": ids, "p": predictions, "c": [0.5] * len(ids), "label": [0, 1] * (len(ids) // 2)}
+        names = {"prediction": ["p"], "confidence": ["c"], "label": "label", "id": "id"}
+        return ex.ExitTrace.from_table(pa.table(columns), **names, cost=cost)
 
     one = model(["q1", "q1", "q2", "q1"], [0, 1, 0, 0])
     two = model(["q1", "q1", "q2", "q1"], [1, 1, 0, 1])
@@ -265,9 +255,7 @@ def test_a_table_of_services_may_have_ids_that_come_again():
     columns = {"id": ["q1", "q1", "q2", "q2"], "label": [0, 1, 0, 1]}
     for name in "ab":
         columns |= {f"prediction_{name}": [0, 1, 1, 0], f"confidence_{name}": [0.1, 0.2, 0.3, 0.4]}
-    models = ex.CascadeTrace.from_table(
-        pa.table(columns), prediction="prediction_{}", confidence="confidence_{}", label="label", id="id",
-        price={"a": 1, "b": 2},
-    )  # fmt: skip
+    names = {"prediction": "prediction_{}", "confidence": "confidence_{}", "label": "label", "id": "id"}
+    models = read(pa.table(columns), **names, price={"a": 1, "b": 2})
     assert len(np.unique(models.id)) == 2
     assert models["b"].prediction[:, 0].tolist() == [0, 1, 1, 0]

@@ -44,26 +44,28 @@ def test_bad_probabilities_labels_and_keys_are_refused_by_value(probabilities, o
         ex.ExitTrace.from_probabilities(probabilities, cost=COST, **options)
 
 
+def scored(score, prediction=((0, 0),), **options):
+    return ex.ExitTrace.from_scores(score, prediction, cost=COST, **options)
+
+
 @pytest.mark.parametrize(
-    ("score", "prediction", "shown"),
+    ("make", "shown"),
     [
-        ([[0.1, np.nan]], [[0, 0]], r"1 NaN, the first at index \(0, 1\)"),
-        ([[0.1, 0.2, 0.3]], [[0, 0]], r"\(1, 3\)"),
-        ([0.1, 0.2], [[0, 0]], r"\(2,\)"),
-        ([[0.1, 0.2]], [[0, 0.5]], "0.5"),
-        ([["sure", "vague"]], [[0, 0]], "sure"),
+        (lambda: scored([[0.1, np.nan]]), r"1 NaN, the first at index \(0, 1\)"),
+        (lambda: scored([[0.1, 0.2, 0.3]]), r"\(1, 3\)"),
+        (lambda: scored([0.1, 0.2]), r"\(2,\)"),
+        (lambda: scored([[0.1, 0.2]], [[0, 0.5]]), "0.5"),
+        (lambda: scored([["sure", "vague"]]), "sure"),
+        (lambda: ex.ExitTrace.from_logits(edited(HALF, (2, 0, 1), -np.inf), cost=COST), "input 2 at exit 0"),
+        (lambda: ex.ExitTrace(np.zeros((1, 2), dtype=int), {}, COST), "at least one score"),
+        (lambda: scored([[0.1, 0.2]]).risk, "labels"),
+        (lambda: scored([[0.1, 0.2]], label=[0]).take(slice(0)).risk, "empty"),
+        (lambda: replace(scored([[0.1, 0.2]]), row=[1, 2, 3]), r"^row .*\(3,\)"),
     ],
 )
-def test_bad_scores_are_refused_by_value(score, prediction, shown):
+def test_bad_scores_and_traces_that_cannot_tell_are_refused(make, shown):
     with pytest.raises(ex.InputError, match=shown):
-        ex.ExitTrace.from_scores(score, prediction, cost=COST)
-
-
-def test_infinite_logits_are_refused_and_no_score_is_no_trace():
-    with pytest.raises(ex.InputError, match="input 2 at exit 0"):
-        ex.ExitTrace.from_logits(edited(HALF, (2, 0, 1), -np.inf), cost=COST)
-    with pytest.raises(ex.InputError, match="at least one score"):
-        ex.ExitTrace(np.zeros((1, 2), dtype=int), {}, COST)
+        make()
 
 
 def test_logits_give_the_probabilities_of_a_softmax():
@@ -78,14 +80,8 @@ def test_logits_give_the_probabilities_of_a_softmax():
 
 
 def test_risk_counts_errors_over_all_inputs():
-    trace = ex.ExitTrace.from_scores(
-        np.zeros((4, 2)), [[0, 0], [1, 1], [1, 0], [0, 0]], cost=COST, label=[0, 1, 0, 1]
-    )
+    trace = scored(np.zeros((4, 2)), [[0, 0], [1, 1], [1, 0], [0, 0]], label=[0, 1, 0, 1])
     np.testing.assert_allclose(trace.risk, [0.5, 0.25])
-    with pytest.raises(ex.InputError, match="labels"):
-        _ = ex.ExitTrace.from_scores(np.zeros((1, 2)), [[0, 0]], cost=COST).risk
-    with pytest.raises(ex.InputError, match="empty"):
-        _ = trace.take(slice(0)).risk
 
 
 def test_take_keeps_rows_together(make_trace):
@@ -136,16 +132,12 @@ def test_rows_have_keys_of_their_own_that_parts_keep(make_trace):
         np.testing.assert_array_equal(doubled.take(rows).keys("content"), doubled.id[rows])
     for changed in (doubled.exits(1, 3), doubled.with_cost(ex.CostModel([1, 2, 3, 4]))):
         np.testing.assert_array_equal(changed.row, doubled.row)
-    with pytest.raises(ex.InputError, match=r"^row .*\(3,\)"):
-        replace(trace, row=[1, 2, 3])
 
 
 def test_other_inputs_have_other_rows(make_trace):
     """Logs of one length too, and though they begin with many copies of one input, as sorted ones do."""
-    ids = [
-        np.sort(np.r_[np.zeros(100, dtype=int), np.random.default_rng(k).integers(1, 9**9, 50)])
-        for k in (1, 2)
-    ]
+    news = [np.random.default_rng(seed).integers(1, 9**9, 50) for seed in (1, 2)]
+    ids = [np.sort(np.r_[np.zeros(100, dtype=int), new]) for new in news]
     logs = [replace(make_trace(150, seed=k), id=id_, row=None) for k, id_ in enumerate(ids)]
     logs += [logs[0].take(slice(149)), make_trace(150), make_trace(149)]
     logs[2] = replace(logs[2], row=None)
@@ -160,9 +152,7 @@ def test_other_inputs_have_other_rows(make_trace):
         (100, {"fit": 0.0}, "got 0.0"),
         (100, {"test": -0.1}, "-0.1"),
         (100, {"fit": 0.001}, "'fit' is empty"),
-        (2, {}, "is empty"),
-        (1, {}, "is empty"),
-        (0, {}, "is empty"),
+        *((few, {}, "is empty") for few in (2, 1, 0)),
     ],
 )
 def test_splits_that_leave_a_part_empty_are_refused(make_trace, n, shares, shown):
@@ -172,9 +162,7 @@ def test_splits_that_leave_a_part_empty_are_refused(make_trace, n, shares, shown
 
 def test_keys_made_from_content_differ_between_rows_and_traces():
     rng = np.random.default_rng(0)
-    made = [
-        ex.ExitTrace.from_scores(rng.random((500, 2)), np.zeros((500, 2)), cost=COST).id for _ in range(3)
-    ]
+    made = [scored(rng.random((500, 2)), np.zeros((500, 2))).id for _ in range(3)]
     assert len(np.unique(np.concatenate(made))) == 1500
 
 

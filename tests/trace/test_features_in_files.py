@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,16 +14,9 @@ from exeunt.trace.cascade_step import CascadeStep
 
 @pytest.fixture
 def trace():
-    rng = np.random.default_rng(0)
-    made = ex.ExitTrace.from_scores(
-        rng.random((40, 3)),
-        rng.integers(0, 4, (40, 3)),
-        cost=ex.CostModel([1, 2, 4]),
-        label=rng.integers(0, 4, 40),
-    )
-    return ex.ExitTrace(
-        **{**vars(made), "features": {0: rng.normal(size=(40, 5)), 2: rng.normal(size=(40, 2))}}
-    )
+    rng, cost = np.random.default_rng(0), ex.CostModel([1, 2, 4])
+    made = ex.ExitTrace.from_scores(rng.random((40, 3)), rng.integers(0, 4, (40, 3)), cost=cost)
+    return replace(made, features={0: rng.normal(size=(40, 5)), 2: rng.normal(size=(40, 2))})
 
 
 def test_a_file_keeps_them(trace, tmp_path):
@@ -35,7 +30,7 @@ def test_a_file_keeps_them(trace, tmp_path):
 def test_parts_that_are_joined_keep_those_of_all(trace):
     whole = concatenate([trace.take(slice(0, 15)), trace.take(slice(15, 40))])
     np.testing.assert_array_equal(whole.features[2], trace.features[2])
-    bare = ex.ExitTrace(**{**vars(trace), "features": {0: trace.features[0]}})
+    bare = replace(trace, features={0: trace.features[0]})
     assert concatenate([trace.take(slice(0, 15)), bare.take(slice(15, 40))]).features.keys() == {0}
 
 

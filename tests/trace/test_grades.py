@@ -70,9 +70,8 @@ def test_what_is_no_loss_is_refused_by_its_place(options, shown):
 
 
 def test_a_trace_has_labels_or_losses():
-    trace = graded()
     with pytest.raises(ex.InputError, match="give a loss or a label, not both"):
-        ex.ExitTrace(trace.prediction, trace.scores, COST, np.zeros(40, int), grades=trace.grades)
+        replace(graded(), label=np.zeros(40, int))
 
 
 def test_grades_go_where_their_answers_go(tmp_path):
@@ -109,10 +108,8 @@ def test_models_of_a_cascade_are_graded_by_one_measure():
 
 def test_a_certificate_names_a_measure_of_which_lower_is_better():
     proof = LossCertificate(0.05, 0.1, 0.01, "betting", 0.02, 300, measure=graded(measure="error").measure)
-    assert (
-        "tested on, the long-run mean per input of 1 - error is at most 5 points below that of the full network"
-        in str(proof)
-    )
+    said = "tested on, the long-run mean per input of 1 - error is at most 5 points below that of the full network"
+    assert said in str(proof)
 
 
 def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():
@@ -129,10 +126,9 @@ def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():
         last = None
         for exit_ in range(3):
             last = last if silent[row, exit_] else exit_
-            assert answered.grades.loss[row, exit_] == (1.0 if last is None else LOSS[row, last])
-            assert answered.prediction[row, exit_] == (
-                NO_ANSWER if last is None else trace.prediction[row, last]
-            )
+            none = last is None
+            assert answered.grades.loss[row, exit_] == (1.0 if none else LOSS[row, last])
+            assert answered.prediction[row, exit_] == (NO_ANSWER if none else trace.prediction[row, last])
     assert OwnAnswer.for_(graded()).on(trace) is trace
     assert given.to_dict() == {"kind": "own", "carries": True}
 
@@ -150,34 +146,40 @@ def test_labelled_answers_may_be_missing_too():
 def test_numbers_lose_by_their_clipped_error(error):
     target = RNG.normal(0, 3, 40)
     prediction = target[:, None] + RNG.normal(0, 2, (40, 3))
-    trace = ex.ExitTrace.from_numbers(SCORE, prediction, target, cost=COST, worst=2.5, error=error)
+    trace = numbers(prediction, target, worst=2.5, error=error)
     for row in range(40):
         for exit_ in range(3):
             share = min(abs(prediction[row, exit_] - target[row]) / 2.5, 1.0)
             assert trace.grades.loss[row, exit_] == pytest.approx(share if error == "absolute" else share**2)
     assert trace.measure == f"1 - {error} error / 2.5"
-    assert (
-        ex.ExitTrace.from_numbers(SCORE, prediction, target, cost=COST, worst=1, measure="m").measure
-        == "1 - m"
-    )
+    assert numbers(measure="m").measure == "1 - m"
     with pytest.raises(TypeError, match="better"):  # errors are losses
-        ex.ExitTrace.from_numbers(SCORE, prediction, target, cost=COST, worst=1, better="higher")
+        numbers(better="higher")
 
 
-def test_bad_numbers_are_refused():
-    def made(prediction=LOSS, target=LOSS[:, 0], **options):
-        return ex.ExitTrace.from_numbers(SCORE, prediction, target, **{"cost": COST, "worst": 1.0, **options})
+def numbers(prediction=LOSS, target=LOSS[:, 0], **options):
+    return ex.ExitTrace.from_numbers(SCORE, prediction, target, **{"cost": COST, "worst": 1.0, **options})
 
-    with pytest.raises(ex.InputError, match="worst must be above 0"):
-        made(worst=0)
-    with pytest.raises(ex.InputError, match="error must be 'absolute' or 'squared'"):
-        made(error="cubic")
-    with pytest.raises(ex.InputError, match="prediction must be finite, got inf in row 3 of exit 1"):
-        made(np.where(np.arange(40)[:, None] == [50, 3, 50], np.inf, LOSS))
-    with pytest.raises(ex.InputError, match=r"target must have shape \(40,\)"):
-        made(target=LOSS[:5, 0])
-    silent = np.arange(40)[:, None] == [50, 3, 50]
-    assert made(np.where(silent, np.nan, LOSS), no_answer=silent).grades.loss[3, 1] == 1.0
+
+SILENT = np.arange(40)[:, None] == [50, 3, 50]
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"worst": 0}, "worst must be above 0"),
+        ({"error": "cubic"}, "error must be 'absolute' or 'squared'"),
+        (
+            {"prediction": np.where(SILENT, np.inf, LOSS)},
+            "prediction must be finite, got inf in row 3 of exit 1",
+        ),
+        ({"target": LOSS[:5, 0]}, r"target must have shape \(40,\)"),
+    ],
+)
+def test_bad_numbers_are_refused(options, shown):
+    with pytest.raises(ex.InputError, match=shown):
+        numbers(**options)
+    assert numbers(np.where(SILENT, np.nan, LOSS), no_answer=SILENT).grades.loss[3, 1] == 1.0
 
 
 def test_recorded_outputs_are_graded_afterwards(make_logit_trace):
@@ -187,7 +189,5 @@ def test_recorded_outputs_are_graded_afterwards(make_logit_trace):
     assert np.array_equal(graded.quality, trace.quality)
     assert graded.measure == "1 - errors"
     assert same_trace(replace(graded, grades=None), replace(trace, label=None))
-    agreement = trace.graded(
-        trace.prediction == trace.prediction[:, [-1]], better="higher", measure="agreement"
-    )
-    assert agreement.risk[-1] == 0
+    agrees = trace.prediction == trace.prediction[:, [-1]]
+    assert trace.graded(agrees, better="higher", measure="agreement").risk[-1] == 0

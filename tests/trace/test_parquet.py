@@ -16,8 +16,7 @@ import exeunt as ex
 COST = ex.CostModel([1.0, 2.0], unit="ms")
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 333])
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize(("n", "labelled"), [(0, True), (0, False), (1, False), (2, True), (333, True)])
 def test_parquet_round_trip(tmp_path, make_trace, n, labelled):
     trace = make_trace(n, labelled=labelled)
     trace.save(tmp_path / "trace.parquet")
@@ -36,14 +35,8 @@ def test_a_trace_of_no_inputs_keeps_its_classes(tmp_path, k):
 
 
 def test_parquet_keeps_infinities_extreme_keys_and_every_score(tmp_path):
-    score = np.array([[np.inf, -np.inf], [5e-324, -0.0]])
-    trace = ex.ExitTrace(
-        np.zeros((2, 2), dtype=int),
-        {"a": score, "b": -score},
-        COST,
-        None,
-        np.array([0, 2**64 - 1], np.uint64),
-    )
+    score, keys = np.array([[np.inf, -np.inf], [5e-324, -0.0]]), np.array([0, 2**64 - 1], np.uint64)
+    trace = ex.ExitTrace(np.zeros((2, 2), dtype=int), {"a": score, "b": -score}, COST, None, keys)
     trace.save(tmp_path / "t")
     assert same_trace(ex.ExitTrace.load(tmp_path / "t"), trace)
 
@@ -70,35 +63,30 @@ def test_damaged_foreign_and_newer_files_are_refused(tmp_path, make_trace):
     make_trace(50).save(path)
     whole, table = path.read_bytes(), pq.read_table(path)
 
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ex.ArtefactError, match="not a readable"):
-        ex.ExitTrace.load(path)
-    pq.write_table(pa.table({"x": [1]}), path)
-    with pytest.raises(ex.ArtefactError, match="not written by"):
-        ex.ExitTrace.load(path)
-    header = json.loads(table.schema.metadata[b"exeunt"])
-    for wrong in (
-        json.dumps(header | {"version": 99}),
-        json.dumps({"cost": header["cost"]}),
-        json.dumps({"version": 1}),
-        json.dumps([1]),
-        "no JSON",
-        json.dumps(header | {"cost": header["cost"] | {"cumulative": [3, 2, 1, 0]}}),
-    ):
-        pq.write_table(table.replace_schema_metadata({"exeunt": wrong}), path)
-        with pytest.raises(ex.ArtefactError):
+    def refused(told=None):
+        with pytest.raises(ex.ArtefactError, match=told):
             ex.ExitTrace.load(path)
-    pq.write_table(table.drop_columns(["prediction"]), path)
-    with pytest.raises(ex.ArtefactError, match="prediction"):
-        ex.ExitTrace.load(path)
-    flat = pa.array(range(50))
-    pq.write_table(table.set_column(table.column_names.index("prediction"), "prediction", flat), path)
-    with pytest.raises(ex.ArtefactError, match="damaged or edited"):
-        ex.ExitTrace.load(path)
-    negative = table.set_column(table.column_names.index("label"), "label", pa.array([-1] * 50))
-    pq.write_table(negative, path)
-    with pytest.raises(ex.ArtefactError, match="damaged or edited: labels must be"):
-        ex.ExitTrace.load(path)
+
+    path.write_bytes(whole[: len(whole) // 2])
+    refused("not a readable")
+    header = json.loads(table.schema.metadata[b"exeunt"])
+    descending = header | {"cost": header["cost"] | {"cumulative": [3, 2, 1, 0]}}
+    headers = header | {"version": 99}, {"cost": header["cost"]}, {"version": 1}, [1], descending
+    for wrong in ("no JSON", *map(json.dumps, headers)):
+        pq.write_table(table.replace_schema_metadata({"exeunt": wrong}), path)
+        refused()
+    for edited, told in (
+        (pa.table({"x": [1]}), "not written by"),
+        (table.drop_columns(["prediction"]), "prediction"),
+        (replaced(table, "prediction", range(50)), "damaged or edited"),
+        (replaced(table, "label", [-1] * 50), "damaged or edited: labels must be"),
+    ):
+        pq.write_table(edited, path)
+        refused(told)
+
+
+def replaced(table, name, values):
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
 
 
 def test_a_trace_of_format_1_opens():

@@ -61,23 +61,18 @@ def test_a_reference_answers_every_input_with_a_class(trace):
     silent = np.zeros((400, 4), dtype=bool)
     silent[[3, 5], 3] = True
     fields = {"cost": trace.cost, "id": trace.id}
-    parts = {
-        "the full network gave no answer to 2 inputs, the first in row 3: drop these inputs": ex.ExitTrace.from_scores(
-            trace.scores["score"], trace.prediction, no_answer=silent, **fields
-        ),
-        "it is not known which answers equal those of the full network: give predictions": ex.ExitTrace.from_losses(
-            None, np.full((400, 4), 0.5), **fields
-        ),
-        "classes must be 0 or above, got -1 from the full network in row ": replace(
-            trace, prediction=trace.prediction - 1, log_probability=None
-        ),
-    }
-    for told, part in parts.items():
-        with pytest.raises(ex.InputError, match=told):
-            part.with_reference()
-        with pytest.raises(ex.InputError, match=told.replace("the full network", "all")):
-            ex.CascadeTrace({"all": part}).with_reference()
-    assert parts[next(iter(parts))].with_reference(0).risk[0] == 0.0
+    some = ex.ExitTrace.from_scores(trace.scores["score"], trace.prediction, no_answer=silent, **fields)
+    graded = ex.ExitTrace.from_losses(None, np.full((400, 4), 0.5), **fields)
+    negative = replace(trace, prediction=trace.prediction - 1, log_probability=None)
+    for part, told in (
+        (some, "the full network gave no answer to 2 inputs, the first in row 3: drop these inputs"),
+        (graded, "it is not known which answers equal those of the full network: give predictions"),
+        (negative, "classes must be 0 or above, got -1 from the full network in row "),
+    ):
+        for one, name in ((part, "the full network"), (ex.CascadeTrace({"all": part}), "all")):
+            with pytest.raises(ex.InputError, match=told.replace("the full network", name)):
+                one.with_reference()
+    assert some.with_reference(0).risk[0] == 0.0
 
 
 def test_results_and_certificates_speak_of_agreement(trace):
@@ -86,10 +81,8 @@ def test_results_and_certificates_speak_of_agreement(trace):
     assert result.measure == "agreement"
     assert f": agreement {result.accuracy:.2%} [" in str(result)
     policy = cheapest(fit, calibrate, max_loss=0.6, policy="eero")
-    assert (
-        "calibration inputs tested on, at most 60% of the answers differ from those of the full network"
-        in str(policy)
-    )
+    said = "calibration inputs tested on, at most 60% of the answers differ from those of the full network"
+    assert said in str(policy)
     assert "labelled" not in str(policy)
     again = ex.Policy.from_dict(policy.to_dict())
     assert again.loss_certificate == policy.loss_certificate

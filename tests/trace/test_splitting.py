@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import hypergeom, norm
+from scipy.stats import norm
 
 from exeunt.errors import InputError
 from exeunt.trace.splitting import folds_of, part_rows, random_order, shaping_and_testing_rows
@@ -35,18 +35,38 @@ def test_parts_have_their_shares_and_no_row_twice():
     assert len(np.unique(np.concatenate(parts))) == 160
 
 
-def test_parts_that_cannot_be_are_refused():
-    keys = np.arange(3, dtype=np.uint64)
-    assert [len(rows) for rows in part_rows(keys, {"a": 0.4, "b": 0.6}, 0)] == [1, 2]
-    assert sum(len(rows) for rows in part_rows(keys, dict.fromkeys("abc", 1 / 3), 0)) == 3
-    with pytest.raises(
-        InputError, match=r"^the parts add up to 1\.1 of the inputs, more than 1: \{'a': 0\.5"
-    ):
-        part_rows(keys, {"a": 0.5, "b": 0.6}, 0)
-    with pytest.raises(InputError, match=r"^b must lie in \(0, 1\), got 1\.5"):
-        part_rows(keys, {"a": 0.5, "b": 1.5}, 0)
-    with pytest.raises(InputError, match=r"^the part 'a' is empty: 0\.1 of 3 inputs is none$"):
-        part_rows(keys, {"a": 0.1, "b": 0.5}, 0)
+KEYS = np.arange(3, dtype=np.uint64)
+
+
+def test_parts_may_be_all_of_few_rows():
+    assert [len(rows) for rows in part_rows(KEYS, {"a": 0.4, "b": 0.6}, 0)] == [1, 2]
+    assert sum(len(rows) for rows in part_rows(KEYS, dict.fromkeys("abc", 1 / 3), 0)) == 3
+
+
+SHAPED = "too few: some give thresholds, and others test"
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: part_rows(KEYS, {"a": 0.5, "b": 0.6}, 0),
+            r"^the parts add up to 1\.1 of the inputs, more than 1: \{'a'",
+        ),
+        (lambda: part_rows(KEYS, {"a": 0.5, "b": 1.5}, 0), r"^b must lie in \(0, 1\), got 1\.5"),
+        (
+            lambda: part_rows(KEYS, {"a": 0.1, "b": 0.5}, 0),
+            r"^the part 'a' is empty: 0\.1 of 3 inputs is none$",
+        ),
+        (lambda: folds_of(KEYS // 2, 4, 0), "at least 2 folds and as many inputs, got 4 folds for 3"),
+        (lambda: folds_of(np.arange(5, dtype=np.uint64), 1, 0), "got 1 folds"),
+        (lambda: shaping_and_testing_rows(0, 0.5, 0), f"^0 calibration inputs are {SHAPED}"),
+        (lambda: shaping_and_testing_rows(1, 0.5, 0), f"^1 calibration input is {SHAPED}"),
+    ],
+)
+def test_parts_and_folds_that_cannot_be_are_refused(call, told):
+    with pytest.raises(InputError, match=told):
+        call()
 
 
 def test_copies_come_into_all_parts_and_folds():
@@ -64,14 +84,13 @@ def test_copies_come_into_all_parts_and_folds():
 @pytest.mark.parametrize("seeds", ["of the split", "of the log"])
 def test_a_frequent_input_comes_into_a_part_as_into_a_random_sample_of_rows(seeds):
     """Over many splits of a log, and over many logs with one split: hypergeometric, neither all copies nor none."""
-    held, chances = [], []
+    away = []
     for seed in range(200):
         keys = log_of(500, 0.12, 0 if seeds == "of the split" else seed)
         _, rows = part_rows(keys, {"fit": 0.3, "calibrate": 0.4}, seed if seeds == "of the split" else 3)
-        held.append(np.count_nonzero(keys[rows] == 7))
-        chances.append(hypergeom(500, np.count_nonzero(keys == 7), 200))
-        assert 0 < held[-1] < np.count_nonzero(keys == 7)
-    away = [(count - chance.mean()) / chance.std() for count, chance in zip(held, chances, strict=True)]
+        count, share = np.count_nonzero(keys[rows] == 7), np.mean(keys == 7)
+        assert 0 < count < 500 * share
+        away.append((count - 200 * share) / (200 * share * (1 - share) * 300 / 499) ** 0.5)
     assert abs(np.mean(away)) < norm.ppf(1 - 1e-6) / 200**0.5
     assert 0.7 < np.std(away) < 1.3  # 200 of them: 1 +- 0.05, six deviations
 
@@ -105,16 +124,8 @@ def test_where_all_keys_differ_the_split_is_that_of_the_keys_in_order():
     first, second = part_rows(keys, {"a": 0.3, "b": 0.5}, 9)
     assert first.tolist() == np.flatnonzero(place < 15).tolist()
     assert second.tolist() == np.flatnonzero((place >= 15) & (place < 40)).tolist()
-    assert [rows.tolist() for _, rows in folds_of(keys, 3, 9)] == [
-        np.flatnonzero(place % 3 == fold).tolist() for fold in range(3)
-    ]
-
-
-def test_too_few_inputs_for_the_folds_are_refused():
-    with pytest.raises(InputError, match="at least 2 folds and as many inputs, got 4 folds for 3"):
-        folds_of(np.array([1, 1, 2], dtype=np.uint64), 4, 0)
-    with pytest.raises(InputError, match="got 1 folds"):
-        folds_of(np.arange(5, dtype=np.uint64), 1, 0)
+    for fold, (_, rows) in enumerate(folds_of(keys, 3, 9)):
+        assert rows.tolist() == np.flatnonzero(place % 3 == fold).tolist()
 
 
 @pytest.mark.parametrize("share", [1 / 3, 0.5])
@@ -132,6 +143,3 @@ def test_rows_that_shape_and_rows_that_test_are_drawn_at_random(share):
     # The order of the tests is random, too: neighbours are not neighbours in the data.
     _, testing = shaping_and_testing_rows(10_000, share, 0)
     assert abs(np.corrcoef(testing[:-1], testing[1:])[0, 1]) < 0.08
-    for n, given in ((0, "0 calibration inputs are"), (1, "1 calibration input is")):
-        with pytest.raises(InputError, match=f"^{given} too few: some give thresholds, and others test"):
-            shaping_and_testing_rows(n, share, 0)

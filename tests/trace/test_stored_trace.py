@@ -51,9 +51,7 @@ def test_a_file_that_is_replaced_between_two_passes_is_told(folder):
             read()
 
 
-def test_rows_of_a_whole_trace_are_those_of_memory_whatever_the_chunks(
-    make_logit_trace, tmp_path, monkeypatch
-):
+def test_rows_are_those_of_memory_whatever_the_chunks(make_logit_trace, tmp_path, monkeypatch):
     """A file of a whole trace does not hold the keys of its rows, and many chunks may hold the same copies."""
     whole = replace(make_logit_trace(100, 3), id=np.r_[np.zeros(70, dtype=int), 1:31], row=None)
     whole.save(tmp_path / "whole.parquet")
@@ -111,34 +109,29 @@ def test_a_store_that_does_not_answer_is_no_damage(folder, monkeypatch):
 
 def test_what_is_refused(folder, make_logit_trace, tmp_path):
     whole, path = folder
-    with pytest.raises(ex.InputError, match=r"no \.parquet file"):
-        StoredTrace.open(path / "nothing")
-    bare = ex.ExitTrace(whole.prediction, {"margin": whole.scores["margin"]}, whole.cost)
-    bare.save(path / "z.parquet")
-    with pytest.raises(ex.InputError, match=r"z\.parquet has other columns"):
-        StoredTrace.open(path)
-    whole.with_cost(ex.CostModel([1.0, 5.0, 6.0])).save(path / "z.parquet")
-    with pytest.raises(ex.InputError, match=r"z\.parquet has other costs"):
-        StoredTrace.open(path)
-    table = pq.read_table(path / "z.parquet")
+    last, other = path / "z.parquet", tmp_path / "other"
+
+    def refused(told, error=ex.InputError, at=path):
+        with pytest.raises(error, match=told):
+            StoredTrace.open(at)
+
+    refused(r"no \.parquet file", at=path / "nothing")
+    replace(whole, scores={"margin": whole.scores["margin"]}, log_probability=None).save(last)
+    refused(r"z\.parquet has other columns")
+    whole.with_cost(ex.CostModel([1.0, 5.0, 6.0])).save(last)
+    refused(r"z\.parquet has other costs")
+    table = pq.read_table(last)
     header = json.loads(table.schema.metadata[b"exeunt"]) | {"classes": "many"}
-    pq.write_table(table.replace_schema_metadata({"exeunt": json.dumps(header)}), path / "z.parquet")
-    with pytest.raises(
-        ex.ArtefactError, match=r"z\.parquet is damaged or edited: its metadata says 'many' classes"
-    ):
-        StoredTrace.open(path)
-    (path / "z.parquet").write_bytes(b"nothing")
-    with pytest.raises(ex.ArtefactError, match=r"z\.parquet is not a readable Parquet file"):
-        StoredTrace.open(path)
-    (path / "z.parquet").unlink()
+    pq.write_table(table.replace_schema_metadata({"exeunt": json.dumps(header)}), last)
+    refused(r"z\.parquet is damaged or edited: its metadata says 'many' classes", ex.ArtefactError)
+    last.write_bytes(b"nothing")
+    refused(r"z\.parquet is not a readable Parquet file", ex.ArtefactError)
+    last.unlink()
     found = StoredTrace.open(path)
     first = path / "part-0.parquet"
     first.write_bytes(b"PAR1" + b"\0" * 600 + first.read_bytes()[604:])
     with pytest.raises(ex.ArtefactError, match=r"part-0\.parquet is damaged"):
         list(found.chunks())
-    other = tmp_path / "other"
     other.mkdir()
-    costs = ex.CostModel(np.arange(300.0).reshape(100, 3) + 1)
-    whole.with_cost(costs).save(other / "a.parquet")
-    with pytest.raises(ex.InputError, match="inputs differ in what they cost"):
-        StoredTrace.open(other)
+    whole.with_cost(ex.CostModel(np.arange(300.0).reshape(100, 3) + 1)).save(other / "a.parquet")
+    refused("inputs differ in what they cost", at=other)
