@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("httpx")
-pytest.importorskip("yaml")
-
 from exeunt.gateway.certification_status import certification_status
 from exeunt.gateway.certifier import ALARM, Certifier
 from exeunt.gateway.config import read_config
@@ -72,13 +69,7 @@ class World:
     passed: list[list[str]]
 
     def day(
-        self,
-        n: int = 100,
-        *,
-        client: str = "shop",
-        refused: int = 0,
-        alike: bool = False,
-        ungraded: int = 0,
+        self, n: int = 100, *, client: str = "shop", refused: int = 0, alike: bool = False, ungraded: int = 0
     ) -> list[str]:
         """Let a day pass with n conversations of a request each. Returns the names of plans that passed after it."""
         rng = np.random.default_rng([int(self.now), 1])

@@ -9,18 +9,13 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-pytest.importorskip("typer")
-
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import GatewayPolicies
 
-from .running_gateway import config_text, running
-from .test_gateway import eventually
+from .running_gateway import config_text, eventually, running
 from .test_saved_policies import policy
 
 

@@ -16,14 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 from exeunt.gateway.mock_provider import chance
 
 from .made_state import made_policy
-from .running_gateway import Running, answer, running
-from .test_gateway import eventually
+from .running_gateway import Running, answer, eventually, running
 
 POLICIES = {"p1": "60%", "p2": "40%"}
 """Budgets: where small is about as sure as usual, p2 asks large less often."""

@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("typer")
-pytest.importorskip("starlette")
-
 from starlette.requests import Request
 from starlette.responses import Response
 

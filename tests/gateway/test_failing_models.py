@@ -11,13 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-pytest.importorskip("typer")
-
 import httpx
+import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from tests.live.service import unreachable
@@ -25,8 +20,7 @@ from tests.live.service import unreachable
 from exeunt.gateway.failure_log import _OncePerMinute
 from exeunt.gateway.mock_provider import MockProvider
 
-from .running_gateway import PRICES, Running, answer, running
-from .test_gateway import eventually
+from .running_gateway import PRICES, Running, answer, eventually, running
 from .test_saved_policies import policy
 
 SHADOW = "{models: [small], share: 0.001, audit: 0.001, spend: '100 usd'}"

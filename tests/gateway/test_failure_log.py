@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette")
-
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.failure_log import FailureLog
 from exeunt.gateway.live_watch import GradingWatch
@@ -18,8 +16,7 @@ from exeunt.gateway.mock_provider import MockProvider
 from exeunt.live.live_model import NOT_ASKED, Reply
 from exeunt.stream.records import COMPARED, NOT_GRADED, NOT_PAID
 
-from .running_gateway import running
-from .test_gateway import eventually
+from .running_gateway import eventually, running
 
 
 def test_each_reason_of_a_model_is_logged_once_in_a_minute(caplog: pytest.LogCaptureFixture) -> None:

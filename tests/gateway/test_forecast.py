@@ -10,17 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("httpx")
-pytest.importorskip("yaml")
-
 from exeunt.cli.app import run as exeunt
 from exeunt.gateway import gateway
 from exeunt.gateway.certification_status import certification_status
 
-from .running_gateway import running
+from .running_gateway import eventually, running
 from .test_certifier import World
-from .test_gateway import eventually
 
 NOT_SO_MANY = (
     "That may be more than will come: fewer and fewer users are new, and by how often users return, about"

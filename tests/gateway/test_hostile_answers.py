@@ -10,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 from starlette.requests import Request
 from starlette.responses import Response
 

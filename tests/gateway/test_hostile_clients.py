@@ -13,12 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 import httpx
+import pytest
 import uvicorn
 
 from exeunt._support.outside_json import outside_json
@@ -30,8 +26,7 @@ from exeunt.web import server as server_module
 from exeunt.web.server import uvicorn_config
 
 from .hostile_answers import damaged
-from .running_gateway import Running, config_text, right_answer, running
-from .test_gateway import eventually
+from .running_gateway import Running, config_text, eventually, right_answer, running
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}

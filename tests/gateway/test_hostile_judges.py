@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,8 +23,7 @@ from exeunt.gateway.mock_provider import MockProvider
 from exeunt.stream.records import COMPARED, NOT_GRADED
 
 from .hostile_answers import ODD, damaged
-from .running_gateway import PRICES, answer, running
-from .test_gateway import eventually
+from .running_gateway import PRICES, answer, eventually, running
 from .test_hostile_answers import settle
 
 TOLD: tuple[Any, ...] = (

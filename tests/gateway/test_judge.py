@@ -5,9 +5,6 @@ import json
 
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("typer")
-
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
@@ -18,8 +15,7 @@ from exeunt.gateway.labels import agreement
 from exeunt.gateway.mock_provider import MockProvider, served
 from exeunt.ledger import ledger_of
 
-from .running_gateway import PRICES, running
-from .test_gateway import eventually
+from .running_gateway import PRICES, eventually, running
 
 REQUEST = {"messages": ({"role": "user", "content": "2 + 2?"},), "temperature": 1}
 

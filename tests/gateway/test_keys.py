@@ -20,8 +20,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("yaml")
-
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
 from exeunt.gateway.key_store import Client, Keys, KeysLocked, _put, write_keys
@@ -116,11 +114,7 @@ def test_no_client_is_allowed_nothing_and_the_last_key_does_not_go_unnoticed(
         exeunt(["gateway", "keys", file])
         assert [
             line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:] if line.strip("- ─━")
-        ] == [
-            ["alice", "asks"],
-            ["root", "administers"],
-            ["second", "administers"],
-        ]
+        ] == [["alice", "asks"], ["root", "administers"], ["second", "administers"]]
         exeunt(["gateway", "forget", file, "root"])
         assert capsys.readouterr().out == "root: the key and 0 records removed\n"
         exeunt(["gateway", "forget", file, "second"])

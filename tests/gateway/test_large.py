@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -25,10 +21,9 @@ from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.completion_chunks import Sink
-from exeunt.gateway.config import read_config
 from exeunt.gateway.mock_provider import MockProvider
 
-from .running_gateway import PRICES, Running, answer, config_text, running
+from .running_gateway import PRICES, Running, answer, running
 from .test_hostile import said, stream
 
 MOST = 100_000
@@ -36,10 +31,7 @@ IMAGE = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 1000).de
 
 
 def asked(url: str = IMAGE) -> bytes:
-    parts = [
-        {"type": "text", "text": "What is ½ of it? ﷺ"},
-        {"type": "image_url", "image_url": {"url": url}},
-    ]
+    parts = [{"type": "text", "text": "What is ½ of it? ﷺ"}, {"type": "image_url", "image_url": {"url": url}}]
     messages = [{"role": "system", "content": "[be] {short}"}, {"role": "user", "content": parts}]
     return json.dumps({"model": "auto", "messages": messages, "stop": ["x"]}).encode()
 
@@ -95,13 +87,6 @@ def test_an_answer_without_an_end_is_cut_off(
 def test_an_answer_may_be_as_long_as_is_stated(run: Running) -> None:
     run.provider.answer = lambda *_: "z" * 200_000
     assert len(run.ask("x").json()["choices"][0]["message"]["content"]) == 200_000
-
-
-def test_the_limit_of_an_answer_is_a_number_of_bytes(tmp_path: Path) -> None:
-    file = tmp_path / "gateway.yaml"
-    file.write_text(config_text("", providers="{mock: {base_url: 'http://x', max_answer: 0}}"))
-    with pytest.raises(InputError, match="provider 'mock': max_answer must be above 0, got 0"):
-        read_config(file)
 
 
 def test_a_large_request_is_read_beside_the_event_loop(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:

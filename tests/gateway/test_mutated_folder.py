@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("httpx")
-pytest.importorskip("yaml")
-
 from damaged_files import Hangs, within
 from exeunt._support.files import secret_of, write_json
 from exeunt.cli.app import run as exeunt

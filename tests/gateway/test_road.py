@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("starlette")
-
 from exeunt.cli.app import run as exeunt
 from exeunt.gateway.gateway import in_another_process
 from exeunt.gateway.mock_provider import MockProvider, chance
 
-from .running_gateway import PRICES, Running, right_answer, running
-from .test_gateway import eventually
+from .running_gateway import PRICES, Running, eventually, right_answer, running
 
 N = 400
 PROMISE = {"promise": "{max_loss: 10%}", "period": "1 s", "unit_idle": "0.2 s", "min_periods": "2"}

@@ -11,11 +11,6 @@ from multiprocessing import get_context
 
 import pytest
 from scipy.stats import binom
-
-pytest.importorskip("httpx")
-pytest.importorskip("msgspec")
-pytest.importorskip("yaml")
-
 from tests.gateway.simulation.after import After
 from tests.gateway.simulation.drive import driven
 from tests.gateway.simulation.fixed_worlds import FIXED
