@@ -44,3 +44,23 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with running(tmp_path_factory.mktemp("standing")) as one:
         yield one
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _few_plans() -> Iterator[None]:
+    """Let policies be chosen among fewer plans: that is most of the time that a proposal takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("exeunt.policy.certificate_search._WIDE", 17)
+        patch.setattr("exeunt.policy.certificate_search._NEAR", 8)
+        yield
+
+
+@pytest.fixture(scope="package")
+def filled(tmp_path_factory: pytest.TempPathFactory, _few_plans: None) -> Any:
+    """Return a world with two proposals, and policies that are certified; tests take copies."""
+    from .world import DAYS, World
+
+    world = World(tmp_path_factory.mktemp("filled"))
+    world.passed = [world.day() for _ in range(DAYS)]
+    world.records.close()
+    return world

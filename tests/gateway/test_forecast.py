@@ -15,7 +15,7 @@ from exeunt.gateway import gateway
 from exeunt.gateway.certification_status import certification_status
 
 from .running_gateway import eventually, running
-from .test_certifier import World
+from .world import World
 
 NOT_SO_MANY = (
     "That may be more than will come: fewer and fewer users are new, and by how often users return, about"
