@@ -85,6 +85,17 @@ def error_of(answered: httpx.Response) -> str:
     return str(answered.json()["error"]["message"])
 
 
+def lines_of(streamed: httpx.Response) -> list[str]:
+    """Return the chunks of an answer in parts, which has come to its end."""
+    lines = [line[6:] for line in streamed.text.split("\n") if line.startswith("data: ")]
+    assert lines.pop() == "[DONE]"
+    return lines
+
+
+def text_of_chunks(chunks: list[Any]) -> str:
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
 def eventually(what: Callable[[], bool], *, tries: int = 1000) -> None:
     for _ in range(tries):
         if what():
