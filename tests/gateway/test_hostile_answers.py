@@ -11,37 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import Response
 
 from exeunt._support.outside_json import outside_json
 from exeunt.gateway.completion_chunks import chunks_of, understood
-from exeunt.gateway.mock_provider import MockProvider
 
-from .hostile_answers import CALLS, SECOND, Hostile
+from .hostile_answers import CALLS, SECOND, Damaging, Hostile
 from .made_state import made_policy
-from .running_gateway import PRICES, Running, answer, lines_of, models, running, text_of_chunks
+from .running_gateway import Running, answer, lines_of, models, running, text_of_chunks
 
 MODELS = models(small="1, retries: 0, logprobs: true", large="10, retries: 0, logprobs: true")
 SHADOW = "{models: [small], share: 0.001, audit: 0.001, spend: '1 usd'}"
 USAGE = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
-
-
-class Damaging(MockProvider):
-    """Answers with a completion in place of that of one model, in one chunk if it is to come in parts."""
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        super().__init__(answer, PRICES)
-        self.body, self.damages = body, "large"
-
-    async def _completions(self, request: Request) -> Response:
-        asked = json.loads(await request.body())
-        if asked["model"] != self.damages:
-            return await super()._completions(request)
-        if not asked.get("stream"):
-            return Response(json.dumps(self.body))
-        chunk = json.loads(json.dumps(self.body).replace('"message"', '"delta"'))
-        return Response(f"data: {json.dumps(chunk)}\n\n")
 
 
 def ask(run: Running, i: int, damages: str) -> str:
