@@ -334,9 +334,8 @@ def test_a_secret_that_is_missing_is_made_anew_only_before_there_are_records(tmp
         run.ask("easy 1")
     assert first != second
     file.unlink()
-    with pytest.raises(
-        ArtefactError, match=r"would count as new: restore it from a copy; or begin anew.* records\.db\*"
-    ):
+    why = r"would count as new: restore it from a copy; or begin anew.* records\.db\*"
+    with pytest.raises(ArtefactError, match=why):
         Gateway(config)
     assert not file.exists()
     file.write_bytes(second)

@@ -97,9 +97,8 @@ def test_a_large_request_is_read_beside_the_event_loop(run: Running, monkeypatch
         return read(data)
 
     monkeypatch.setattr(ChatRequest, "read", noted)
-    with run.http() as http:
-        for data in (asked("data:,"), asked(), asked("data:,")):
-            assert "takes no images" in http.post("/v1/chat/completions", content=data).text
+    for data in (asked("data:,"), asked(), asked("data:,")):
+        assert "takes no images" in run.post(data).text
     first, large, last = threads
     assert first == last != large
 
@@ -130,20 +129,12 @@ def test_a_request_is_written_once_and_its_image_neither_counted_nor_tokenised()
     assert one.n_bytes == small.n_bytes < 500
     assert one.content != small.content
     assert one.opening != small.opening
-    assert (
-        small.content == ChatRequest.read(json.dumps(json.loads(asked("data:,")), indent=1).encode()).content
-    )
+    indented = json.dumps(json.loads(asked("data:,")), indent=1).encode()
+    assert small.content == ChatRequest.read(indented).content
     given: list[str] = []
     options: Any = {"base_url": "http://x", "price": {"input": 1, "output": 1}, "image_tokens": 9}
-    model = ChatModel(
-        "m",
-        name="m",
-        breaker=Breaker("m"),
-        provider=Breaker("p"),
-        tokenizer=lambda text: given.append(text) or 1,
-        **options,
-    )
-    model.most(one)
+    options |= {"breaker": Breaker("m"), "provider": Breaker("p")}
+    ChatModel("m", name="m", tokenizer=lambda text: given.append(text) or 1, **options).most(one)
     assert "What is ½" in given[0]
     assert len(given[0]) < 500
     assert json.loads(b"[" + b",".join(one.written) + b"]") == json.loads(asked())["messages"]
