@@ -14,8 +14,8 @@ from exeunt.gateway.mock_provider import MockProvider, chance
 
 from .running_gateway import PRICES, Running, eventually, right_answer, running
 
-N = 340
-PROMISE = {"promise": "{max_loss: 20%}", "period": "1 s", "unit_idle": "0.2 s", "min_periods": "2"}
+N = 400
+PROMISE = {"promise": "{max_loss: 10%}", "period": "1 s", "unit_idle": "0.2 s", "min_periods": "2"}
 
 
 def sure_answer(model: str, text: str) -> str:
@@ -50,7 +50,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert exeunt(["gateway", "certify", folder]) == 0
         said = capsys.readouterr().out
         assert "Guarantee: with probability 95% over all looks and questions together" in said
-        assert "per request is at most 20 points below that of large" in said
+        assert "per request is at most 10 points below that of large" in said
         assert (gateway.folder / "report.html").stat().st_size > 10_000
         name = next(reversed(gateway.status.certified))
         assert run.take(policy="p999").status_code == 400
@@ -64,7 +64,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         state = run.state()
         saved, compared, lost = (state["bill"][what] for what in ("saved", "compared", "lost"))
         assert saved[0] + compared > 0 > saved[0]  # all are audited, which costs more than is saved
-        assert lost[0] < 0.4  # of 60 audits; at most .2 is certified
+        assert lost[0] < 0.35  # of 60 audits; at most .1 is certified
         # What is not estimated is what the provider's books say.
         assert gateway.money.total.spent == pytest.approx(provider.spent, abs=1e-8)
         watched = {"audits"} if gateway.live.active.policy.watched is None else {"audits", "exits"}
