@@ -142,3 +142,20 @@ class Hostile(MockProvider):
             await asyncio.sleep(0)
         if lots.random() < 0.7:
             yield b"data: [DONE]\n\n"
+
+
+class Damaging(MockProvider):
+    """Answers with a completion in place of that of one model, in one chunk if it is to come in parts."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        super().__init__(answer, PRICES)
+        self.body, self.damages = body, "large"
+
+    async def _completions(self, request: Request) -> Response:
+        asked = json.loads(await request.body())
+        if asked["model"] != self.damages:
+            return await super()._completions(request)
+        if not asked.get("stream"):
+            return Response(json.dumps(self.body))
+        chunk = json.loads(json.dumps(self.body).replace('"message"', '"delta"'))
+        return Response(f"data: {json.dumps(chunk)}\n\n")

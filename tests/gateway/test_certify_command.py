@@ -6,8 +6,6 @@ import pytest
 from tests.cli.command import exeunt
 from tests.gateway.made_records import MODELS, records
 
-pytest.importorskip("typer")
-
 from exeunt.gateway.certification_status import STATUS
 from exeunt.stream.records import Records
 

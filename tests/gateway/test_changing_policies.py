@@ -16,14 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 from exeunt.gateway.mock_provider import chance
 
 from .made_state import made_policy
-from .running_gateway import Running, answer, running
-from .test_gateway import eventually
+from .running_gateway import Running, answer, eventually, lines_of, running, text_of_chunks
 
 POLICIES = {"p1": "60%", "p2": "40%"}
 """Budgets: where small is about as sure as usual, p2 asks large less often."""
@@ -67,13 +63,9 @@ class Load:
         self.active[-1][2] = time.monotonic()
         self.active.append([name, begun, float("inf")])
 
-    def change(self, http: Any, name: str) -> None:
+    def change(self, name: str) -> None:
         begun = time.monotonic()
-        told = (
-            http.put("/admin/policy", json={"policy": name})
-            if name != "back"
-            else http.post("/admin/rollback")
-        )
+        told = self.run.owner.post("/admin/rollback") if name == "back" else self.run.take(policy=name)
         assert told.status_code == 200, told.text
         self.follows(told.json()["policy"], begun)
 
@@ -111,12 +103,9 @@ def sure(text: str) -> float:
 
 
 def said(told: Any) -> str:
-    if not told.headers["content-type"].startswith("text/event-stream"):
-        return told.json()["choices"][0]["message"]["content"]
-    lines = [line[6:] for line in told.text.split("\n") if line.startswith("data: ")]
-    assert lines.pop() == "[DONE]"
-    deltas = [choice["delta"] for line in lines for choice in json.loads(line)["choices"]]
-    return "".join(delta.get("content") or "" for delta in deltas)
+    if told.headers["content-type"].startswith("text/event-stream"):
+        return text_of_chunks([json.loads(line) for line in lines_of(told)])
+    return told.json()["choices"][0]["message"]["content"]
 
 
 def campaign(folder: Path, clients: int, rounds: int, seed: int) -> Counter[str]:
@@ -127,23 +116,16 @@ def campaign(folder: Path, clients: int, rounds: int, seed: int) -> Counter[str]
         load = Load(run)
         working = [pool.submit(load.client, number) for number in range(clients)]
         try:
-            with run.http(run.admin) as http:
-                for _ in range(rounds):
-                    for name in (
-                        "p1",
-                        "p2",
-                        "back",
-                        *rng.choices(["p1", "p2", "reference"], k=4),
-                        "p1",
-                        "p2",
-                    ):
-                        load.change(http, name)
-                        load.more(rng.randrange(30))
-                    load.let_it_drift()
-                    load.more(10)
-                    run.provider.received.clear()
-                    gc.collect()
-                    held.append(tracemalloc.get_traced_memory()[0])
+            for _ in range(rounds):
+                some = rng.choices(["p1", "p2", "reference"], k=4)
+                for name in ("p1", "p2", "back", *some, "p1", "p2"):
+                    load.change(name)
+                    load.more(rng.randrange(20))
+                load.let_it_drift()
+                load.more(10)
+                run.provider.received.clear()
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
         finally:
             load.stopped.set()
         for one in working:

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("typer")
-
 from tests.cli.command import called
 
 from exeunt._support.files import locked
@@ -28,6 +25,7 @@ from exeunt.gateway.graders import grader_named
 from .running_gateway import config_text, free_port, running
 
 PRICE = "price: {input: 1, output: 1}"
+BESIDE = "for grade in no_such.py beside the YAML file"
 
 
 def written(folder: Path, text: str) -> Path:
@@ -36,9 +34,21 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def model(options: str) -> dict[str, str]:
+def model(options: str, name: str = "large") -> dict[str, str]:
     """Return the entries of a gateway whose reference has further options."""
-    return {"models": f"{{large: {{provider: mock, {options}}}}}", "shadow": ""}
+    return {"models": f"{{{name}: {{provider: mock, {options}}}}}", "shadow": ""}
+
+
+def shadow(options: str) -> dict[str, str]:
+    return {"shadow": f"{{models: [small], spend: '1 usd', {options}}}"}
+
+
+def promise(options: str) -> dict[str, str]:
+    return {"promise": f"{{{options}}}"}
+
+
+def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
+    return {"providers": f"{{mock: {{base_url: '{url}', {options}}}}}"}
 
 
 @pytest.mark.parametrize(
@@ -53,36 +63,21 @@ def model(options: str) -> dict[str, str]:
             "shadow: models: give a list such as .*, got 'small'",
         ),
         ({"shadow": "{models: [small, small], spend: '1 usd'}"}, "shadow: models: 'small' is there twice"),
-        ({"shadow": "{models: [small], spend: '1 usd', share: 110%}"}, "share is a share"),
-        (
-            {"shadow": "{models: [small], spend: '1 usd', share: yes}"},
-            "shadow: share: give a number, got True",
-        ),
-        (
-            {"shadow": "{models: [small], spend: '1 usd', audit: x%}"},
-            "shadow: audit: give a number, got 'x%'",
-        ),
+        (shadow("share: 110%"), "share is a share"),
+        (shadow("share: yes"), "shadow: share: give a number, got True"),
+        (shadow("audit: x%"), "shadow: audit: give a number, got 'x%'"),
         ({"shadow": "{models: [small]}"}, "shadow: spend is missing"),
         ({"shadow": "{models: [small], spend: '1 eur'}"}, "shadow: spend: prices are in usd, .* in eur"),
+        ({"shadow": "{models: [small], spend: 5}"}, "shadow: spend: 5 has no unit: write '5 usd' in all, or"),
+        (shadow("cap: 0.1"), "cap: 0.1 has no unit: write '0.1 usd'$"),
+        (shadow("cap: '2 usd'"), "a comparison may cost 2 usd, more than"),
+        (shadow("cap: '1 usd/day'"), "shadow: cap is an amount such as"),
+        (shadow("opted_out: nobody"), "opted_out is reference or policy"),
         ({"spend": "{week: '1 usd'}"}, "spend: there is no 'week'; there are total, day, key"),
         ({"spend": "{total: '1 ms'}"}, "spend: total: .*is in ms"),
         ({"spend": "{total: '-1 usd'}"}, "spend: total: an amount is a number from 0 to .*, got -1$"),
         ({"spend": "{day: 20}"}, "spend: day: 20 has no unit: write '20 usd'$"),
         ({"spend": "{key: 5}"}, "spend: key: 5 has no unit: write '5 usd' in all, or '5 usd/day'$"),
-        ({"shadow": "{models: [small], spend: 5}"}, "shadow: spend: 5 has no unit: write '5 usd' in all, or"),
-        ({"shadow": "{models: [small], spend: '5 usd', cap: 0.1}"}, "cap: 0.1 has no unit: write '0.1 usd'$"),
-        (
-            {"promise": "{budget: 0.4}"},
-            "budget: 0.4 has no unit: write '40%' of the reference's cost, or '0.4 usd' a",
-        ),
-        (
-            {"promise": "{budget: 40}"},
-            "budget: 40 has no unit: write '40%' of the reference's cost, or '40 usd' a",
-        ),
-        (
-            {"promise": "{budget: 0.002 eur}"},
-            "'0.002 eur' is neither a share nor in usd: .*'40%', or .*'0.002 usd'$",
-        ),
         (
             {"listen": "{proxies: [10.0.0.7/8]}"},
             "proxies: 10.0.0.7/8 is within a network: write 10.0.0.0/8 for all",
@@ -91,50 +86,43 @@ def model(options: str) -> dict[str, str]:
             {"listen": "{proxies: ['2001:db8::1/32']}"},
             "write 2001:db8::/32 for all of it, or 2001:db8::1 alone",
         ),
+        ({"listen": "{port: 99999}"}, r"listen: port must lie in \[0, 65535\], got 99999"),
+        ({"listen": "{allowed_hosts: ['a:80']}"}, "listen: allowed_hosts must be a name .* without port"),
+        ({"listen": "{max_open: 0}"}, "listen: max_open must be above 0"),
         ({"keep": "{days: 0}"}, "keep: days must be above 0, got 0"),
         ({"keep": "{features: true}"}, "a router needs both"),
         ({"features": "{}"}, "a router needs both"),
         ({"features": "{price: -1}", "keep": "{features: true}"}, "features: a price is .*, got -1"),
-        ({"listen": "{port: 99999}"}, r"listen: port must lie in \[0, 65535\], got 99999"),
-        ({"listen": "{allowed_hosts: ['a:80']}"}, "listen: allowed_hosts must be a name .* without port"),
-        ({"listen": "{max_open: 0}"}, "listen: max_open must be above 0"),
         ({"run_length": "0"}, "run_length must lie in"),
         ({"units": "session"}, "units are request, conversation, user, got 'session'"),
         ({"unit_idle": "5"}, "unit_idle: give a duration such as '30 s', '1 h' or '1 day', got 5"),
         ({"unit_rows": "0"}, "unit_rows must be at least 1, got 0"),
         ({"period": "0 s"}, "period must be above 0"),
         ({"min_periods": "0"}, "min_periods must be at least 1, got 0"),
-        ({"promise": "{}"}, "promise: give max_loss, such as 5%, or budget, such as 40%, or both"),
-        ({"promise": "{max_loss: 0%}"}, "promise: max_loss must lie"),
+        (promise(""), "promise: give max_loss, such as 5%, or budget, such as 40%, or both"),
+        (promise("max_loss: 0%"), "promise: max_loss must lie"),
+        (promise("max_loss: 5"), "promise: max_loss is a share .*, got 5: write 5% if 5 in 100 is meant"),
+        (promise("max_loss: 100"), "promise: max_loss must lie"),
+        (promise("max_loss: 5%, delta: 1"), "promise: delta is a share .*, got 1: write 1%"),
+        (promise("max_loss: 5%, delta: 0"), "promise: delta must lie"),
         (
-            {"promise": "{max_loss: 5}"},
-            "promise: max_loss is a share .*, got 5: write 5% if 5 in 100 is meant",
+            promise("budget: 0.4"),
+            "budget: 0.4 has no unit: write '40%' of the reference's cost, or '0.4 usd' a",
         ),
-        ({"promise": "{max_loss: 5%, delta: 1}"}, "promise: delta is a share .*, got 1: write 1%"),
-        ({"promise": "{max_loss: 100}"}, "promise: max_loss must lie"),
-        ({"promise": "{max_loss: 5%, delta: 0}"}, "promise: delta must lie"),
-        ({"promise": "{budget: 120%}"}, "promise: budget is a share of the reference's cost below 100%"),
-        ({"promise": "{budget: '40'}"}, "promise: budget 40 has no unit: write 40%, or '40 usd'"),
+        (promise("budget: 40"), "budget: 40 has no unit: write '40%' of the reference's cost, or '40 usd' a"),
         (
-            {"promise": "{budget: 5%}"},
-            "no compared model costs as little as 0.05 of large: .* it is 0.1 at least",
+            promise("budget: 0.002 eur"),
+            "'0.002 eur' is neither a share nor in usd: .*'40%', or .*'0.002 usd'$",
         ),
-        ({"promise": "{max_loss: 5%}", "shadow": ""}, "name the models in shadow"),
-        (
-            {"shadow": "{models: [small], spend: '1 usd', cap: '2 usd'}"},
-            "a comparison may cost 2 usd, more than",
-        ),
-        (
-            {"shadow": "{models: [small], spend: '1 usd', cap: '1 usd/day'}"},
-            "shadow: cap is an amount such as",
-        ),
-        (
-            {"shadow": "{models: [small], spend: '1 usd', opted_out: nobody}"},
-            "opted_out is reference or policy",
-        ),
+        (promise("budget: 120%"), "promise: budget is a share of the reference's cost below 100%"),
+        (promise("budget: '40'"), "promise: budget 40 has no unit: write 40%, or '40 usd'"),
+        (promise("budget: 5%"), "no compared model costs as little as 0.05 of large: .* it is 0.1 at least"),
+        ({**promise("max_loss: 5%"), "shadow": ""}, "name the models in shadow"),
         ({"folder": "''"}, "folder is empty"),
+        ({"models": ""}, "models is missing"),
         ({"models": "{a: {provider: other, price: {}}}"}, "model 'a': provider is one of mock, got 'other'"),
         ({"models": "{a: {provider: mock}}"}, "model 'a': price is missing"),
+        ({**model(PRICE, "'auto:x'"), "reference": "'auto:x'"}, "does not start with auto"),
         (model("price: 2"), "model 'large': price must hold options by name, got 2"),
         (
             model(f"{PRICE}, tool: true"),
@@ -149,19 +137,11 @@ def model(options: str) -> dict[str, str]:
             r"tokens \(max_tokens\) may cost 0.03328 usd, .*: set max_tokens to 1,186 or fewer, or let a request cost",
         ),
         ({**model(PRICE), "spend": "{request: '0 usd'}"}, r"\(request of spend\): let a request cost more"),
-        ({"providers": "{mock: {base_url: 'ftp://x'}}"}, "such as https"),
-        ({"providers": "{mock: {base_url: 'http://x/v1/chat/completions'}}"}, "write 'http://x/v1'"),
-        ({"providers": "{mock: {base_url: 'http://x/v1', failures: 0}}"}, "failures must be at least 1"),
-        ({"providers": "{mock: {base_url: 'http://x/v1', pause_s: 5s}}"}, "pause_s: give a number, got '5s'"),
-        ({"models": ""}, "models is missing"),
-        (
-            {
-                "reference": "'auto:x'",
-                "shadow": "",
-                "models": "{'auto:x': {provider: mock, price: {input: 1, output: 1}}}",
-            },
-            "does not start with auto",
-        ),
+        (provider("ftp://x"), "such as https"),
+        (provider("http://x/v1/chat/completions"), "write 'http://x/v1'"),
+        (provider("http://x", "failures: 0"), "failures must be at least 1"),
+        (provider("http://x", "pause_s: 5s"), "pause_s: give a number, got '5s'"),
+        (provider("http://x", "max_answer: 0"), "provider 'mock': max_answer must be above 0, got 0"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, more: dict[str, str], message: str) -> None:
@@ -238,14 +218,8 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path) -> None:
             "the grader is 'judge huge', and there is no model 'huge'; there are small, large: a judge is",
         ),
         ("judge small", "MODEL is a model that is not compared itself"),
-        (
-            "no_such.py:grade",
-            "for grade in no_such.py beside the YAML file write no_such:grade, got 'no_such.py:grade'",
-        ),
-        (
-            "sub/no_such:grade",
-            "for grade in no_such.py beside the YAML file write no_such:grade, got 'sub/no_such",
-        ),
+        ("no_such.py:grade", f"{BESIDE} write no_such:grade, got 'no_such.py:grade'"),
+        ("sub/no_such:grade", f"{BESIDE} write no_such:grade, got 'sub/no_such"),
         ("no_such::grade", "a function is written module:name, got 'no_such::grade'"),
         (
             "no_such:grade",
@@ -360,9 +334,8 @@ def test_a_secret_that_is_missing_is_made_anew_only_before_there_are_records(tmp
         run.ask("easy 1")
     assert first != second
     file.unlink()
-    with pytest.raises(
-        ArtefactError, match=r"would count as new: restore it from a copy; or begin anew.* records\.db\*"
-    ):
+    why = r"would count as new: restore it from a copy; or begin anew.* records\.db\*"
+    with pytest.raises(ArtefactError, match=why):
         Gateway(config)
     assert not file.exists()
     file.write_bytes(second)

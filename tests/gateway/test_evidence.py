@@ -29,9 +29,8 @@ def cascade(*order, above):
     rng = np.random.default_rng(0)
     traces = {}
     for k, name in enumerate(order):
-        cost = ex.CostModel(
-            10.0**k * rng.uniform(1e-5, 2e-5, (300, 1)), unit="usd", source="paid", highest=10.0**k * 2e-5
-        )
+        paid = 10.0**k * rng.uniform(1e-5, 2e-5, (300, 1))
+        cost = ex.CostModel(paid, unit="usd", source="paid", highest=10.0**k * 2e-5)
         traces[name] = ex.ExitTrace.from_losses(
             rng.random((300, 1)), rng.random((300, 1)), cost=cost, better="higher", measure="grade", id=np.arange(300)
         )  # fmt: skip
@@ -57,15 +56,12 @@ def is_known(record, models):
     """Return whether it is known who would answer a row: all models that take it were asked."""
     if record is None or OVER_CAP in record.refused or record.compared not in (COMPARED, NOT_GRADED):
         return False
+    if models.features and record.features is None:
+        return False
     asked = [record.said.get(model) for model in models.highest if model not in record.refused]
     reference = record.said.get(models.reference)
-    without_features = bool(models.features) and record.features is None
-    return not (
-        without_features
-        or any(said is None or said.failed.startswith("not asked") for said in asked)
-        or reference is None
-        or bool(reference.failed)
-    )
+    told = all(said is not None and not said.failed.startswith("not asked") for said in asked)
+    return told and reference is not None and not reference.failed
 
 
 def outcome(record, policy, models, cap=CAP):
@@ -111,13 +107,9 @@ REFERENCE = st.builds(
 def compared_records(draw, row):
     """Return a request that was compared, or could not be."""
     said = {"small": draw(SAID), "medium": draw(SAID), "large": draw(REFERENCE)}
-    refused = draw(
-        st.sampled_from([(), (), (), (), ("small",), ("medium",), ("small", "medium"), (OVER_CAP,)])
-    )
+    refused = draw(st.sampled_from([*[()] * 4, ("small",), ("medium",), ("small", "medium"), (OVER_CAP,)]))
     said = {name: each for name, each in said.items() if name not in refused and not draw(some(12))}
-    why = draw(
-        st.sampled_from([COMPARED, COMPARED, COMPARED, NOT_GRADED, "no money", "the reference failed"])
-    )
+    why = draw(st.sampled_from([*[COMPARED] * 3, NOT_GRADED, "no money", "the reference failed"]))
     if why != COMPARED:
         said = {name: replace(each, grade=None) for name, each in said.items()}
     return Record(
@@ -133,11 +125,8 @@ def drawn_units(draw):
     made = []
     for number in range(draw(st.integers(0, 4))):
         rows = draw(st.integers(1, 4))
-        inside = [
-            draw(compared_records(row))
-            for row in range(rows)
-            for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2])))
-        ]
+        tries = [row for row in range(rows) for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2])))]
+        inside = [draw(compared_records(row)) for row in tries]
         probability = draw(st.sampled_from([0.1, 0.5, 1.0]))
         made.append((Unit(number, "shop", 0.0, 1.0, rows=rows, drawn=True, probability=probability), inside))
     return made
@@ -206,14 +195,16 @@ SMALL, LARGE = Said(1e-5, 0.9, 0.25), Said(2e-4, None, 1.0)
 UNSURE = replace(SMALL, score=0.2)
 
 
-def shown(record, *, models=WITHOUT_FEATURES, rows=1, policy=TWO_STEPS):
+def of_unit(*inside, rows=1, most=None, models=WITHOUT_FEATURES, probability=1.0):
+    """Return the evidence of a unit of so many rows with these records."""
+    unit = Unit(1, "shop", 0.0, 0.0, rows=rows, drawn=True, probability=probability)
+    return evidence_of([(unit, [*filter(None, inside)])], models, CAP, most or rows)
+
+
+def shown(*inside, models=WITHOUT_FEATURES, policy=TWO_STEPS):
     """Return what one row loses and costs."""
-    unit = Unit(1, "shop", 0.0, 0.0, rows=rows, drawn=True, probability=1.0)
-    inside = [] if record is None else record if isinstance(record, list) else [record]
-    lost, cost = evidence_of([(unit, inside)], models, CAP, rows).outcomes(policy)
-    return (
-        [*zip(lost.tolist(), cost.tolist(), strict=True)] if rows > 1 else (lost[0], pytest.approx(cost[0]))
-    )
+    lost, cost = of_unit(*inside, models=models).outcomes(policy)
+    return lost[0], pytest.approx(cost[0])
 
 
 def one(said=None, **fields):
@@ -299,17 +290,14 @@ def test_where_the_grader_failed_a_row_is_lost_unless_the_reference_answers_it()
 )  # fmt: skip
 def test_a_cost_that_is_missing_counts_as_the_highest_beside_a_budget(record, value):
     """Nothing that the row could have cost, and the reference for it, is worse."""
-    unit = Unit(1, "shop", 0.0, 0.0, rows=1, drawn=True, probability=1.0)
-    evidence = evidence_of([(unit, [] if record is None else [record])], WITHOUT_FEATURES, CAP, 1)
+    evidence = of_unit(record)
     outcomes = evidence.outcomes(TWO_STEPS)
     assert values_of("budget", "40%", 1.0, evidence, outcomes, 1)[0] == pytest.approx([value])
     assert values_of("budget", "40%", 1.0, evidence, outcomes, 2)[0] == pytest.approx([value / 2])
 
 
 def test_the_values_of_a_loss_count_the_first_rows_alone():
-    made = [replace(one(), row=row) for row in range(3)]
-    unit = Unit(1, "shop", 0.0, 0.0, rows=5, drawn=True, probability=1.0)
-    evidence = evidence_of([(unit, made)], WITHOUT_FEATURES, CAP, 5)
+    evidence = of_unit(*(one(row=row) for row in range(3)), rows=5)
     for rows, lost in ((1, 0.75), (2, 1.5), (3, 2.25), (4, 3.25), (5, 4.25), (8, 4.25)):
         values, highest = values_of("max_loss", 0.05, 0.8, evidence, evidence.outcomes(TWO_STEPS), rows)
         assert values == pytest.approx([(lost - 0.04 * min(rows, 5)) / rows])
@@ -319,17 +307,14 @@ def test_the_values_of_a_loss_count_the_first_rows_alone():
 def test_retries_are_one_row_and_a_row_without_a_record_is_lost():
     failed = one({"small": Said(0.0, failed="timeout")}, compared="no answer")
     retried, again = one(retry=True), one({"small": replace(SMALL, grade=1.0), "large": LARGE}, retry=True)
-    assert shown([failed, retried, again]) == (0.75, 1e-5)
-    assert shown([retried, failed]) == (0.75, 1e-5)
-    assert shown([failed]) == (1.0, CAP)
-    assert shown([retried, replace(one(), row=2)], rows=3) == [(0.75, 1e-5), (1.0, CAP), (0.75, 1e-5)]
+    assert shown(failed, retried, again) == shown(retried, failed) == (0.75, 1e-5)
+    assert shown(failed) == (1.0, CAP)
+    lost, cost = of_unit(retried, one(row=2), rows=3).outcomes(TWO_STEPS)
+    assert (lost.tolist(), cost.tolist()) == ([0.75, 1.0, 0.75], [1e-5, CAP, 1e-5])
 
 
 def test_rows_beyond_those_that_are_compared_are_left_out():
-    unit = Unit(1, "shop", 0.0, 0.0, rows=30, drawn=True, probability=0.5)
-    evidence = evidence_of(
-        [(unit, [replace(one(), row=row) for row in range(25)])], WITHOUT_FEATURES, CAP, 20
-    )
+    evidence = of_unit(*(one(row=row) for row in range(25)), rows=30, most=20, probability=0.5)
     assert evidence.row.tolist() == list(range(20))
     assert evidence.n_units == 1
     assert evidence.weight.tolist() == [2.0]
@@ -351,6 +336,10 @@ def test_without_units_or_records_there_is_no_trace():
 # -- traces, from which policies learn -----------------------------------------------------------------------------
 
 
+def paid(trace, name):
+    return trace[name].cost.of_inputs(trace.n)[:, 0].tolist()
+
+
 def test_a_trace_has_what_was_recorded(tmp_path):
     kept = keep(tmp_path, units_of(records(20)))
     made = kept.read()
@@ -365,7 +354,7 @@ def test_a_trace_has_what_was_recorded(tmp_path):
         said = [record.said[name] for record in made]
         assert trace[name].quality[:, 0].tolist() == [each.grade for each in said]
         assert trace[name].scores["score"][:, 0].tolist() == [each.score or 0.0 for each in said]
-        assert np.array_equal(trace[name].cost.of_inputs(20)[:, 0], [each.cost for each in said])
+        assert paid(trace, name) == [each.cost for each in said]
         assert trace[name].cost.highest == MODELS.highest[name]
     assert np.array_equal(trace["features"].features[0], [record.features for record in made])
     assert evidence.for_learning().n == 20
@@ -388,7 +377,7 @@ def test_no_answer_no_grade_of_the_reference_and_bills_that_are_too_high():
     assert small.prediction[0, 0] == NO_ANSWER
     assert small.quality[0, 0] == 0.0
     assert large.quality[:2, 0].tolist() == [1.0, 0.25]
-    assert 0 < small.cost.of_inputs(4)[1, 0] < 1e-9
+    assert 0 < paid(trace, "small")[1] < 1e-9
     assert large.cost.highest == 0.5
 
 
@@ -397,7 +386,7 @@ def test_costs_are_those_that_were_paid_however_much_a_request_can_cost():
     models = replace(WITHOUT_FEATURES, highest={"small": 5.0, "large": 200.0})
     trace = evidence_of(units_of(made), models, CAP, 20).trace
     for name in ("small", "large"):
-        assert trace[name].cost.of_inputs(4)[:, 0].tolist() == [record.said[name].cost for record in made]
+        assert paid(trace, name) == [record.said[name].cost for record in made]
     below = replace(TWO_STEPS, limits=Thresholds.of([(-np.inf, -np.inf), (-np.inf, -np.inf)]))
     assert paid_for(below, trace).tolist() == [record.said["small"].cost for record in made]
 
@@ -411,9 +400,7 @@ def test_policies_learn_from_rows_that_are_complete_and_that_all_models_take():
     made[4] = replace(made[4], features=None)
     whole = evidence_of(units_of(made), MODELS, CAP, 20).for_learning()
     assert whole.n == 5
-    assert whole["small"].cost.of_inputs(5)[:, 0].tolist() == [
-        record.said["small"].cost for record in made[5:]
-    ]
+    assert paid(whole, "small") == [record.said["small"].cost for record in made[5:]]
 
 
 def test_policies_learn_nothing_from_answers_that_were_not_graded_or_where_no_row_is_complete():
@@ -429,22 +416,15 @@ def test_policies_learn_nothing_from_answers_that_were_not_graded_or_where_no_ro
 
 
 def test_what_costs_nothing_at_the_reference_is_known_all_the_same():
-    free = one({"small": SMALL, "large": replace(LARGE, cost=0.0)})
-    unit = Unit(1, "shop", 0.0, 0.0, rows=2, drawn=True, probability=1.0)
-    evidence = evidence_of([(unit, [free])], WITHOUT_FEATURES, CAP, 2)
+    evidence = of_unit(one({"small": SMALL, "large": replace(LARGE, cost=0.0)}), rows=2)
     assert evidence.has_reference.tolist() == [True, False]
     assert evidence.reference_cost.tolist() == [0.0, CAP]
 
 
 def test_a_request_that_could_cost_more_than_the_cap_and_got_no_answer_is_no_row():
     """No policy has an answer to it, nor has the reference."""
-    inside = [
-        one(),
-        one({}, row=1, refused=(OVER_CAP,), answered="", compared="no model takes it"),
-        one(row=2),
-    ]
-    unit = Unit(1, "shop", 0.0, 0.0, rows=4, drawn=True, probability=1.0)
-    evidence = evidence_of([(unit, inside)], WITHOUT_FEATURES, CAP, 20)
+    unanswered = one({}, row=1, refused=(OVER_CAP,), answered="", compared="no model takes it")
+    evidence = of_unit(one(), unanswered, one(row=2), rows=4, most=20)
     assert evidence.row.tolist() == [0, 2, 3]  # the last one is missing, and counts
     assert evidence.outcomes(TWO_STEPS)[0].tolist() == [0.75, 0.75, 1.0]
 
@@ -458,41 +438,38 @@ def test_the_first_rows_that_a_policy_decides():
     evidence = evidence_of(made, WITHOUT_FEATURES, CAP, 3)
     places = evidence.firsts(TWO_STEPS)
     expected = [made[k][1][0].said["small"].cost for k in range(40) if k not in (1, 2, 3, 5)]
-    assert evidence.trace["small"].cost.of_inputs(evidence.trace.n)[places, 0].tolist() == expected
+    assert np.array(paid(evidence.trace, "small"))[places].tolist() == expected
 
 
 # -- which records count ------------------------------------------------------------------------------------------
 
 
+def settings_of(bodies, models):
+    return own_settings({k: (0.0, body) for k, body in enumerate(bodies)}, models)
+
+
 def test_records_of_other_models_or_another_grader_are_not_counted():
     models = replace(WITHOUT_FEATURES, identity={"small": "v2", "large": "v1"}, grader="judge expert")
-    bodies = [
-        {"identity": {"small": "v2", "large": "v1"}, "grader": "judge expert"},
-        {"identity": {"small": "v1", "large": "v1"}, "grader": "judge expert"},
-        {"identity": {"small": "v2", "large": "v1"}, "grader": "match"},
-        {"identity": {}, "grader": ""},  # of before they were kept
-        {"identity": {"small": "v2", "large": "v1", "gone": "v1"}, "grader": "judge expert"},
-        {"identity": {"small": "v2"}, "grader": "judge expert"},
-        {},
-    ]
-    found = own_settings({k: (0.0, body) for k, body in enumerate(bodies, 1)}, models)
-    assert found == [1, 4, 5, 7]
+    own = {"identity": {"small": "v2", "large": "v1"}, "grader": "judge expert"}
+    others = [{**own, "identity": {"small": "v1", "large": "v1"}}, {**own, "grader": "match"}]
+    before = {"identity": {}, "grader": ""}  # they were kept
+    more, less = ({**own, "identity": one} for one in ({**own["identity"], "gone": "v1"}, {"small": "v2"}))
+    assert settings_of([own, *others, before, more, less, {}], models) == [0, 3, 4, 6]
 
 
 def test_a_model_that_is_new_makes_records_of_before_no_evidence_against_all_plans():
     """Their rows would count as lost, since it is not known what it would have answered."""
     before = {"identity": {"small": "v1", "large": "v1"}, "grader": "match"}
     models = replace(THREE, identity={"small": "v1", "medium": "v1", "large": "v1"}, grader="match")
-    assert own_settings({1: (0.0, before)}, models) == []
+    assert settings_of([before], models) == []
 
 
 def test_features_that_are_new_make_records_of_before_no_evidence_against_all_plans():
     models = replace(MODELS, identity={"small": "v1", "large": "v1"}, grader="match")
     told = {"identity": dict(models.identity), "grader": "match"}
     bodies = [{**told, "features": ""}, {**told, "features": "features"}, told]
-    assert own_settings({k: (0.0, body) for k, body in enumerate(bodies)}, models) == [1, 2]
-    without = replace(models, features="")
-    assert own_settings({k: (0.0, body) for k, body in enumerate(bodies)}, without) == [0, 1, 2]
+    assert settings_of(bodies, models) == [1, 2]
+    assert settings_of(bodies, replace(models, features="")) == [0, 1, 2]
 
 
 def test_everything_is_a_number():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-pytest.importorskip("typer")
-
 import httpx
+import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from tests.live.service import unreachable
@@ -25,8 +21,7 @@ from tests.live.service import unreachable
 from exeunt.gateway.failure_log import _OncePerMinute
 from exeunt.gateway.mock_provider import MockProvider
 
-from .running_gateway import PRICES, Running, answer, running
-from .test_gateway import eventually
+from .running_gateway import PRICES, Running, answer, error_of, eventually, models, running
 from .test_saved_policies import policy
 
 SHADOW = "{models: [small], share: 0.001, audit: 0.001, spend: '100 usd'}"
@@ -48,7 +43,7 @@ class Partly(MockProvider):
         return await super()._completions(request)
 
 
-def asked_by_16(run: Running, model: str, n: int = 128) -> tuple[list[int], list[float]]:
+def asked_by_16(run: Running, model: str, n: int) -> tuple[list[int], list[float]]:
     """Return the statuses and the seconds of n requests by 16 clients, each of which asks one after the other."""
     statuses, seconds = list[int](), list[float]()
 
@@ -65,29 +60,31 @@ def asked_by_16(run: Running, model: str, n: int = 128) -> tuple[list[int], list
     return statuses, seconds
 
 
-@pytest.mark.parametrize("status", [500, 429, 403])
-def test_a_cheap_model_that_fails_takes_the_reference_down_for_nobody(tmp_path: Path, status: int) -> None:
+@pytest.mark.parametrize(("status", "turns"), [(500, 3), (429, 0), (403, 0)])
+def test_a_cheap_model_that_fails_takes_the_reference_down_for_nobody(
+    tmp_path: Path, status: int, turns: int
+) -> None:
+    """`turns`: how often it is timed beside the reference alone, since the machine may do other work for a while."""
     provider = Partly(small=status)
     with running(tmp_path, provider, shadow=SHADOW) as run:
         run.gateway.policies.add(policy())
+        statuses, _ = asked_by_16(run, "auto:p1", n=32)
         above = []
-        for _ in range(3):  # in turns: the machine may do other work for a while
-            usual = asked_by_16(run, "auto")
-            statuses, seconds = asked_by_16(run, "auto:p1")
-            assert {*usual[0], *statuses} == {200}
+        for _ in range(turns):
+            usual = asked_by_16(run, "auto", n=48)
+            again, seconds = asked_by_16(run, "auto:p1", n=48)
+            statuses += usual[0] + again
             above.append(median(seconds) - 1.2 * median(usual[1]))
-        assert min(above) <= 0.01  # seconds
+        assert {*statuses} == {200}
+        assert min(above, default=0.0) <= 0.01  # seconds
         assert provider.failed <= 16 + 10
-        with run.http(run.admin) as http:
-            (resting,) = http.get("/admin/state").json()["resting"]
-            assert (resting["name"], resting["models"]) == ("small", ["small"])
-            assert resting["why"] == f"status {status} (overloaded)"
-            found = re.search(
-                r'rests_until_seconds\{name="small",why="(.*)"\} (.*)', http.get("/metrics").text
-            )
-            assert found is not None
-            assert found[1] == f"status {status} (overloaded)"
-            assert 0 < float(found[2]) - time.time() < 60
+        (resting,) = run.state()["resting"]
+        assert (resting["name"], resting["models"]) == ("small", ["small"])
+        assert resting["why"] == f"status {status} (overloaded)"
+        found = re.search(r'rests_until_seconds\{name="small",why="(.*)"\} (.*)', run.metrics())
+        assert found is not None
+        assert found[1] == f"status {status} (overloaded)"
+        assert 0 < float(found[2]) - time.time() < 60
         provider.statuses.clear()
         run.gateway.config.models["small"].breaker._until = 0.0  # the pause is over
         run.ask("later", model="auto:p1")
@@ -101,26 +98,25 @@ def test_a_key_that_is_refused_rests_all_models_of_the_provider(tmp_path: Path) 
         for i in range(5):
             assert run.ask(f"x {i}", model="small").status_code == 502
         assert provider.failed == 3
-        with run.http(run.admin) as http:
-            (resting,) = http.get("/admin/state").json()["resting"]
+        (resting,) = run.state()["resting"]
         assert (resting["name"], resting["models"]) == ("mock", ["small", "large"])
-        assert "rests" in run.ask("x").json()["error"]["message"]
+        assert "rests" in error_of(run.ask("x"))
 
 
 class Slow(MockProvider):
-    """A provider whose small model takes two seconds: before it answers, or between the pieces of its answer."""
+    """A provider whose small model takes a second: before it answers, or between the pieces of its answer."""
 
     async def _completions(self, request: Request) -> Response:
         body = await request.json()
         given = await super()._completions(request)
         if body["model"] == "small" and not body.get("stream"):
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(1.0)
         return given
 
     async def _chunks(self, completion: Any) -> AsyncIterator[str]:
         async for chunk in super()._chunks(completion):
             yield chunk
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.25)
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -132,16 +128,14 @@ def test_a_slow_answer_of_one_model_keeps_no_other_waiting_for_their_provider(
         provider = run.gateway.config.models["large"].provider
         for _ in range(provider.failures):
             provider.begin().end("connection failed (ConnectError)")
-        assert "rests" in run.ask("x").json()["error"]["message"]
+        assert "rests" in error_of(run.ask("x"))
         provider._until = 0.0  # the pause is over
         first = pool.submit(run.ask, "slow", model="small", stream=streams)
         eventually(lambda: len(mock.received) == 1)
         eventually(lambda: not provider.rests)
         if not streams:
             assert run.ask("y").status_code == 200
-        eventually(
-            lambda: provider._in_a_row == 0
-        )  # its status says that the connection and the key are good
+        eventually(lambda: provider._in_a_row == 0)  # its status says: the connection and the key are good
         assert not first.done()
         assert first.result().status_code == 200
 
@@ -175,10 +169,8 @@ def test_a_fault_after_the_beginning_of_a_stream_is_logged_though_its_client_has
 def test_a_provider_that_cannot_be_reached_rests_and_is_paid_nothing(tmp_path: Path) -> None:
     with unreachable() as url:
         options = {"shadow": "", "providers": f"{{mock: {{base_url: '{url}/v1', failures: 2, pause_s: 30}}}}"}
-        models = (
-            "{%s: {provider: mock, price: {input: 1, output: 1}, max_tokens: 9, timeout_s: 1, retries: 0}}"
-        )
-        with running(tmp_path, models=models % "large", **options) as run:
+        large = models(large="1, timeout_s: 0.3, retries: 0")
+        with running(tmp_path, models=large, **options) as run:
             for i in range(2):
                 assert "connection failed (ConnectTimeout)" in run.ask(f"x {i}").text
             assert "mock failed 2 times in a row and rests" in run.ask("y").text
@@ -201,25 +193,16 @@ def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: 
         assert run.ask("z").status_code == 200
 
 
-def slowly(*_: Any) -> float:
-    time.sleep(0.5)
-    return 1.0
-
-
 def test_a_slow_grader_keeps_no_client_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    medians = []
-    for grader in (lambda *_: 1.0, slowly):
-        monkeypatch.setattr("exeunt.gateway.judge.grader_named", lambda _, own=grader: own)
-        folder = tmp_path / grader.__name__
-        folder.mkdir()
-        with running(folder, Partly()) as run:
-            asked_by_16(run, "auto", n=32)  # now graders have work
-            statuses, seconds = asked_by_16(run, "auto", n=32)
+    """Not even one that never ends: all are answered before any grade is there."""
+    graded = threading.Event()
+    monkeypatch.setattr("exeunt.gateway.judge.grader_named", lambda _: lambda *_: float(graded.wait(60)))
+    with running(tmp_path, Partly()) as run:
+        for _ in range(2):  # at the second time graders have work
+            statuses, _ = asked_by_16(run, "auto", n=32)
             assert {*statuses} == {200}
-            medians.append(median(seconds))
-            if grader is slowly:
-                with run.http(run.admin) as http:
-                    found = re.search(r"\nexeunt_gateway_graders_under_way (\S+)", http.get("/metrics").text)
-    assert medians[1] <= 1.5 * medians[0]
-    assert found is not None
-    assert float(found[1]) > 8  # all threads were busy, and others waited
+        under_way = r"\nexeunt_gateway_graders_under_way (\S+)"
+        # All threads are busy, and others wait.
+        eventually(lambda: float(re.findall(under_way, run.metrics())[0]) > 8)
+        assert run.n_compared == 0
+        graded.set()

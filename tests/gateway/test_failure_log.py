@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette")
-
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.failure_log import FailureLog
 from exeunt.gateway.live_watch import GradingWatch
@@ -18,8 +16,7 @@ from exeunt.gateway.mock_provider import MockProvider
 from exeunt.live.live_model import NOT_ASKED, Reply
 from exeunt.stream.records import COMPARED, NOT_GRADED, NOT_PAID
 
-from .running_gateway import running
-from .test_gateway import eventually
+from .running_gateway import eventually, models, running
 
 
 def test_each_reason_of_a_model_is_logged_once_in_a_minute(caplog: pytest.LogCaptureFixture) -> None:
@@ -107,17 +104,13 @@ def test_where_money_for_the_judge_is_short_no_grader_failed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The limit leaves room for a comparison, and for no verdict beside it."""
-    models = (
-        "{small: {provider: mock, price: {input: 1, output: 1}, max_tokens: 100},"
-        " large: {provider: mock, price: {input: 1, output: 1}, max_tokens: 100},"
-        " expert: {provider: mock, price: {input: 1000, output: 1000}, max_tokens: 100}}"
-    )
+    three = models(small="1", large="1", expert="1000")
     shadow = "{models: [small], share: 1, spend: '0.01 usd', cap: '0.005 usd', grader: judge expert}"
     prices = {"small": (1.0, 1.0), "large": (1.0, 1.0), "expert": (1000.0, 1000.0)}
     provider = MockProvider(lambda model, text: f"{model} to {text}", prices)
     with (
         caplog.at_level(logging.ERROR, "exeunt.gateway"),
-        running(tmp_path, provider, models=models, shadow=shadow) as run,
+        running(tmp_path, provider, models=three, shadow=shadow) as run,
     ):
         run.ask("question")
         eventually(lambda: run.n_compared == 1)

@@ -28,11 +28,8 @@ def says(content, *calls):
         (says(None), says(""), True),
         (says(None), says("x"), False),
         (says("[" * 100_000), says("[" * 100_000), True),
-        (
-            says("a" + "\u0301\u0323" * 200_000),
-            says("b"),
-            False,
-        ),  # minutes, if all marks are normalised at once
+        # Minutes, if all marks are normalised at once.
+        (says("a" + "\u0301\u0323" * 200_000), says("b"), False),
         ({"content": "x", "tool_calls": 5}, says("x"), False),
         ({"content": "x", "tool_calls": ["f", None]}, {"content": "y", "tool_calls": ["f", None]}, True),
         (says([{"type": "text", "text": "Paris"}]), says("paris"), True),
@@ -71,9 +68,8 @@ def test_graders_by_name(tmp_path, monkeypatch):
     assert grader_named("match") is normalised_match
     grade = grader_named("my_graders:length")
     assert grade({"longest": 4}, says("ab"), says("")) == 0.5
-    with pytest.raises(
-        InputError, match=r"grader my_graders:length must return a number from 0 to 1, got 2\.0"
-    ):
+    wrong_number = r"grader my_graders:length must return a number from 0 to 1, got 2\.0"
+    with pytest.raises(InputError, match=wrong_number):
         grade({"longest": 1}, says("ab"), says(""))
     with pytest.raises(InputError, match="must return a number from 0 to 1, got nan"):
         grader_named("my_graders:broken")({}, says(""), says(""))

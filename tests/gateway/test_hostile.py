@@ -8,13 +8,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -27,7 +24,8 @@ from exeunt.gateway.completion_chunks import Sink
 from exeunt.gateway.mock_provider import MockProvider
 from exeunt.live.live_cascade import LiveAnswer
 
-from .running_gateway import PRICES, Running, answer, running
+from .hostile_answers import Damaging
+from .running_gateway import PRICES, Running, answer, error_of, models, running
 
 
 def request(**options: Any) -> bytes:
@@ -61,6 +59,10 @@ def said(text: str, finish: str | None = None) -> dict[str, Any]:
     return {"id": "1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]}
 
 
+def choice_of(text: str, finish: str) -> dict[str, Any]:
+    return {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -80,12 +82,7 @@ def test_what_could_not_be_sent_or_priced_is_refused(data: bytes) -> None:
 def test_many_marks_do_not_hold_up_others() -> None:
     marks = "a" + "\u0301" * 100_000 + "\u0323" * 100_000  # minutes, if all are normalised at once
     begun = time.monotonic()
-    assert (
-        ChatRequest.read(
-            json.dumps({"model": "m", "messages": [{"role": "user", "content": marks}]}).encode()
-        ).n_bytes
-        >= 400_000
-    )
+    assert ChatRequest.read(request(messages=[{"role": "user", "content": marks}])).n_bytes >= 400_000
     assert time.monotonic() - begun < 5
 
 
@@ -98,19 +95,19 @@ def test_only_the_addresses_of_images_are_not_counted() -> None:
     assert free < 1000 < counted
 
 
-def test_what_clients_send_besides_is_taken(run: Running) -> None:
+def test_what_clients_send_besides_is_taken(standing: Running) -> None:
     more: dict[str, Any] = {
         "prompt_cache_key": "k", "safety_identifier": "s", "verbosity": "low", "modalities": ["text"], "store": False,
         "max_completion_tokens": 50, "stream_options": None, "response_format": {"type": "text"},
     }  # fmt: skip
-    assert run.ask("easy 1", **more).status_code == 200
-    sent = run.provider.received[0]["body"]
+    assert standing.ask("easy 1", model="large", **more).status_code == 200
+    sent = standing.provider.received[-1]["body"]
     assert sent["verbosity"] == "low"
     assert sent["max_tokens"] == 50
     assert not {"prompt_cache_key", "safety_identifier", "modalities", "store"} & sent.keys()
 
 
-def test_models_that_take_no_tools_get_no_results_of_them(run: Running) -> None:
+def test_models_that_take_no_tools_get_no_results_of_them(standing: Running) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
         {"role": "developer", "content": "be short"},
@@ -118,15 +115,14 @@ def test_models_that_take_no_tools_get_no_results_of_them(run: Running) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "easy 1"},
     ]
-    assert run.ask("", messages=messages).json()["model"] == "large"
-    assert "takes no tools" in run.ask("", model="small", messages=messages).json()["error"]["message"]
-    assert "takes no reasoning_effort" in run.ask("x", reasoning_effort="high").json()["error"]["message"]
+    assert standing.ask("", messages=messages).json()["model"] == "large"
+    assert "takes no tools" in error_of(standing.ask("", model="small", messages=messages))
+    assert "takes no reasoning_effort" in error_of(standing.ask("x", reasoning_effort="high"))
 
 
 def test_an_empty_answer_is_an_answer(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 100, "total_tokens": 105}
-    choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "length"}
-    with running(tmp_path, Raw({"choices": [choice], "usage": usage}), shadow="") as run:
+    with running(tmp_path, Raw({"choices": [choice_of("", "length")], "usage": usage}), shadow="") as run:
         assert run.ask("x").json()["choices"][0]["finish_reason"] == "length"
 
 
@@ -146,10 +142,7 @@ def test_a_stream_that_is_not_understood_is_settled(tmp_path: Path, chunk: Any) 
 def test_a_stream_that_ends_early_says_so_without_the_words_of_the_provider(
     tmp_path: Path, last: Any
 ) -> None:
-    retries = (
-        "{small: {provider: mock, price: {input: 1, output: 1}, retries: 0},"
-        " large: {provider: mock, price: {input: 10, output: 10}, retries: 1}}"
-    )
+    retries = models(large="10, retries: 1")
     with running(tmp_path, Raw(stream(said("begin"), last)), shadow="", models=retries) as run:
         for _ in range(3):
             text = run.ask("x", stream=True, stream_options={"include_usage": True}).text
@@ -227,42 +220,32 @@ def test_another_model_answers_for_one_that_billed_too_much(tmp_path: Path) -> N
 
 
 def test_half_a_character_is_passed_on(tmp_path: Path) -> None:
-    choice = {"index": 0, "message": {"role": "assistant", "content": "\ud83d"}, "finish_reason": "length"}
-    with running(tmp_path, Raw({"choices": [choice]}), shadow="") as run:
+    with running(tmp_path, Raw({"choices": [choice_of("\ud83d", "length")]}), shadow="") as run:
         answered = run.ask("x")
     assert answered.status_code == 200
     assert b"\\ud83d" in answered.content
 
 
 def test_an_earlier_answer_does_not_end_a_stream_that_was_cut_off() -> None:
-    class Cascade:
-        async def ask(self, asked: list[ChatRequest], **_: Any) -> list[LiveAnswer]:
-            assert asked[0].sink is not None
-            asked[0].sink.put(said("begin"))
-            small = {"small": ChatReply("yes", body={})}
-            return [
-                LiveAnswer("", "yes", "large", 0.0, failed={"large": "down"}, replies=small, given_by="small")
-            ]
+    async def ask(asked: list[ChatRequest], **_: Any) -> list[LiveAnswer]:
+        assert asked[0].sink is not None
+        asked[0].sink.put(said("begin"))
+        told: dict[str, Any] = {"failed": {"large": "down"}, "replies": {"small": ChatReply("yes", body={})}}
+        return [LiveAnswer("", "yes", "large", 0.0, given_by="small", **told)]
 
-    class Model:
-        def refusal(self, _: ChatRequest) -> str:
-            return ""
-
-    models: Any = {"large": Model()}
-    cascade: Any = Cascade()
+    large: Any = SimpleNamespace(refusal=lambda _: "")
+    cascade: Any = SimpleNamespace(ask=ask)
     asked = replace(ChatRequest.read(request()), sink=Sink())
     ledger: Any = None
-    work = Answering(models, "large", ()).by_policy(Active("p1", None, cascade), asked, "", ledger)
+    work = Answering({"large": large}, "large", ()).by_policy(Active("p1", None, cascade), asked, "", ledger)
     assert asyncio.run(work).reply is None
 
 
 @pytest.mark.parametrize("data", [b"null", b"5", b"true", b'"x"', b"[1]", b"[" * 60_000, b'{"a":' * 15_000])
-def test_a_body_that_is_no_object_is_refused(run: Running, data: bytes) -> None:
-    with run.http() as http:
-        assert http.post("/v1/chat/completions", content=data).status_code == 400
-    with run.http(run.admin) as http:
-        told = http.put("/admin/policy", content=data)
-    assert (told.status_code, told.json()["error"]["message"][:5]) == (400, "send ")
+def test_a_body_that_is_no_object_is_refused(standing: Running, data: bytes) -> None:
+    assert standing.post(data).status_code == 400
+    told = standing.owner.put("/admin/policy", content=data)
+    assert (told.status_code, error_of(told)[:5]) == (400, "send ")
 
 
 _DIGITS = int("9" * 400)
@@ -282,24 +265,9 @@ _DIGITS = int("9" * 400)
 def test_numbers_of_a_provider_do_no_harm(tmp_path: Path, harm: Callable[[dict[str, Any]], Any]) -> None:
     """The fallback answers, also where an answer comes in parts."""
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-    message = {"role": "assistant", "content": "bad"}
-    body: dict[str, Any] = {
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": usage,
-    }
+    body: dict[str, Any] = {"choices": [choice_of("bad", "stop")], "usage": usage}
     harm(body)
-
-    class Harmful(Raw):
-        async def _completions(self, request: Request) -> Response:
-            asked = json.loads(await request.body())
-            if asked["model"] == "small":
-                return await MockProvider._completions(self, request)
-            if not asked.get("stream"):
-                return Response(json.dumps(body), media_type="application/json")
-            choice = {**body["choices"][0], "delta": message}
-            return Response(f"data: {json.dumps({**body, 'choices': [choice]})}\n\n")
-
-    with running(tmp_path, Harmful(body), shadow="", fallback="[small]") as run:
+    with running(tmp_path, Damaging(body), shadow="", fallback="[small]") as run:
         for streams in (False, True):
             answered = run.ask("easy 1", stream=streams)
             assert answered.status_code == 200, answered.text

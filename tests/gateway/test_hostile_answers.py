@@ -5,50 +5,23 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
-from starlette.requests import Request
-from starlette.responses import Response
-
 from exeunt._support.outside_json import outside_json
 from exeunt.gateway.completion_chunks import chunks_of, understood
-from exeunt.gateway.mock_provider import MockProvider
 
-from .hostile_answers import CALLS, SECOND, Hostile
+from .hostile_answers import CALLS, SECOND, Damaging, Hostile
 from .made_state import made_policy
-from .running_gateway import PRICES, Running, answer, running
+from .running_gateway import Running, answer, lines_of, models, running, text_of_chunks
 
-MODELS = (
-    "{small: {provider: mock, price: {input: 1, output: 1}, max_tokens: 100, retries: 0, logprobs: true},"
-    " large: {provider: mock, price: {input: 10, output: 10}, max_tokens: 100, retries: 0, logprobs: true}}"
-)
-
+MODELS = models(small="1, retries: 0, logprobs: true", large="10, retries: 0, logprobs: true")
 SHADOW = "{models: [small], share: 0.001, audit: 0.001, spend: '1 usd'}"
 USAGE = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
-
-
-class Damaging(MockProvider):
-    """Answers with a completion in place of that of one model, in one chunk if it is to come in parts."""
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        super().__init__(answer, PRICES)
-        self.body, self.damages = body, "large"
-
-    async def _completions(self, request: Request) -> Response:
-        asked = json.loads(await request.body())
-        if asked["model"] != self.damages:
-            return await super()._completions(request)
-        if not asked.get("stream"):
-            return Response(json.dumps(self.body))
-        chunk = json.loads(json.dumps(self.body).replace('"message"', '"delta"'))
-        return Response(f"data: {json.dumps(chunk)}\n\n")
 
 
 def ask(run: Running, i: int, damages: str) -> str:
@@ -63,19 +36,15 @@ def ask(run: Running, i: int, damages: str) -> str:
     assert SECOND not in told.text
     model = told.headers["x-exeunt-model"]
     if not streams:
-        body = strictly(told.content)
+        body = outside_json(told.content)
         assert is_readable(body, "message")
         said = body["choices"][0]["message"].get("content")
     else:
-        lines = [line[6:] for line in told.text.split("\n") if line.startswith("data: ")]
-        assert lines[-1] == "[DONE]"
-        chunks = [strictly(line) for line in lines[:-1]]
+        chunks = [outside_json(line) for line in lines_of(told)]
         assert all(is_readable(chunk, "delta") for chunk in chunks if "error" not in chunk)
         if any("error" in chunk for chunk in chunks):
             return ""
-        said = "".join(
-            choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
-        )
+        said = text_of_chunks(chunks)
     if model != damages:
         assert said == answer(model, text)
     return model
@@ -92,9 +61,10 @@ def is_readable(body: Any, part: str) -> bool:
     )
 
 
-def strictly(data: str | bytes) -> Any:
-    """Read JSON as strict clients do."""
-    return outside_json(data)
+def never_rest(run: Running, *names: str) -> None:
+    """Let models be asked however often they fail."""
+    for model in map(run.gateway.config.models.__getitem__, names):
+        model.breaker.failures = model.provider.failures = 10**9
 
 
 def settle(run: Running) -> None:
@@ -113,11 +83,7 @@ def campaign(folder: Path, n: int, seed: int, damages: str) -> dict[str, int]:
     found: dict[str, int] = {}
     with running(folder, provider, **given) as run, ThreadPoolExecutor(4) as pool:
         run.gateway.policies.add(made_policy())
-        for breaker in (
-            run.gateway.config.models[damages].breaker,
-            run.gateway.config.models[damages].provider,
-        ):
-            breaker.failures = 10**9  # else nobody asks the provider any more
+        never_rest(run, damages)
         peaks = []
         for begin in range(0, n, 50):
             for model in pool.map(lambda i: ask(run, i, damages), range(begin, min(begin + 50, n))):
@@ -137,8 +103,7 @@ def campaign(folder: Path, n: int, seed: int, damages: str) -> dict[str, int]:
 @pytest.mark.parametrize("damages", ["large", "small"])
 def test_a_hundred_hostile_answers(tmp_path: Path, damages: str) -> None:
     found = campaign(tmp_path, 100, seed=1, damages=damages)
-    assert found["small"] > 10
-    assert found["large"] > 10
+    assert min(found["small"], found["large"]) > 10
 
 
 @pytest.mark.slow
@@ -150,8 +115,7 @@ def test_three_thousand_hostile_answers(tmp_path: Path, damages: str) -> None:
     finally:
         tracemalloc.stop()
     print(found)
-    assert found["small"] > 300
-    assert found["large"] > 300
+    assert min(found["small"], found["large"]) > 300
 
 
 MESSAGES: list[Any] = [
@@ -161,17 +125,25 @@ MESSAGES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("message", MESSAGES)
-def test_the_fallback_answers_for_a_message_that_is_not_understood(tmp_path: Path, message: Any) -> None:
-    """Also where it would come in parts, and where a policy has asked the model."""
-    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": USAGE}
-    with running(tmp_path, Damaging(body), shadow=SHADOW, models=MODELS, fallback="[small]") as run:
+@pytest.fixture(scope="module")
+def damaging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("damaging")
+    with running(folder, Damaging({}), shadow=SHADOW, models=MODELS, fallback="[small]") as run:
         run.gateway.policies.add(made_policy())
-        for streams in (False, True):
-            for model, other in (("auto", "small"), ("auto:p1", "large")):
-                run.provider.damages = "large" if other == "small" else "small"
-                told = run.ask("easy 1", model=model, stream=streams)
-                assert (told.status_code, told.headers["x-exeunt-model"]) == (200, other), told.text
+        never_rest(run, "small", "large")
+        yield run
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_the_fallback_answers_for_a_message_that_is_not_understood(damaging: Running, message: Any) -> None:
+    """Also where it would come in parts, and where a policy has asked the model."""
+    provider: Any = damaging.provider
+    provider.body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": USAGE}
+    for streams in (False, True):
+        for model, damaged, other in (("auto", "large", "small"), ("auto:p1", "small", "large")):
+            provider.damages = damaged
+            told = damaging.ask("easy 1", model=model, stream=streams)
+            assert (told.status_code, told.headers["x-exeunt-model"]) == (200, other), told.text
 
 
 @pytest.mark.parametrize("second", [5, None, {}, {"message": {"content": SECOND}}])

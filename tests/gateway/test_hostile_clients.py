@@ -13,12 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 import httpx
+import pytest
 import uvicorn
 
 from exeunt._support.outside_json import outside_json
@@ -30,8 +26,7 @@ from exeunt.web import server as server_module
 from exeunt.web.server import uvicorn_config
 
 from .hostile_answers import damaged
-from .running_gateway import Running, config_text, right_answer, running
-from .test_gateway import eventually
+from .running_gateway import Running, eventually, right_answer, running, written
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -54,14 +49,9 @@ PLAIN: dict[str, Any] = {
     "messages": [{"role": "user", "content": "easy 1"}],
     "max_tokens": 50,
 }
-PATHS = (
-    "/v1/chat/completions",
-    "/admin/policy",
-    "/admin/rollback",
-    "/admin/models/large/resume",
-    "/admin/clients/nobody",
-    "/v1/models",
-)
+COMPLETIONS = "/v1/chat/completions"
+ADMIN = [f"/admin/{path}" for path in ("policy", "rollback", "models/large/resume", "clients/nobody")]
+PATHS = (COMPLETIONS, *ADMIN, "/v1/models")
 METHODS = ("POST", "POST", "POST", "PUT", "DELETE", "GET", "PATCH", "HEAD", "OPTIONS")
 ALLOWED = {200, 400, 401, 402, 403, 404, 405, 413, 415, 429}
 
@@ -69,15 +59,13 @@ ALLOWED = {200, 400, 401, 402, 403, 404, 405, 413, 415, 429}
 def hostile(run: Running, http: httpx.Client, lots: random.Random) -> int:
     body = damaged(lots.choice([BASE, PLAIN]), lots)
     usual = lots.random() < 0.8
-    path = PATHS[0] if usual else lots.choice(PATHS)
+    path = COMPLETIONS if usual else lots.choice(PATHS)
     key = lots.choice([run.client] * 8 + [run.admin, "x", "ex-wrong", "\xe9"])
     headers = {"authorization": f"Bearer {key}".encode("latin-1"), "content-type": "application/json"}
-    odd = lots.choice(
-        [{}] * 8 + [{"content-encoding": "gzip"}, {"x-stainless-retry-count": "x"}, {"origin": "http://a"}]
-    )
-    told = http.request(
-        "POST" if usual else lots.choice(METHODS), path, content=body, headers={**headers, **odd}
-    )
+    odd: list[dict[str, str]] = [{"content-encoding": "gzip"}, {"x-stainless-retry-count": "x"}]
+    more = lots.choice([{}] * 8 + [*odd, {"origin": "http://a"}])
+    method = "POST" if usual else lots.choice(METHODS)
+    told = http.request(method, path, content=body, headers={**headers, **more})
     if told.status_code != 200:
         assert told.request.method == "HEAD" or outside_json(told.content)["error"]["message"]
     assert told.status_code in ALLOWED, (told.status_code, told.text[:300], body[:300])
@@ -90,10 +78,8 @@ def campaign(folder: Path, n: int, seed: int) -> Counter[int]:
     with running(folder, spend="{day: '10 usd'}") as run:
 
         def send(i: int) -> int:
-            lots = random.Random(f"{seed} {i}")
-            with httpx.Client(base_url=run.url, timeout=30) as http:
-                if i % 10:
-                    return hostile(run, http, lots)
+            if i % 10:
+                return hostile(run, run.open, random.Random(f"{seed} {i}"))
             told = run.ask(f"easy {i}", stream=i % 20 == 0)
             assert told.status_code == 200
             assert i % 20 == 0 or told.json()["choices"][0]["message"]["content"] == right_answer(f"easy {i}")
@@ -107,9 +93,8 @@ def campaign(folder: Path, n: int, seed: int) -> Counter[int]:
 
 def test_two_hundred_hostile_requests(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = campaign(tmp_path, 200, seed=1)
-    assert not [
-        record for record in caplog.records if "failed" in record.message
-    ]  # of a client's own mistakes
+    # Nothing is logged of a client's own mistakes.
+    assert not [record for record in caplog.records if "failed" in record.message]
     assert found[0] == 20
     assert found[400] > 40
 
@@ -129,9 +114,7 @@ def test_what_is_refused_since_there_is_too_much_is_counted_and_logged(
     monkeypatch.setattr(limits, "_FEW", 2)
     monkeypatch.setattr(server_module, "_LOGS", None)  # the handlers of other tests stay
     monkeypatch.setattr(logging.getLogger("exeunt.gateway"), "propagate", True)
-    file = tmp_path / "gateway.yaml"
-    file.write_text(config_text("http://127.0.0.1:1", listen="{max_open: 1}"))
-    gateway = Gateway(read_config(file), apart=asyncio.to_thread)
+    gateway = Gateway(read_config(written(tmp_path, listen="{max_open: 1}")), apart=asyncio.to_thread)
     client, admin = gateway.keys.add("alice"), gateway.keys.add("root", admin=True)
     app = make_app(gateway)
     server = uvicorn.Server(uvicorn_config(lambda: app, "127.0.0.1", 0, max_connections=8))
@@ -163,9 +146,8 @@ def test_what_is_refused_since_there_is_too_much_is_counted_and_logged(
         thread.join(20)
     assert "exeunt_gateway_refused_connections_total 2.0" in counts
     assert "exeunt_gateway_refused_total 1.0" in counts
-    said = dict.fromkeys(
-        one for one in caplog.records if "refused" in one.getMessage()
-    )  # several handlers see each
+    # Several handlers see each.
+    said = dict.fromkeys(one for one in caplog.records if "refused" in one.getMessage())
     assert [(one.getMessage(), one.fields["times"]) for one in said] == [
         ("requests are refused: there are too many", 1),
         ("connections are refused: there are too many", 1),

@@ -5,9 +5,6 @@ import json
 
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("typer")
-
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
@@ -18,8 +15,7 @@ from exeunt.gateway.labels import agreement
 from exeunt.gateway.mock_provider import MockProvider, served
 from exeunt.ledger import ledger_of
 
-from .running_gateway import PRICES, running
-from .test_gateway import eventually
+from .running_gateway import PRICES, eventually, models, running
 
 REQUEST = {"messages": ({"role": "user", "content": "2 + 2?"},), "temperature": 1}
 
@@ -127,17 +123,12 @@ def test_a_judge_is_no_model_that_it_grades():
 
 
 def test_a_gateway_with_a_judge_certifies_its_grades(tmp_path, capsys):
-    provider = MockProvider(
-        lambda model, text: "TIE" if model == "expert" else f"{model} to {text}",
-        {**PRICES, "expert": (1.0, 1.0)},
-    )
-    models = (
-        "{small: {provider: mock, price: {input: 1, output: 1}, max_tokens: 100},"
-        " large: {provider: mock, price: {input: 10, output: 10}, max_tokens: 100},"
-        " expert: {provider: mock, price: {input: 1, output: 1}, max_tokens: 10}}"
-    )
+    said = {"expert": "TIE"}
+    prices = {**PRICES, "expert": (1.0, 1.0)}
+    provider = MockProvider(lambda model, text: said.get(model, f"{model} to {text}"), prices)
+    three = models(small="1", large="10", expert="1")
     shadow = "{models: [small], share: 1, spend: '100 usd', grader: judge expert}"
-    with running(tmp_path, provider, models=models, shadow=shadow, keep="{texts: true}") as run:
+    with running(tmp_path, provider, models=three, shadow=shadow, keep="{texts: true}") as run:
         for i in range(3):
             run.ask(f"question {i}")
         eventually(lambda: run.n_compared == 3)

@@ -18,59 +18,84 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-
-pytest.importorskip("yaml")
+from tests.cli.command import printed
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import ArtefactError, ExeuntError, InputError
 from exeunt.gateway.key_store import Client, Keys, KeysLocked, _put, write_keys
 
-from .running_gateway import httpx, running
+from .running_gateway import error_of, running
 
 N = 100
-ADDS = """
-import sys
+ADD = """
+print("go", flush=True)
+sys.stdin.readline()
+for i in range(int(given[2])):
+    print(keys.add(f"{given[1]}-{i}"))
+"""
+REMOVE = """
+print("go", flush=True)
+sys.stdin.readline()
+print(Keys(folder).remove(given[1]))
+"""
+WORKER = """
+import json, sys
 from pathlib import Path
 from exeunt.gateway.key_store import Keys
-keys = Keys(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-for i in range(int(sys.argv[3])):
-    print(keys.add(f"{sys.argv[2]}-{i}"))
-"""
-OPENS = """
-import sys
-from pathlib import Path
-from exeunt.gateway.key_store import Keys
-print("ready", flush=True)
-sys.stdin.readline()
-print(Keys(Path(sys.argv[1])).remove(sys.argv[2]))
+for line in sys.stdin:
+    program, *given = json.loads(line)
+    folder = Path(given[0])
+    keys = Keys(folder) if "keys." in program else None
+    exec(program)
+    print("ended", flush=True)
 """
 
 
-def begun(program: str, *given: Any) -> subprocess.Popen[str]:
-    """Start a process, which waits once it is ready."""
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", program, *map(str, given)], **pipes)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Worker:
+    """A process that runs programs, each of which waits once it has begun until it is let go."""
+
+    def __init__(self) -> None:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", WORKER], **pipes)
+
+    def _say(self, what: str) -> None:
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+
+    def begin(self, program: str, *given: Any) -> None:
+        self._say(json.dumps([program, *map(str, given)]))
+        assert self.process.stdout.readline() == "go\n"
+
+    def let_go(self) -> None:
+        self._say("go")
+
+    def ended(self) -> list[str]:
+        """Return the lines that a program has printed."""
+        return [line.strip() for line in iter(self.process.stdout.readline, "ended\n") if line]
+
+    def end(self) -> None:
+        self.process.communicate()
+        assert self.process.returncode == 0
 
 
-def let_go(*processes: subprocess.Popen[str]) -> None:
-    """Let processes go on, all at once."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[Worker]]:
+    made = [Worker() for _ in range(4)]
+    yield made
+    for one in made:
+        one.end()
 
 
-def ended(process: subprocess.Popen[str]) -> list[str]:
-    """Return what a process has printed."""
-    out, _ = process.communicate()
-    assert process.returncode == 0
-    return out.split()
+def begun(workers: list[Worker], program: str, folder: Path, given: list[tuple[Any, ...]]) -> list[Worker]:
+    """Run a program in as many processes as it is given something, all at once."""
+    begun = workers[: len(given)]
+    for one, options in zip(begun, given, strict=True):
+        one.begin(program, folder, *options)
+    for one in begun:
+        one.let_go()
+    return begun
 
 
 def client(name: str, **options: Any) -> Client:
@@ -116,19 +141,12 @@ def test_no_client_is_allowed_nothing_and_the_last_key_does_not_go_unnoticed(
         exeunt(["gateway", "keys", file])
         assert [
             line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:] if line.strip("- ─━")
-        ] == [
-            ["alice", "asks"],
-            ["root", "administers"],
-            ["second", "administers"],
-        ]
+        ] == [["alice", "asks"], ["root", "administers"], ["second", "administers"]]
         exeunt(["gateway", "forget", file, "root"])
         assert capsys.readouterr().out == "root: the key and 0 records removed\n"
         exeunt(["gateway", "forget", file, "second"])
-        told = capsys.readouterr().out
-        assert (
-            "does not start like this: who administers the gateway has no key yet: make one with `exeunt"
-            in told
-        )
+        told = "does not start like this: who administers the gateway has no key yet: make one with `exeunt"
+        assert told in capsys.readouterr().out
 
 
 def test_a_further_key_of_a_client_keeps_what_its_first_one_had(tmp_path: Path) -> None:
@@ -143,48 +161,46 @@ def test_a_further_key_of_a_client_keeps_what_its_first_one_had(tmp_path: Path) 
     assert keys.clients == (replace(known, digest=keys.clients[0].digest, shadow=True, spend="2 usd"),)
 
 
-def test_all_keys_that_processes_add_at_once_work(tmp_path: Path) -> None:
-    adding = [begun(ADDS, tmp_path, name, N) for name in "abcd"]
-    let_go(*adding)
-    made = {
-        f"{name}-{i}": key
-        for name, one in zip("abcd", adding, strict=True)
-        for i, key in enumerate(ended(one))
-    }
+def test_all_keys_that_processes_add_at_once_work(tmp_path: Path, workers: list[Worker]) -> None:
+    adding = begun(workers, ADD, tmp_path, [(name, N) for name in "abcd"])
+    keys_of = zip("abcd", (one.ended() for one in adding), strict=True)
+    made = {f"{name}-{i}": key for name, added in keys_of for i, key in enumerate(added)}
     assert len(made) == 4 * N
     keys = Keys(tmp_path)
     assert [keys.of(key.encode()) for key in made.values()] == [keys.named(name) for name in made]
     assert {one.name for one in keys.clients} == set(made)
 
 
-def test_a_key_that_is_removed_while_others_are_added_never_comes_back(tmp_path: Path) -> None:
+def test_a_key_that_is_removed_while_others_are_added_never_comes_back(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
     keys = Keys(tmp_path)
     old = {f"old-{i}": keys.add(f"old-{i}").encode() for i in range(60)}
-    adding = [begun(ADDS, tmp_path, name, N) for name in "ab"]
-    let_go(*adding)
+    adding = begun(workers, ADD, tmp_path, [(name, N) for name in "ab"])
     for name, key in old.items():
         assert keys.of(key) is not None
         assert keys.remove(name)
         assert has_gone(keys, key)
     for one in adding:
-        ended(one)
+        one.ended()
     assert len(Keys(tmp_path).clients) == 2 * N
     assert all(keys.of(key) is None for key in old.values())
     left = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"old-" not in left
 
 
-def test_a_gateway_that_runs_sees_at_once_what_the_command_does(tmp_path: Path) -> None:
+def test_a_gateway_that_runs_sees_at_once_what_another_process_and_the_command_do(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
     with running(tmp_path) as run:
         file = str(tmp_path / "gateway.yaml")
-        done = subprocess.run(
-            [sys.executable, "-m", "exeunt", "gateway", "keys", file, "--add", "bob", "--spend", "3 usd"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        run.client = done.stdout.split()[0]
+        (adding,) = begun(workers, ADD, run.gateway.folder, [("bob", 1)])
+        (run.client,) = adding.ended()
         assert run.ask("easy 1").status_code == 200
-        exeunt(["gateway", "forget", file, "bob"])
+        exeunt(["gateway", "forget", file, "bob-0"])
         assert run.ask("easy 2").status_code == 401
+        run.client = printed("gateway", "keys", file, "--add", "bob", "--spend", "3 usd").split()[0]
+        assert run.ask("easy 3").status_code == 200
 
 
 def test_a_file_that_is_restored_or_removed_counts_from_then_on(tmp_path: Path) -> None:
@@ -350,15 +366,16 @@ def test_keys_of_earlier_versions_are_taken_over_once(tmp_path: Path) -> None:
     assert Keys(tmp_path).clients == before[1:]
 
 
-def test_processes_that_take_keys_over_at_once_bring_no_removed_key_back(tmp_path: Path) -> None:
+def test_processes_that_take_keys_over_at_once_bring_no_removed_key_back(
+    tmp_path: Path, workers: list[Worker]
+) -> None:
     names = [f"client-{i}" for i in range(8)]
     for attempt in range(3):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         write_former(folder, *map(client, names), client("root", admin=True))
-        removing = [begun(OPENS, folder, name) for name in names[:4]]
-        let_go(*removing)
-        assert [ended(one) for one in removing] == [["True"]] * 4
+        removing = begun(workers, REMOVE, folder, [(name,) for name in names[:4]])
+        assert [one.ended() for one in removing] == [["True"]] * 4
         assert [one.name for one in Keys(folder).clients] == [*names[4:], "root"]
         assert [file.name for file in folder.iterdir()] == ["keys.db"]
 
@@ -372,21 +389,21 @@ def test_processes_that_take_keys_over_at_once_bring_no_removed_key_back(tmp_pat
         ('{"name": 1}', "mapping"),
         ('[{"name": "a", "digest": "b", "more": 1}]', "unexpected keyword argument 'more'"),
         ("[{", "is not complete JSON"),
-        (json.dumps([asdict(client("a", spend=5))]), "spend must be a text, got 5"),
-        (json.dumps([asdict(client("a", spend="5 eur"))]), "spend: prices are in usd"),
-        (json.dumps([asdict(client("a", spend="much"))]), "spend: "),
-        (json.dumps([asdict(client("a", admin=1))]), "admin must be true or false, got 1"),
-        (json.dumps([asdict(client("a", shadow=None))]), "shadow must be true or false, got None"),
-        (json.dumps([asdict(replace(client("a"), name=["a"]))]), "name must be a text, got "),
-        (json.dumps([asdict(replace(client("a"), digest=["b"]))]), "digest must be a text, got "),
-        (
-            json.dumps([asdict(replace(client("a"), digest="b"))]),
-            "the digest of 'a' has not 64 hexadecimal digits",
-        ),
+        ({"spend": 5}, "spend must be a text, got 5"),
+        ({"spend": "5 eur"}, "spend: prices are in usd"),
+        ({"spend": "much"}, "spend: "),
+        ({"admin": 1}, "admin must be true or false, got 1"),
+        ({"shadow": None}, "shadow must be true or false, got None"),
+        ({"name": ["a"]}, "name must be a text, got "),
+        ({"digest": ["b"]}, "digest must be a text, got "),
+        ({"digest": "b"}, "the digest of 'a' has not 64 hexadecimal digits"),
     ],
 )
-def test_a_file_that_holds_no_keys_is_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "keys.json").write_text(text)
+def test_a_file_that_holds_no_keys_is_named(tmp_path: Path, text: str | dict[str, Any], message: str) -> None:
+    """Nor does one whose client has a field that none can have."""
+    (tmp_path / "keys.json").write_text(text) if isinstance(text, str) else write_former(
+        tmp_path, replace(client("a"), **text)
+    )
     with pytest.raises(ArtefactError, match=r"keys\.json .*remove it and make all keys anew") as error:
         Keys(tmp_path)
     assert message in str(error.value)
@@ -434,7 +451,7 @@ def test_keys_that_cannot_be_read_are_one_line_in_the_log_until_they_can_be(
         run.client = key
         answers = [run.ask("easy 1") for _ in range(3)]
         assert [one.status_code for one in answers] == [503] * 3
-        assert "keys cannot be looked up now: try again soon" in answers[0].json()["error"]["message"]
+        assert "keys cannot be looked up now: try again soon" in error_of(answers[0])
         assert httpx.get(f"{run.url}/health").status_code == 200
         assert not any(one.exc_info for one in caplog.records)
         return [one.fields for one in caplog.records if one.levelno >= logging.WARNING]

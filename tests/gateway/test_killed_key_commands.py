@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("yaml")
-
 from exeunt.gateway.key_store import Keys
 
 NAMES, STABLE = 30, 20

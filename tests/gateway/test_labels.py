@@ -6,8 +6,6 @@ from dataclasses import replace
 import pytest
 from tests.gateway.made_records import records
 
-pytest.importorskip("msgspec")
-
 from exeunt.errors import InputError
 from exeunt.gateway.labels import agreement, read_labels, to_label
 from exeunt.stream.records import Said

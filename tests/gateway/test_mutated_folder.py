@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("typer")
-pytest.importorskip("httpx")
-pytest.importorskip("yaml")
-
 from damaged_files import Hangs, within
 from exeunt._support.files import secret_of, write_json
 from exeunt.cli.app import run as exeunt
@@ -30,8 +26,8 @@ from exeunt.gateway.page_state import PageState
 from exeunt.gateway.saved_policies import REFERENCE
 from mutated_json import is_another_value, json_mutations
 
-from .test_certifier import DAYS, World
 from .test_keys import client, write_former
+from .world import World
 
 FEW, MANY, SEED = 2, 40, 61
 """Mutations of each file by default and in a campaign, and their seed."""
@@ -54,11 +50,9 @@ READ_BY = {
 class Folder:
     """A gateway's folder that holds every kind of JSON file, of which each `copy` is whole."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, filled: World) -> None:
         (folder / "whole").mkdir()
-        world = World(folder / "whole")
-        for _ in range(DAYS):
-            world.day()
+        world = filled.copy(folder / "whole")
         world.records.close()
         self._whole, self.root = folder / "whole", folder / "copy"
         secret_of(world.folder / SECRET)
@@ -84,8 +78,8 @@ class Folder:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("mutated"))
+def folder(filled: World, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("mutated"), filled)
 
 
 def started(config: GatewayConfig) -> Any:

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-from chromium import browser, set_screen
+from chromium import set_screen
 from exeunt.gateway.certification_status import CertificationStatus, Certified
 from exeunt.gateway.plan_measurement import Measured, Way
 from exeunt.gateway.report import render, write_report
 from exeunt.stream.ratios import Interval
 
 from .made_state import FORECAST, GUARANTEES, LIVE
-
-__all__ = ["browser"]
 
 TOLD = LIVE["in_all"]["told"]
 MARKUP = "<img src=x onerror=document.title='hacked'>"

@@ -7,9 +7,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-
-pytest.importorskip("msgspec")
-
 from tests.gateway.made_records import WITHOUT_FEATURES
 
 from exeunt.errors import FileError

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("typer")
-pytest.importorskip("starlette")
 
 from exeunt.cli.app import run as exeunt
 from exeunt.gateway.gateway import in_another_process
 from exeunt.gateway.mock_provider import MockProvider, chance
 
-from .running_gateway import PRICES, Running, right_answer, running
-from .test_gateway import eventually
+from .running_gateway import PRICES, Running, eventually, right_answer, running
 
 N = 400
 PROMISE = {"promise": "{max_loss: 10%}", "period": "1 s", "unit_idle": "0.2 s", "min_periods": "2"}
@@ -30,17 +27,17 @@ def sure_answer(model: str, text: str) -> str:
 def ask_all(run: Running, name: str, numbers: range) -> list[str]:
     """Ask, eight at a time, and return who answered."""
 
-    async def asked() -> list[str]:
-        slots = asyncio.Semaphore(8)
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda number: run.ask(f"{name} {number}"), numbers)
+        return [one.headers["x-exeunt-model"] for one in answers]
 
-        async def ask(number: int) -> str:
-            async with slots:
-                answer = await asyncio.to_thread(run.ask, f"{name} {number}")
-            return answer.headers["x-exeunt-model"]
 
-        return await asyncio.gather(*map(ask, numbers))
-
-    return asyncio.run(asked())
+def ask_until_the_reference_answers(run: Running, name: str) -> None:
+    for start in range(0, 3 * N, 20):
+        ask_all(run, name, range(start, start + 20))
+        if run.gateway.live.active.name == "reference":
+            return
+    raise AssertionError("there was no alarm")
 
 
 def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +45,7 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with running(tmp_path, provider, **PROMISE) as run:
         gateway, folder = run.gateway, str(run.gateway.folder)
         ask_all(run, "question", range(N))
-        eventually(lambda: bool(gateway.status and gateway.status.certified), tries=600)
+        eventually(lambda: bool(gateway.status and gateway.status.certified), tries=3000)
         assert gateway.live.active.name == "reference"  # who owns it decides
         assert exeunt(["gateway", "certify", folder]) == 0
         said = capsys.readouterr().out
@@ -56,47 +53,33 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert "per request is at most 10 points below that of large" in said
         assert (gateway.folder / "report.html").stat().st_size > 10_000
         name = next(reversed(gateway.status.certified))
-        with run.http(run.admin) as http:
-            assert http.put("/admin/policy", json={"policy": "p999"}).status_code == 400
-            assert http.put("/admin/policy", json={"policy": name}).json() == {"policy": name}
-            assert http.post("/admin/rollback").json() == {"policy": "reference"}
-            assert (
-                "no certified policy costs at most 1%"
-                in http.put("/admin/policy", json={"budget": "1%"}).text
-            )
-            assert http.put("/admin/policy", json={"budget": "95%"}).status_code == 200
-            assert http.put("/admin/policy", json={"policy": name}).json() == {"policy": name}
-        assert set(ask_all(run, "live question", range(100))) == {"small", "large"}
-        eventually(lambda: gateway.traffic.bill.now.loss.n == 100)
-        with run.http(run.admin) as http:
-            state = http.get("/admin/state").json()
+        assert run.take(policy="p999").status_code == 400
+        assert run.take(policy=name).json() == {"policy": name}
+        assert run.owner.post("/admin/rollback").json() == {"policy": "reference"}
+        assert "no certified policy costs at most 1%" in run.take(budget="1%").text
+        assert run.take(budget="95%").status_code == 200
+        assert run.take(policy=name).json()["policy"] == name
+        assert set(ask_all(run, "live question", range(60))) == {"small", "large"}
+        eventually(lambda: gateway.traffic.bill.now.loss.n == 60)
+        state = run.state()
         saved, compared, lost = (state["bill"][what] for what in ("saved", "compared", "lost"))
         assert saved[0] + compared > 0 > saved[0]  # all are audited, which costs more than is saved
-        assert lost[0] < 0.3  # of 100 audits; at most .1 is certified
+        assert lost[0] < 0.35  # of 60 audits; at most .1 is certified
         # What is not estimated is what the provider's books say.
         assert gateway.money.total.spent == pytest.approx(provider.spent, abs=1e-8)
         watched = {"audits"} if gateway.live.active.policy.watched is None else {"audits", "exits"}
-        assert {kind: points[-1][0] for kind, points in state["evidence"].items()} == dict.fromkeys(
-            watched, 100
-        )
+        counts = {kind: points[-1][0] for kind, points in state["evidence"].items()}
+        assert counts == dict.fromkeys(watched, 60)
 
         # The small model becomes worse where it is sure.
         provider.answer = lambda model, text: right_answer(text) if model == "large" else "wrong"
-        for start in range(0, 3 * N, 50):
-            ask_all(run, "later question", range(start, start + 50))
-            if gateway.live.active.name == "reference":
-                break
-        assert gateway.live.active.name == "reference"
+        ask_until_the_reference_answers(run, "later question")
         eventually(lambda: gateway.status is not None)
-        with run.http(run.admin) as http:
-            state = http.get("/admin/state").json()
-            assert state["alarms"][0]["policy"] == name
-            assert "asked because of an alarm" in " ".join(state["standing"])
-            assert http.post("/admin/rollback").json() == {"policy": name}
-        for start in range(0, 3 * N, 50):  # it is watched again
-            ask_all(run, "still later question", range(start, start + 50))
-            if gateway.live.active.name == "reference":
-                break
+        state = run.state()
+        assert state["alarms"][0]["policy"] == name
+        assert "asked because of an alarm" in " ".join(state["standing"])
+        assert run.owner.post("/admin/rollback").json() == {"policy": name}
+        ask_until_the_reference_answers(run, "still later question")  # it is watched again
         assert len(gateway.live.alarms) == 2
 
 

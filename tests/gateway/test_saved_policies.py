@@ -17,10 +17,7 @@ def policy(names=("small", "large")):
     rng = np.random.default_rng(0)
     traces = {
         name: ex.ExitTrace.from_losses(
-            rng.random((200, 1)),
-            rng.random((200, 1)),
-            cost=ex.CostModel([1.0 + place], unit="usd"),
-            id=np.arange(200),
+            *rng.random((2, 200, 1)), cost=ex.CostModel([1.0 + place], unit="usd"), id=np.arange(200)
         )
         for place, name in enumerate(names)
     }
@@ -44,9 +41,8 @@ def test_the_models_of_a_gateway_are_read_as_they_were_written(tmp_path):
         assert GatewayModels.read(tmp_path).digest == models.digest
         assert replace(GatewayModels.read(tmp_path), identity=models.identity) == models
     assert MODELS.digest != replace(MODELS, identity={"small": "other"}).digest
-    (tmp_path / "gateway.json").write_text(
-        '{"reference": "b", "models": {"a": {"highest": 1}}, "features": null}'
-    )
+    text = '{"reference": "b", "models": {"a": {"highest": 1}}, "features": null}'
+    (tmp_path / "gateway.json").write_text(text)
     with pytest.raises(ArtefactError, match=r"no model 'b', the reference.*: start `exeunt gateway` again"):
         GatewayModels.read(tmp_path)
     with pytest.raises(InputError, match="start `exeunt gateway` once"):
@@ -97,9 +93,8 @@ def test_a_policy_is_removed_with_the_clients_whose_features_it_holds(tmp_path):
     }  # fmt: skip
     assert with_features(policies, ()) == "p5"  # no name means two policies
     policies.load("p3")
-    with pytest.raises(
-        ArtefactError, match="p2 held features of requests of a client that was forgotten: take"
-    ):
+    why = "p2 held features of requests of a client that was forgotten: take"
+    with pytest.raises(ArtefactError, match=why):
         policies.activate("p2", 0.0)
 
 
@@ -108,12 +103,10 @@ def test_policies_of_other_models_are_refused(tmp_path):
     with pytest.raises(ArtefactError, match="it asks tiny, and there are small, large"):
         policies.add(policy(("tiny", "large")))
     policies.add(policy())
-    changed = GatewayPolicies(tmp_path, replace(MODELS, identity={"small": "another prompt"}))
-    with pytest.raises(ArtefactError, match=r"p1\.json is not for the models of .*have changed"):
-        changed.activate("p1", 0.0)
-    other = GatewayPolicies(tmp_path, replace(MODELS, reference="small"))
-    with pytest.raises(ArtefactError, match=r"p1\.json is not for the models of .*have changed"):
-        other.activate("p1", 0.0)
+    for changed in ({"identity": {"small": "another prompt"}}, {"reference": "small"}):
+        other = GatewayPolicies(tmp_path, replace(MODELS, **changed))
+        with pytest.raises(ArtefactError, match=r"p1\.json is not for the models of .*have changed"):
+            other.activate("p1", 0.0)
     for text in ("{}", '[["then", "p1"]]', '[[1.0, "p1", "back"]]'):
         (tmp_path / "active.json").write_text(text)
         with pytest.raises(ArtefactError, match="until then the reference answers"):

@@ -11,11 +11,6 @@ from multiprocessing import get_context
 
 import pytest
 from scipy.stats import binom
-
-pytest.importorskip("httpx")
-pytest.importorskip("msgspec")
-pytest.importorskip("yaml")
-
 from tests.gateway.simulation.after import After
 from tests.gateway.simulation.drive import driven
 from tests.gateway.simulation.fixed_worlds import FIXED
@@ -28,8 +23,12 @@ from tests.gateway.simulation.worlds import Look, World
 from tests.gateway.simulation.worlds_by_name import lived
 
 
+def clocks_now():
+    return time.time, time.monotonic, time.time_ns, time.monotonic_ns, time.sleep, asyncio.to_thread
+
+
 def test_a_week_passes_at_once_and_clocks_are_as_before():
-    clocks = time.time, time.monotonic, time.time_ns, time.monotonic_ns, time.sleep, asyncio.to_thread
+    clocks = clocks_now()
     started = time.monotonic()
 
     async def week():
@@ -41,14 +40,7 @@ def test_a_week_passes_at_once_and_clocks_are_as_before():
 
     with virtual_time(0) as clock:
         assert run(clock, week()) == pytest.approx(BEGIN + 7 * 86_400 + 3)
-    assert (
-        time.time,
-        time.monotonic,
-        time.time_ns,
-        time.monotonic_ns,
-        time.sleep,
-        asyncio.to_thread,
-    ) == clocks
+    assert clocks_now() == clocks
     assert time.monotonic() - started < 30
 
 
@@ -61,8 +53,8 @@ def test_who_waits_for_what_never_happens_is_told():
 
 
 WORLD = World(
-    "all", 1, (Kind(), Kind(share=0.1, turns=(1, 5)), Kind(prompts=20), Kind(client="clinic", tools=True)), n=250,
-    again=0.1, fails=0.05, grader_fails=0.05, private=("clinic",), looks=(Look(200),),
+    "all", 1, (Kind(), Kind(share=0.1, turns=(1, 5)), Kind(prompts=20), Kind(client="clinic", tools=True)), n=120,
+    again=0.1, fails=0.05, grader_fails=0.1, private=("clinic",), looks=(Look(100),),
 )  # fmt: skip
 
 
@@ -81,7 +73,7 @@ def test_a_world_is_always_the_same_and_has_what_it_says():
         for look in one["looks"]:
             del look["seconds"]
     assert found == again
-    assert found["requests"] == 250
+    assert found["requests"] == 120
     assert found["compared"]["the grader failed"] > 0
     assert all(one["compared"] == 0 for one in found["included"] if one["kind"] == 3)
 
@@ -100,17 +92,17 @@ def _drawn(drive):
 
 
 def test_what_is_compared_does_not_depend_on_content():
-    world = World("one", 5, (Kind(),), n=250, share=0.5, looks=(Look(250),))
+    world = World("one", 5, (Kind(),), n=120, share=0.5, looks=(Look(120),))
     other = Kind(sure=0.1, wrong=(0.9, 1.0), letters=3_000, tokens=300, scores=((-3.0, -2.0), (-9.0, -8.0)))
     found = driven(world, After, _drawn)["drawn"]
     assert found == driven(replace(world, kinds=(other,)), After, _drawn)["drawn"]
-    assert 80 <= len(found) <= 170  # of 250, each with probability 1/2: five standard deviations and more
+    assert 30 <= len(found) <= 90  # of 120, each with probability 1/2: five standard deviations and more
 
 
 def test_what_is_saved_is_the_providers_books():
     kind = Kind(sure=0.7, wrong=(0.02, 0.5))
-    looks = (Look(600, max_loss=0.2, use="yes"), Look(800, max_loss=0.2))
-    bill = driven(World("bill", 7, (kind,), n=800, period="10 s", looks=looks), After, measured)["live"]
+    looks = (Look(400, max_loss=0.2, use="yes"), Look(500, max_loss=0.2))
+    bill = driven(World("bill", 7, (kind,), n=500, period="10 s", looks=looks), After, measured)["live"]
     assert bill["by_policy"] > 0
     _, low, high = bill["printed_in_all"]
     books = bill["reference_alone_before"] + bill["reference_alone"] - bill["spent_before"] - bill["spent"]
@@ -148,7 +140,6 @@ def test_in_four_of_five_worlds_a_plan_is_certified_that_saves_half_of_what_can_
 def test_alarms_come_after_a_change_and_seldom_before():
     worlds = _worlds("change", 20)
     early = sum(bool(world["alarms"]) and world["requests"] < CHANGE_AT for world in worlds)
-    assert early <= binom.ppf(
-        1 - 1e-6, 20, 1 - 0.5**0.5
-    )  # 500 requests of a run length of 2,000, and audits' own
+    # 500 requests of a run length of 2,000, and audits' own.
+    assert early <= binom.ppf(1 - 1e-6, 20, 1 - 0.5**0.5)
     assert sum(bool(world["alarms"]) for world in worlds) >= 18

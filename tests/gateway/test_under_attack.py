@@ -13,12 +13,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("httpx")
-pytest.importorskip("starlette")
-
 import httpx
+import pytest
 
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway

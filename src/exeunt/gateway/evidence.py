@@ -91,7 +91,8 @@ class Evidence:
 
     def outside(self, policy: Policy) -> Booleans:
         """Return which rows the reference answers: a model refuses them, or they could cost too much, (n,)."""
-        return self._where(lambda record: is_outside(policy, record.refused))
+        models = policy.models
+        return self._where(lambda record: is_outside(models, record.refused))
 
     def _where(self, holds: Callable[[Record], bool]) -> Booleans:
         """Return of which rows there are records for which a condition holds, (n,)."""
@@ -180,9 +181,11 @@ def evidence_of(
     )
 
 
-def is_outside(policy: Policy, refused: Collection[str]) -> bool:
-    """Return whether the reference answers a request in place of a policy. `refused`: models that do not take it."""
-    return OVER_CAP in refused or any(name in refused for name in policy.models)
+def is_outside(models: Collection[str], refused: Collection[str]) -> bool:
+    """Return whether the reference answers a request in place of a policy. `models`: those that the policy asks;
+    `refused`: those that do not take it.
+    """
+    return OVER_CAP in refused or any(name in refused for name in models)
 
 
 def paid_for(policy: Policy, records: CascadeTrace) -> Floats:

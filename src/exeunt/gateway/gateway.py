@@ -206,7 +206,7 @@ class Gateway:
         shadow = self.config.shadow
         if active.policy is None:
             return ""
-        if is_outside(active.policy, refused):
+        if is_outside(active.policy.models, refused):
             return REQUEST
         if not client.shadow:
             return "" if shadow is not None and shadow.opted_out == "policy" else CLIENT
@@ -328,7 +328,7 @@ class Gateway:
             active = self.live.named(name)
         except ExeuntError:
             raise self._no_such_model(request) from None
-        if active.policy is not None and is_outside(active.policy, self._refused(request)):
+        if active.policy is not None and is_outside(active.policy.models, self._refused(request)):
             return self.live.reference
         return active
 

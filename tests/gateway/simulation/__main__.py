@@ -29,9 +29,7 @@ def main() -> None:
     options = parser(__doc__)
     for name in SIDES:
         options.add_argument(f"--{name}", action="append_const", dest="sides", const=name)
-    options.add_argument(
-        "--worlds", type=int, help="seeds of each world; by default as many as the page needs"
-    )
+    options.add_argument("--worlds", type=int, help="seeds of each; by default as many as the page needs")
     options.add_argument("--name", action="append", choices=NAMED, help="by default all fixed worlds")
     given = options.parse_args()
     kept = Measurements(KEPT)

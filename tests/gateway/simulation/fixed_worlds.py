@@ -20,15 +20,9 @@ def users_and_integrations(seed: int) -> World:
     )  # fmt: skip
     looks = (Look(3_000), Look(3_000, budget="20%"))
     return World(
-        "users_and_integrations",
-        seed,
-        (once, integration),
-        looks=looks,
-        prices=(0.07, 10.0),
-        request="0.005 usd",
-        retries=0,
-        promises=((0.05, "20%"),),
-    )
+        "users_and_integrations", seed, (once, integration), looks=looks, prices=(0.07, 10.0), request="0.005 usd",
+        retries=0, promises=((0.05, "20%"),),
+    )  # fmt: skip
 
 
 def one_prompt_40(seed: int) -> World:

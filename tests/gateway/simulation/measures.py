@@ -64,10 +64,7 @@ def _true(drive: Drive, found: Found, population: list[Event], worth: float) -> 
     true = drive.side.truth(found, population)
     printed = None if found.printed is None else asdict(found.printed)
     limits = {} if found.limit is None else {"max_loss": found.limit}
-    return {
-        "printed": printed, "loss": worth * true.loss, "cost": true.cost, "reference": true.reference,
-        "share": true.share, **limits,
-    }  # fmt: skip
+    return {"printed": printed, **true._asdict(), "loss": worth * true.loss, **limits}
 
 
 def _loss(outcomes: list[Outcome]) -> float | None:
@@ -104,9 +101,7 @@ def _included(drive: Drive) -> list[dict[str, Any]]:
         counts = made.setdefault(one.event.saying.kind, [0, 0])
         counts[0] += 1
         counts[1] += len(drive.provider.asked[one.event.saying.prompt]) > 1
-    return [
-        {"kind": kind, "came": came, "compared": compared} for kind, (came, compared) in sorted(made.items())
-    ]
+    return [{"kind": kind, "came": came, "compared": n} for kind, (came, n) in sorted(made.items())]
 
 
 def _private(drive: Drive) -> dict[str, Any]:
@@ -114,12 +109,8 @@ def _private(drive: Drive) -> dict[str, Any]:
     since = drive.outcomes[drive.used[0] :] if drive.used else []
     own = [one for one in since if one.event.client in drive.world.private]
     compared = sum(len(drive.provider.asked[one.event.saying.prompt]) > 1 for one in own)
-    return {
-        "requests": len(own),
-        "by_policy": sum(one.by_policy for one in own),
-        "loss": _loss(own),
-        "compared": compared,
-    }
+    by_policy = sum(one.by_policy for one in own)
+    return {"requests": len(own), "by_policy": by_policy, "loss": _loss(own), "compared": compared}
 
 
 def _units(drive: Drive) -> dict[str, int]:

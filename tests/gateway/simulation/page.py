@@ -91,10 +91,7 @@ def _run_length(lines: Lines) -> Cell:
 def _looks(lines: Lines) -> Cell:
     shares = []
     for k in LOOKS:
-        false = [
-            any(look["name"] and look["loss"] > look["max_loss"] for look in line["looks"][:k])
-            for line in lines
-        ]
+        false = [_false([look for look in line["looks"][:k] if look["name"]]) > 0 for line in lines]
         shares.append(f"{mean(false):.0%} after {k}")
     return "5% false", ", ".join(shares) + " looks"
 
@@ -102,11 +99,10 @@ def _looks(lines: Lines) -> Cell:
 def _again(lines: Lines) -> Cell:
     later = [[look for look in line["looks"][1:] if look["name"]] for line in lines]
     looks = [look for some in later for look in some]
-    false = sum(any(look["loss"] > look["max_loss"] for look in some) for some in later)
+    false = sum(_false(some) > 0 for some in later)
     worst = mean(max((look["loss"] for look in some), default=0.0) for some in later)
-    return _promised(
-        looks
-    ), f"false in {false} of {len(lines)} worlds; {points(worst)} per request (the worst of each)"
+    true = f"false in {false} of {len(lines)} worlds; {points(worst)} per request (the worst of each)"
+    return _promised(looks), true
 
 
 def _money(lines: Lines) -> Cell:
@@ -124,19 +120,15 @@ def _bill(lines: Lines) -> Cell:
     printed = mean(one["printed_saved"][0] for one in live)
     net = mean(one["reference_alone"] - one["spent"] for one in live)
     before = mean(one["spent_before"] - one["reference_alone_before"] for one in live)
-    return (
-        f"saved {printed:.3f} usd",
-        f"{net:.3f} usd with audits; comparisons had cost {before:.3f}: {net - before:+.3f} usd in all",
-    )
+    true = f"{net:.3f} usd with audits; comparisons had cost {before:.3f}: {net - before:+.3f} usd in all"
+    return f"saved {printed:.3f} usd", true
 
 
 def _few(lines: Lines) -> Cell:
     more = [[look["more"] for look in line["looks"] if look["more"]] for line in lines]
     ends = [line["units"]["users"] for line in lines]
-    told = "; a thousand requests later ".join(
-        f"about {median(values):,.0f} more"
-        for values in zip(*(one for one in more if len(one) == 2), strict=True)
-    )
+    twice = zip(*(one for one in more if len(one) == 2), strict=True)
+    told = "; a thousand requests later ".join(f"about {median(values):,.0f} more" for values in twice)
     if any("scarce" in look for line in lines for look in line["looks"]):
         said = sum(any(look["scarce"] for look in line["looks"]) for line in lines)
         told += f"; that fewer may come is said in {said} of {sum(map(bool, more))}"
@@ -149,10 +141,8 @@ def _opted(lines: Lines) -> Cell:
     losses = [one["loss"] for one in own if one["loss"] is not None]
     lost = points(mean(losses) if losses else 0.0)
     compared = sum(one["compared"] for one in own)
-    true = (
-        f"{share:.0%} of their requests are answered by the policy, and lose {lost}; {compared} were compared"
-    )
-    return _promised(_first(lines)), true
+    answered = f"{share:.0%} of their requests are answered by the policy"
+    return _promised(_first(lines)), f"{answered}, and lose {lost}; {compared} were compared"
 
 
 ROWS: dict[str, tuple[str, Callable[[Lines], Cell]]] = {
@@ -177,7 +167,7 @@ def _weeks(lines: Lines) -> Cell:
     # Of traffic that has changed nothing is promised until the alarm: what notices that is the watch.
     looks = [[look for look in line["looks"] if look["name"] and not look["stale"]] for line in lines]
     certified = sum(map(bool, looks))
-    loss = sum(any(look["loss"] > look["max_loss"] for look in some) for some in looks)
+    loss = sum(_false(some) > 0 for some in looks)
     cost = sum(any(map(over_budget, some)) for some in looks)
     return f"5% false over all looks and questions; certified in {certified} of {len(lines)}", (
         f"a loss certified falsely in {loss} worlds, a budget in {cost}; {_covered(lines)}"
@@ -216,19 +206,16 @@ def over_budget(look: Mapping[str, Any]) -> bool:
     printed = look["printed"]
     if printed["probability"] is None:
         return False
-    if (
-        look["share"] is not None
-    ):  # a share of the reference's cost, for the requests that the policy may answer
+    # A share of the reference's cost, for the requests that the policy may answer.
+    if look["share"] is not None:
         return bool(look["share"] > printed["budget"])
     return bool(look["cost"] > float(look["budget"].rstrip("%")) / 100 * look["reference"])
 
 
 def _enough(lines: Lines) -> Cell:
     looks = [line["looks"][-1] for line in lines]
-    return (
-        "80% certify a plan that saves half of what can be saved",
-        f"{mean(map(saves_half, looks)):.0%} of {len(looks)}",
-    )
+    found = f"{mean(map(saves_half, looks)):.0%} of {len(looks)}"
+    return "80% certify a plan that saves half of what can be saved", found
 
 
 def saves_half(look: Mapping[str, Any]) -> bool:
@@ -237,12 +224,13 @@ def saves_half(look: Mapping[str, Any]) -> bool:
 
 
 def _changed(lines: Lines) -> Cell:
-    early = sum(bool(line["alarms"]) and line["requests"] < CHANGE_AT for line in lines)
-    after = [
-        line["requests"] - CHANGE_AT for line in lines if line["alarms"] and line["requests"] >= CHANGE_AT
-    ]
+    alarmed = [line["requests"] - CHANGE_AT for line in lines if line["alarms"]]
+    after = [requests for requests in alarmed if requests >= 0]
     when = f", after {median(after):.0f} requests (median)" if after else ""
-    return "an alarm after the change", f"in {len(after)} of {len(lines)}{when}; before it in {early}"
+    return (
+        "an alarm after the change",
+        f"in {len(after)} of {len(lines)}{when}; before it in {len(alarmed) - len(after)}",
+    )
 
 
 MORE: dict[str, tuple[str, Callable[[Lines], Cell]]] = {
@@ -284,12 +272,9 @@ def write(known: Mapping[tuple[Any, ...], Any]) -> None:
         "Made by `python -m tests.gateway.simulation`; what was measured is in "
         "[live-traffic.jsonl](live-traffic.jsonl)."
     )
-    parts = [
+    title, tables = (
         "# What a gateway promises on live traffic",
-        made,
-        about,
-        _table(ROWS, known),
-        _table(MORE, known),
-        took,
-    ]
+        [_table(rows, known) for rows in (ROWS, MORE)],
+    )
+    parts = [title, made, about, *tables, took]
     write_page(PAGE, "\n\n".join(filter(None, parts)))

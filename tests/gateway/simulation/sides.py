@@ -84,11 +84,10 @@ class Side(Protocol):
 
 def given_keys(folder: Path, names: Collection[str], private: Collection[str]) -> dict[str, Client]:
     """Write the keys of a gateway that is not open yet, thousands at once; return whose they are by name."""
-    clients = [
-        Client(name, hashlib.sha256(name.encode()).hexdigest(), shadow=name not in private) for name in names
-    ]
-    write_keys(folder, clients)
-    return {client.name: client for client in clients}
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    clients = {name: Client(name, digest, shadow=name not in private) for name, digest in digests.items()}
+    write_keys(folder, clients.values())
+    return clients
 
 
 def config_text(world: World, changed: Collection[str] = (), **more: str) -> str:

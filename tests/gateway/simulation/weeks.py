@@ -28,16 +28,10 @@ def weeks(seed: int, n: int = 3_000) -> World:
     # Requests of one user, or of a batch, depend on one another: the owner knows that.
     one_by_one = all(kind.requests == (1, 1) for kind in kinds)
     alone = one_by_one and all(kind.turns == (1, 1) for kind in kinds)
-    units = (
-        "user"
-        if not one_by_one
-        else str(rng.choice(["conversation", "request"] if alone else ["conversation"]))
-    )
-    changes = [
-        Change(int(rng.integers(1_000, n)), what)
-        for what in ("model", "grader", "promise")
-        if rng.random() < 0.2
-    ]
+    kinds_of_units = ["conversation", "request"] if alone else ["conversation"]
+    units = str(rng.choice(kinds_of_units)) if one_by_one else "user"
+    lots = (what for what in ("model", "grader", "promise") if rng.random() < 0.2)
+    changes = [Change(int(rng.integers(1_000, n)), what) for what in lots]
     return World(
         "weeks", seed, kinds, n=n, pace=n / (2 * _WEEK_S), looks=looks, changes=tuple(changes),
         drift_at=int(rng.integers(n // 3, 2 * n // 3)) if drift else None,

@@ -179,9 +179,8 @@ class _Drawing:
         rng = self._rng
         turns = int(rng.integers(kind.turns[0], kind.turns[1] + 1))
         requests = int(rng.integers(kind.requests[0], kind.requests[1] + 1))
-        user = {"": "", "new": f"new {unit}", "known": f"known {int(rng.integers(max(kind.users, 1)))}"}[
-            kind.user
-        ]
+        known = f"known {int(rng.integers(max(kind.users, 1)))}"
+        user = {"": "", "new": f"new {unit}", "known": known}[kind.user]
         made, now, letters, common = list[Event](), start, 0, float(rng.random())
         for turn in range(turns * requests):
             saying = self._said(kind, place, common)
