@@ -75,12 +75,7 @@ def test_a_missing_folder_is_named(trace, tmp_path):
 def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
     steps: list[str] = []
     written = plots.draw_evaluation(
-        policy,
-        *parts,
-        tmp_path / "new" / "figures",
-        splits=2,
-        n_budgets=4,
-        progress=steps.append,
+        policy, *parts, tmp_path / "new" / "figures", splits=2, n_budgets=4, progress=steps.append
     )
     names = [*FIGURES, *COMPARISONS]
     assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("png", "svg")]

@@ -19,6 +19,7 @@ from exeunt.torch.exits.placement import find_candidates
 from exeunt.torch.training.losses import at_pixels_of, cross_entropies, mean_loss, objective
 from exeunt.trace.mask_trace import image_losses
 
+BY_BATCH = HeadOptions(head="pixels", input_norm="batch")
 EXAMPLE = torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
@@ -67,41 +68,76 @@ def test_heads_read_features_as_they_were():
 
 
 @pytest.mark.parametrize(
-    ("shape", "layout"),
-    [((5, 4, 6), "channels_first"), ((4, 6, 5), "channels_last"), ((24, 5), "tokens"), ((25, 5), "tokens")],
+    ("shape", "layout", "place"),
+    [
+        ((5, 4, 6), "channels_first", (0, 0, 1, 4)),
+        ((4, 6, 5), "channels_last", (0, 1, 4, 0)),
+        ((24, 5), "tokens", (0, 10, 0)),
+        ((25, 5), "tokens", (0, 11, 0)),
+    ],
 )
 @pytest.mark.parametrize("hidden", [0, 4])
-def test_pixels_answer_where_they_are(shape, layout, hidden):
-    head = PixelHead(
-        shape, 2, layout, HeadOptions(head="pixels", hidden=hidden, norm="none", input_norm="none"), (16, 24)
-    )
+def test_pixels_answer_where_they_are(shape, layout, place, hidden):
+    options = HeadOptions(head="pixels", hidden=hidden, norm="none", input_norm="none")
+    head = PixelHead(shape, 2, layout, options, (16, 24))
     features = torch.zeros(1, *shape)
-    place = {
-        "channels_first": (0, 0, 1, 4),
-        "channels_last": (0, 1, 4, 0),
-        "tokens": (0, shape[0] - 24 + 10, 0),
-    }[layout]
     before = head(features)
     features[place] = 50.0
     moved = (head(features) - before).abs().sum(1)[0]
     assert moved.shape == (16, 24)
-    assert divmod(int(moved.argmax()), 24)[0] // 4 == 1
-    assert divmod(int(moved.argmax()), 24)[1] // 4 == 4
-
-
-def test_features_that_no_mask_can_be_read_from_are_refused():
-    options = HeadOptions(head="pixels", input_norm="batch")
-    with pytest.raises(InputError, match="choose input_norm layer or none"):
-        PixelHead((24, 5), 2, "tokens", options, (16, 24))
-    with pytest.raises(InputError, match=r"features of shape \(5,\) have no places in the image"):
-        PixelHead((5,), 2, "flat", options, (16, 24))
+    row, column = divmod(int(moved.argmax()), 24)
+    assert (row // 4, column // 4) == (1, 4)
 
 
 def test_tokens_cover_the_image_in_rows():
     assert places_of_tokens((12, 8), (192, 256)) == (3, 4)
     assert places_of_tokens((197, 8), (224, 224)) == (14, 14)
-    with pytest.raises(InputError, match="7 tokens do not cover an image of 64x64 pixels evenly"):
-        places_of_tokens((7, 8), (64, 64))
+
+
+FLAT = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+UNFLAT = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda: places_of_tokens((7, 8), (64, 64)), "7 tokens do not cover an image of 64x64 pixels evenly"),
+        (lambda: PixelHead((24, 5), 2, "tokens", BY_BATCH, (16, 24)), "choose input_norm layer or none"),
+        (
+            lambda: PixelHead((5,), 2, "flat", BY_BATCH, (16, 24)),
+            r"features of shape \(5,\) have no places in the image",
+        ),
+        (
+            lambda: attached(head="grid"),
+            "'grid' answers with classes, and this network with masks: choose pixels",
+        ),
+        (lambda: attached(grid=3), "pools to no grid: leave grid=3 out"),
+        (
+            lambda: attach(UNFLAT, torch.zeros(2, 3), ["0"], masks=True, verbose=False),
+            "masks are of images",
+        ),
+        (
+            lambda: attach(FLAT, torch.zeros(2, 4), ["2"], head="pixels", verbose=False),
+            "head 'pixels' answers with masks",
+        ),
+        (
+            lambda: attached(_Returns("odd")),
+            "returns masks of 8x11 pixels for images of 16x24: let it return logits of the size of its input",
+        ),
+        (
+            lambda: attached(_Returns("classes")),
+            r"returns logits of shape \(2, 3\), and masks need \(images, classes, height, width\)",
+        ),
+        (
+            lambda: attached(_Returns("dictionary"), ["pair"]),
+            "module 'pair' returns a dict of 2 tensors, and an exit of masks reads one feature map",
+        ),
+    ],
+)
+def test_what_is_no_network_of_masks_is_told_in_one_line(call, why):
+    with pytest.raises(InputError, match=why) as told:
+        call()
+    assert "\n" not in str(told.value)
 
 
 class Own(nn.Module):
@@ -162,60 +198,19 @@ class _Pair(nn.Module):
         return {"a": features + 1, "b": features}
 
 
-@pytest.mark.parametrize(
-    ("kind", "why"),
-    [
-        (
-            "odd",
-            r"returns masks of 8x11 pixels for images of 16x24: let it return logits of the size of its input",
-        ),
-        ("classes", r"returns logits of shape \(2, 3\), and masks need \(images, classes, height, width\)"),
-        (
-            "dictionary",
-            r"module 'pair' returns a dict of 2 tensors, and an exit of masks reads one feature map",
-        ),
-    ],
-)
-def test_what_is_no_network_of_masks_is_told_in_one_line(kind, why):
-    exits = ["pair"] if kind == "dictionary" else ["stage1"]
-    with pytest.raises(InputError, match=why) as told:
-        attached(_Returns(kind), exits)
-    assert "\n" not in str(told.value)
-
-
-def test_masks_must_be_asked_for_and_have_their_own_heads():
-    with pytest.raises(
-        InputError, match="head 'grid' answers with classes, and this network with masks: choose pixels"
-    ):
-        attached(head="grid")
-    with pytest.raises(InputError, match="pools to no grid: leave grid=3 out"):
-        attached(grid=3)
-    model = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 2, 2)))
-    with pytest.raises(InputError, match="masks are of images"):
-        attach(model, torch.zeros(2, 3), ["0"], masks=True, verbose=False)
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    with pytest.raises(InputError, match="head 'pixels' answers with masks"):
-        attach(flat, torch.zeros(2, 4), ["2"], head="pixels", verbose=False)
-
-
 def test_pixels_without_a_class_do_not_count():
     rng = torch.Generator().manual_seed(1)
     logits = [torch.randn(2, 3, 4, 5, generator=rng, requires_grad=True) for _ in range(2)]
     label = torch.randint(-1, 3, (2, 4, 5), generator=rng)
-    weights = (0.5, 1.0, 2.0)
-    _, means = objective(logits, label, class_weights=weights)
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    _, means = objective(logits, label, class_weights=tuple(weights.tolist()))
+    counts = label >= 0
     for one, mean in zip(logits, means, strict=True):
-        each = [
-            weights[k] * -functional.log_softmax(one[i, :, y, x], 0)[k]
-            for i in range(2)
-            for y in range(4)
-            for x in range(5)
-            if (k := int(label[i, y, x])) >= 0
-        ]
-        assert float(mean) == pytest.approx(float(torch.stack(each).mean().detach()), rel=1e-5)
-    assert mean_loss(
-        cross_entropies(logits, torch.full((2, 4, 5), -1)), torch.full((2, 4, 5), -1)
-    ).tolist() == [0, 0]
+        right = one.log_softmax(1).gather(1, label.clamp(min=0)[:, None])[:, 0]
+        expected = -(weights[label.clamp(min=0)] * right)[counts].mean()
+        assert float(mean) == pytest.approx(float(expected.detach()), rel=1e-5)
+    unknown = torch.full((2, 4, 5), -1)
+    assert mean_loss(cross_entropies(logits, unknown), unknown).tolist() == [0, 0]
 
 
 def test_unlabelled_pixels_learn_from_the_full_depth():

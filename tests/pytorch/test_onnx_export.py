@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
 
-from onnx_stages import logits_with_drops  # noqa: E402 - after the skips
+import onnxruntime
+import torch
+from made_networks import noise, run_of_noise
+from onnx_stages import check_logits
 
-import exeunt as ex  # noqa: E402
-from exeunt._support.sealed_json import DIGEST, content_digest  # noqa: E402
-from exeunt.cli.bench import bench  # noqa: E402
-from exeunt.cli.export import export  # noqa: E402
-from exeunt.data import Preprocess  # noqa: E402
-from exeunt.engine.engine import Engine  # noqa: E402
-from exeunt.engine.inputs import input_keys  # noqa: E402
-from exeunt.engine.plan import Plan  # noqa: E402
-from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
-from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
-from exeunt.runs.folder import RunFolder  # noqa: E402
-from exeunt.runs.runner import load  # noqa: E402
-from exeunt.timing.timing_tools import describe_machine  # noqa: E402
-from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.executor import StagedExecutor  # noqa: E402
-from exeunt.torch.models.preparation import save_preparation  # noqa: E402
-from exeunt.torch.models.weights import save_weights  # noqa: E402
-from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences  # noqa: E402
-from exeunt.zoo import digits  # noqa: E402
+import exeunt as ex
+from exeunt._support.sealed_json import DIGEST, content_digest
+from exeunt.cli.bench import bench
+from exeunt.cli.export import export
+from exeunt.engine.engine import Engine
+from exeunt.engine.inputs import input_keys
+from exeunt.engine.plan import Plan
+from exeunt.onnx.executor import OnnxExecutor, open_onnx
+from exeunt.onnx.manifest import OnnxManifest
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import load
+from exeunt.timing.timing_tools import describe_machine
+from exeunt.torch import attach
+from exeunt.torch.executor import StagedExecutor
+from exeunt.torch.models.by_name import build_model
+from exeunt.torch.open_run import load_network
+from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences
+from exeunt.zoo import digits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,63 +54,30 @@ def silent(_: str) -> None:
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return noise(60)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, images) -> Path:
+def run(tmp_path_factory) -> Path:
     """A run folder with a policy, exported."""
-    torch.manual_seed(0)
-    network = attach(digits(), images[:2], 3, verbose=False).eval()
-    folder = tmp_path_factory.mktemp("made") / "run"
-    folder.mkdir()
-    save_weights(network, folder / "weights.safetensors")
-    trace = record(network, [(images, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
-    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
-    about = {
-        "model": {"spec": "exeunt.zoo:digits", "n_classes": 10, "macs": network.backbone_macs},
-        "network": network.config(),
-        "inputs": save_preparation(Preprocess(size=(8, 8)), folder, images[:2]),
-        "class_names": list("0123456789"),
-        "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
-    }  # fmt: skip
-    run = RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
-    run.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="70%"))
-    export_run(run, say=silent)
-    return folder
+    made, _ = run_of_noise(tmp_path_factory.mktemp("made"), n=60)
+    made.save_policy(ex.eero(made.trace("fit"), made.trace("calibrate"), budget="70%"))
+    export_run(made, say=silent)
+    return made.path
 
 
 @pytest.mark.parametrize("optimised", [True, False])
 @pytest.mark.parametrize("segments", SEGMENTS)
 def test_logits_are_those_of_pytorch_wherever_it_is_cut(run, images, segments, optimised):
-    network = RunFolder.open(run)
     executor = OnnxExecutor(run / "onnx", segments=segments, threads=1, optimised=optimised)
     assert executor.cut.optimised is optimised
-    expected = [logits.numpy() for logits in eager(network)(images[:7])]
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, images[:7].numpy(), np.arange(7))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
-
-
-def eager(run):
-    from exeunt.torch.open_run import load_network
-
-    network = load_network(run)
-
-    def call(inputs):
-        with torch.no_grad():
-            return network(inputs)
-
-    return call
+    check_logits(executor, load_network(RunFolder.open(run)), images[:7])
 
 
 def test_answers_are_those_of_the_eager_executor(run, images):
-    from exeunt.torch.open_run import load_network
-
     run = RunFolder.open(run)
-    eager_ = StagedExecutor(load_network(run), images[:2])
-    first, second = (
-        Engine(e, run.policy).answer(images.numpy()) for e in (eager_, open_onnx(run, threads=1))
-    )
+    executors = StagedExecutor(load_network(run), images[:2]), open_onnx(run, threads=1)
+    first, second = (Engine(executor, run.policy).answer(images.numpy()) for executor in executors)
     sure = ~(first.borderline | second.borderline)
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(first.label[sure], second.label[sure])
@@ -155,9 +122,8 @@ print(json.dumps([found.label.tolist(), found.exit.tolist()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    here = Engine(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy).answer(
-        images.numpy()
-    )
+    folder = RunFolder.open(run)
+    here = Engine(open_onnx(folder, threads=1), folder.policy).answer(images.numpy())
     assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
 
 
@@ -217,13 +183,7 @@ def test_a_difference_is_refused_with_its_exit():
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [
-        ([1.0, 2.0], 0.0),
-        ([1.0, 2.5], 0.25),
-        ([np.nan, 2.0], np.inf),
-        ([np.inf, 2.0], np.inf),
-        ([1.0], np.inf),
-    ],
+    [([1.0, 2.0], 0), ([1.0, 2.5], 0.25), ([np.nan, 2.0], np.inf), ([np.inf, 2.0], np.inf), ([1.0], np.inf)],
 )
 def test_nan_and_other_shapes_are_infinitely_far_from_what_pytorch_computes(value, expected):
     assert _distance(np.array(value, np.float32), torch.tensor([1.0, 2.0])) == expected
@@ -261,10 +221,8 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     text = capsys.readouterr().out
     assert f"{executor}, original model = 100%" in text
     assert "budget 60%, by the plan" in text
-    assert [line.split("  ")[0] for line in text.splitlines() if "efficiency" in line] == [
-        "batch 1",
-        "batch 3",
-    ]
+    efficiency = [line.split("  ")[0] for line in text.splitlines() if "efficiency" in line]
+    assert efficiency == ["batch 1", "batch 3"]
     plan = RunFolder.open(folder).plan(executor)
     assert plan is not None
     assert load(folder, executor=executor).plan == plan
@@ -283,8 +241,7 @@ def test_export_tells_how_far_it_is_from_pytorch(run, tmp_path, capsys):
 
 def test_what_was_damaged_is_refused(run, tmp_path):
     for name in ("manifest.json", "stage-01.onnx"):
-        copy = tmp_path / name / "onnx"
-        shutil.copytree(run / "onnx", copy)
+        copy = shutil.copytree(run / "onnx", tmp_path / name / "onnx")
         data = bytearray((copy / name).read_bytes())
         data[len(data) // 2] ^= 1
         (copy / name).write_bytes(data)
@@ -326,15 +283,13 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
 
 
 def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
-    class Counting(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.last = torch.nn.Linear(32, 10)
-
+    class Counting(torch.nn.Linear):
         def forward(self, features):
-            return self.last(features.mean((2, 3))) / len(features)
+            return super().forward(features.mean((2, 3))) / len(features)
 
-    network = attach(digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(), verbose=False).eval()
+    network = attach(
+        digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(32, 10), verbose=False
+    ).eval()
     with pytest.raises(ex.InputError, match="exit 0 works for one number of rows only"):
         export_network(network, images[:2], tmp_path, say=silent)
 
@@ -342,16 +297,10 @@ def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_lite0"])
 def test_networks_of_the_libraries(tmp_path, name):
-    from exeunt.torch.models.by_name import build_model
-
     example = torch.randn(2, 3, 64, 64)
     network = attach(build_model(name, n_classes=10, weights=None), example, 3, verbose=False).eval()
     manifest = export_network(network, example, tmp_path, say=silent)
     assert max(stage.max_difference for stage in manifest.stages) < 1e-5
     executor = OnnxExecutor(tmp_path, threads=1)
     assert executor.cut.optimised
-    inputs = torch.randn(5, 3, 64, 64)
-    with torch.no_grad():
-        expected = network(inputs)
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs.numpy(), np.arange(5))):
-        np.testing.assert_allclose(logits, expected[exit_].numpy()[rows], rtol=1e-4, atol=1e-5)
+    check_logits(executor, network, torch.randn(5, 3, 64, 64), rtol=1e-4)

@@ -12,17 +12,8 @@ pytest.importorskip("onnxscript")
 import onnx
 import onnxruntime
 import torch
-from made_texts import (
-    LONGEST,
-    PADDING,
-    batch,
-    check_that_batching_changes_no_answer,
-    network,
-    policy,
-    some,
-    texts,
-)
-from onnx_stages import logits_with_drops
+from made_texts import LONGEST, PADDING, batch, check_batching, network, policy, some, texts
+from onnx_stages import check_logits
 
 import exeunt as ex
 from exeunt._support.sealed_json import write_sealed
@@ -48,52 +39,32 @@ def folder(tmp_path_factory):
     return made
 
 
-def expected_logits(inputs):
-    with torch.no_grad():
-        return [logits.numpy() for logits in network()(**inputs)]
-
-
 @pytest.mark.parametrize("optimised", [True, False])
-@pytest.mark.parametrize("segments", [None, ((0, 1),)])
-def test_several_tensors_with_a_mask(folder, segments, optimised):
-    inputs = some(6)
-    expected = expected_logits(inputs)
+@pytest.mark.parametrize(
+    ("segments", "n", "lengths"), [(None, 4, (3, 5, 8, 9, LONGEST)), (((0, 1),), 6, (9,))]
+)
+def test_texts_of_every_length_that_the_network_takes_are_answered(folder, segments, n, lengths, optimised):
     executor = OnnxExecutor(folder, segments=segments, threads=1, optimised=optimised)
     assert executor.cut.optimised is optimised
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(6))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+    for length in lengths:
+        check_logits(executor, network(), some(n, length))
 
 
-@pytest.mark.parametrize("optimised", [True, False])
-def test_texts_of_every_length_that_the_network_takes_are_answered(folder, optimised):
-    executor = OnnxExecutor(folder, threads=1, optimised=optimised)
-    for length in (3, 5, 8, 9, LONGEST):
-        inputs = some(4, length=length)
-        expected = expected_logits(inputs)
-        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(4))):
-            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
-
-
-def test_texts_that_are_too_long_or_incomplete_are_refused(folder):
+def test_texts_that_are_too_long_or_incomplete_or_no_whole_numbers_are_refused(folder):
     executor = OnnxExecutor(folder, threads=1)
-    with pytest.raises(
-        ex.InputError, match=f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
+    whole = {name: tensor.numpy() for name, tensor in some(4).items()}
+    spoilt = np.where(whole["attention_mask"] == 0, np.nan, 1.0)
+    for inputs, said in (
+        (some(4, LONGEST + 1), f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"),
+        ({name: x for name, x in whole.items() if name != "attention_mask"}, "missing: attention_mask"),
+        (whole | {"attention_mask": spoilt}, "attention_mask must be whole numbers .int64., got float64"),
     ):
-        executor.start(some(4, length=LONGEST + 1))
-    with pytest.raises(ex.InputError, match="missing: attention_mask"):
-        executor.start({name: value for name, value in some(4).items() if name != "attention_mask"})
-
-
-def test_what_would_be_cut_to_whole_numbers_is_refused(folder):
-    executor = OnnxExecutor(folder, threads=1)
-    spoilt = {name: tensor.numpy() for name, tensor in some(3).items()}
-    spoilt["attention_mask"] = np.where(spoilt["attention_mask"] == 0, np.nan, 1.0)
-    with pytest.raises(ex.InputError, match=r"attention_mask must be whole numbers .int64., got float64"):
-        executor.start(spoilt)
+        with pytest.raises(ex.InputError, match=said):
+            executor.start(inputs)
 
 
 def test_a_text_alone_is_answered_as_among_long_ones(folder):
-    check_that_batching_changes_no_answer(OnnxExecutor(folder, threads=1))
+    check_batching(OnnxExecutor(folder, threads=1))
 
 
 def test_int8_has_no_range_that_all_tokens_share(folder, tmp_path, caplog):
@@ -103,10 +74,8 @@ def test_int8_has_no_range_that_all_tokens_share(folder, tmp_path, caplog):
     assert "MatMulNBits" in layers
     assert "QuantizeLinear" not in layers
     executor = OnnxExecutor(tmp_path, threads=1)
-    expected = expected_logits(some(6))
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, some(6), np.arange(6))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
-    check_that_batching_changes_no_answer(executor)
+    check_logits(executor, network(), some(6), atol=1e-4)
+    check_batching(executor)
 
 
 def test_an_export_of_an_old_format_is_refused(folder, tmp_path):
@@ -150,11 +119,7 @@ def test_a_tensor_that_all_rows_share_is_handed_to_every_stage(tmp_path):
     example = {name: tensor[:2] for name, tensor in inputs.items()}
     network = attach(SharesATable().eval(), example, ["blocks.0", "blocks.1"], head="mean", verbose=False)
     export_network(network.eval(), example, tmp_path, say=silent)
-    executor = OnnxExecutor(tmp_path, threads=1)
-    with torch.no_grad():
-        expected = [logits.numpy() for logits in network(**inputs)]
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(5))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+    check_logits(OnnxExecutor(tmp_path, threads=1), network, inputs)
 
 
 @pytest.mark.slow
@@ -171,10 +136,7 @@ def test_text_networks_of_hugging_face(tmp_path, name):
     assert executor.cut.optimised
     for length in (3, 30):
         longer = {name: tensor[:, torch.arange(length) % 9] for name, tensor in inputs.items()}
-        with torch.no_grad():
-            expected = [logits.numpy() for logits in network(**longer)]
-        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, longer, np.arange(5))):
-            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
+        check_logits(executor, network, longer, atol=1e-4)
 
 
 def test_one_file_answers_texts_of_every_length(folder):

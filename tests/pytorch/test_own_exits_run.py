@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import split
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-pytest.importorskip("sklearn")
-pytest.importorskip("typer")
 pytest.importorskip("onnxscript")
 
 from own_exit_networks import digits, trained_digits
@@ -35,10 +34,8 @@ def call(*arguments: object) -> str:
 
 
 def train(out: Path, *options: object, model: str = MODEL) -> str:
-    return call(
-        "train", "--model", model, "--data", "sklearn:digits", "--exits", "own", "--augment", "none", "--out", out,
-        *options,
-    )  # fmt: skip
+    given = split("--data sklearn:digits --exits own --augment none")
+    return call("train", "--model", model, *given, "--out", out, *options)
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +67,8 @@ def test_every_command_takes_them(tmp_path):
     run = RunFolder.open(out)
     network = load_network(run, trusted=MODEL)
     plain = digits()
-    plain.load_state_dict(
-        {name.removeprefix("backbone.network."): value for name, value in network.state_dict().items()}
-    )
+    kept = {name.removeprefix("backbone.network."): value for name, value in network.state_dict().items()}
+    plain.load_state_dict(kept)
     x = torch.randn(4, 3, 8, 8)
     for mine, its in zip(network.cpu()(x), plain.eval()(x), strict=True):
         torch.testing.assert_close(mine, its)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import linecache
 import sys
+from shlex import split
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,19 +55,15 @@ class LoopsOverRows(nn.Module):
 
 @pytest.mark.parametrize("exits", [1, ["first"]])
 def test_attach_warns_with_the_line_and_every_exit_costs_all(exits, capsys):
-    example = torch.randn(2, 4)
-    with pytest.warns(
-        RunsWhole,
-        match=r"costs as much as one at the last.*test_runs_whole.py, `return torch.stack\(.*`, turns",
-    ):
-        network = attach(LoopsOverRows(), example, exits)
+    said = r"costs as much as one at the last.*test_runs_whole.py, `return torch.stack\(.*`, turns"
+    with pytest.warns(RunsWhole, match=said):
+        network = attach(LoopsOverRows(), torch.randn(2, 4), exits)
     assert network.cost.cumulative / network.cost.full == pytest.approx([1, 1], rel=1e-8)
     assert "this network runs whole" in capsys.readouterr().out
     assert "for row in" in network.runs_whole
     trace = record(network, [(torch.randn(40, 4), torch.zeros(40, dtype=torch.int64))])
-    fit, calibrate, _ = trace.split()
     with pytest.raises(ex.InfeasibleBudget, match=r"no exit saves anything .*for row in"):
-        ex.eero(fit, calibrate, budget="90%")
+        ex.eero(*trace.split()[:2], budget="90%")
 
 
 def test_a_place_that_cannot_be_cut_is_named():
@@ -103,13 +100,6 @@ def test_the_cost_of_an_answer_is_that_of_what_was_run():
 # -- the commands ----------------------------------------------------------------------------------------
 
 
-def train(out: Path) -> list[object]:
-    return [
-        "train", "--model", "rows_net:rows", "--data", "sklearn:digits", "--exits", "2", "--mode", "joint",
-        "--epochs", "1", "--augment", "none", "--out", out,
-    ]  # fmt: skip
-
-
 def call(*arguments: object) -> str:
     """Run a command in this process; return what it printed, or the message of its error."""
     try:
@@ -132,9 +122,12 @@ def module(tmp_path, monkeypatch) -> Path:
 
 def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_path):
     out, answers = tmp_path / "run", tmp_path / "answers.parquet"
+    given = ("--model", "rows_net:rows", "--data", "sklearn:digits")
+    options = split("--exits 2 --mode joint --epochs 1 --augment none")
+    train = ("train", *given, *options, "--out", out)
     line = 1 + SOURCE.splitlines().index(f"        {ORIGINAL}")
     with pytest.warns(RunsWhole, match="runs whole"):
-        printed = call(*train(out))
+        printed = call(*train)
     where = f"line {line} of {module}, `{ORIGINAL}`"
     assert where in printed
     assert "no budget can be kept" in printed
@@ -148,9 +141,7 @@ def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_pa
         assert "no smaller budget can be kept" in refused
     assert "saves nothing" in call("calibrate", out, "--budget", "100%", "--policy", "eero")
     with pytest.warns(RunsWhole, match="for row in x"):
-        printed = call(
-            "predict", out, "--model", "rows_net:rows", "--data", "sklearn:digits", "--out", answers
-        )
+        printed = call("predict", out, *given, "--out", answers)
     assert "(100.0% of the budget)" in printed
     costs = np.array(pq.read_table(answers)["cost"])
     assert costs == pytest.approx(np.full(500, RunFolder.open(out).cost.full))
@@ -158,14 +149,14 @@ def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_pa
 
     before = (out / "bundle.json").stat().st_mtime_ns
     with pytest.warns(RunsWhole):
-        assert "no budget can be kept" in call(*train(out))
+        assert "no budget can be kept" in call(*train)
     assert (out / "bundle.json").stat().st_mtime_ns == before  # nothing was recorded again
 
     module.write_text(SOURCE.replace(ORIGINAL, CUT))
     sys.modules.pop("rows_net")
     importlib.invalidate_caches()
     linecache.checkcache()
-    printed = call(*train(out))
+    printed = call(*train)
     assert "trying again" in printed
     assert "next: exeunt calibrate" in printed
     assert (out / "weights.safetensors").read_bytes() == trained

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from made_texts import LONGEST, batch, check_that_batching_changes_no_answer, network, policy, some, texts
+from made_texts import LONGEST, batch, check_batching, network, policy, some, texts
 
 import exeunt as ex
 from exeunt.engine.engine import Engine
@@ -21,13 +21,12 @@ def executor(request, staged):
 
 
 def test_a_text_alone_is_answered_as_among_long_ones(executor):
-    check_that_batching_changes_no_answer(executor)
+    check_batching(executor)
 
 
 def test_texts_longer_than_the_network_takes_are_refused(executor):
-    with pytest.raises(
-        ex.InputError, match=f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
-    ):
+    said = f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
+    with pytest.raises(ex.InputError, match=said):
         Engine(executor, policy()).answer(batch(texts()[:2], LONGEST + 1))
 
 

@@ -14,8 +14,7 @@ WEIGHTS = Path(__file__).parents[3] / "shared" / "models"
 
 
 @pytest.mark.parametrize(
-    ("network", "macs", "parameters"),
-    [(resnet20, 40.6e6, 0.27e6), (resnet56, 125.5e6, 0.85e6)],
+    ("network", "macs", "parameters"), [(resnet20, 40.6e6, 0.27e6), (resnet56, 125.5e6, 0.85e6)]
 )
 def test_cifar_resnets_are_those_of_the_paper(network, macs, parameters):
     """He et al. 2015, table 6: 0.27 million and 0.85 million parameters."""
