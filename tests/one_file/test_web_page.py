@@ -64,10 +64,13 @@ def test_pictures_are_resized_as_in_python_to_the_last_bit(tmp_path):
             np.testing.assert_array_equal(np.float32(found), way.normalise(way.resize(picture)).ravel())
 
 
-def fake_packages(folder):
-    for file in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
-        (folder / "onnxruntime-web" / "dist").mkdir(parents=True, exist_ok=True)
-        (folder / "onnxruntime-web" / "dist" / file).write_bytes(b"")
+RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+
+
+def fake_packages(folder, package="onnxruntime-web", files=RUNTIME):
+    (folder / package / "dist").mkdir(parents=True)
+    for file in files:
+        (folder / package / "dist" / file).write_bytes(b"")
     return folder
 
 
@@ -82,10 +85,8 @@ def test_the_folder_holds_all_that_the_page_loads(tmp_path):
     assert "60% of the full network" in page
     assert "<!--" not in page
     there = {file.name for file in folder.iterdir()}
-    assert there == {
-        "index.html", "page.css", "page.js", "image.js", "resize.js", "about.json", "model.onnx",
-        "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm",
-    }  # fmt: skip
+    page = {"index.html", "page.css", "page.js", "image.js", "resize.js", "about.json", "model.onnx"}
+    assert there == page | set(RUNTIME)
     run.save_policy(run.policy)
     assert not (folder / "model.onnx").exists()  # its policy is another
 
@@ -98,9 +99,7 @@ def test_tokenisers_lie_in_the_page_whatever_the_models_are_called(tmp_path, mon
     made = SimpleNamespace(preparations=ways, save=lambda file: file.write_bytes(b""))
     monkeypatch.setattr("exeunt.onnx.web_page.RunInOneFile", lambda _: made)
     packages = fake_packages(tmp_path / "node_modules")
-    (packages / "@huggingface" / "tokenizers" / "dist").mkdir(parents=True)
-    (packages / "@huggingface" / "tokenizers" / "dist" / "tokenizers.min.mjs").write_bytes(b"")
-    folder = write_web_page(run, packages)
+    folder = write_web_page(run, fake_packages(packages, "@huggingface/tokenizers", ["tokenizers.min.mjs"]))
     about = json.loads((folder / "about.json").read_text())
     assert [way["inputs"] for way in about["prepare"]] == [names[:2], names[2:]]
     assert [way["folder"] for way in about["prepare"]] == ["tokenizer", "tokenizer1"]
@@ -169,10 +168,8 @@ def test_the_browser_answers_as_python_does(served, node_modules, tmp_path):
     run = made_web_run(tmp_path / "run", Preprocess(size=(SIDE, SIDE), interpolation="bicubic"))
     browser = served(write_web_page(run, node_modules))
     rng = np.random.default_rng(0)
-    some = [
-        Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
-        for h, w in rng.integers(3, 40, (100, 2))
-    ]
+    sizes = rng.integers(3, 40, (100, 2))
+    some = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
     turned = Image.Exif()
     turned[274] = 6  # a quarter turn
     files = [encoded(picture, "PNG") for picture in some]
@@ -186,9 +183,8 @@ def test_the_browser_answers_as_python_does(served, node_modules, tmp_path):
     for i, one in enumerate(found):
         np.testing.assert_array_equal(np.float32(one["values"]), expected_values[i].ravel())
         if not expected.borderline[i]:
-            assert (one["label"], one["exit"], one["cost"]) == (
-                expected.label[i], expected.exit[i], expected.cost[i],
-            )  # fmt: skip
+            for name in ("label", "exit", "cost"):
+                assert one[name] == getattr(expected, name)[i]
             np.testing.assert_allclose(one["probabilities"], expected.probabilities[i], atol=1e-5)
 
 
@@ -231,10 +227,8 @@ def test_typed_texts_are_answered_as_in_python(served, node_modules, tmp_path):
     run = made_text_run(tmp_path / "run", pytest.importorskip("transformers"))
     browser = served(write_web_page(run, node_modules))
     rng = np.random.default_rng(0)
-    texts = [
-        " ".join(rng.choice([*WORDS, "Good,", "BAD!", "plot", "film\u00e9"], n))
-        for n in rng.integers(1, 5, 60)
-    ]
+    words = [*WORDS, "Good,", "BAD!", "plot", "film\u00e9"]
+    texts = [" ".join(rng.choice(words, n)) for n in rng.integers(1, 5, 60)]
     runner = load(run)
     expected = runner(runner.prepare(texts))
     found = browser.execute_async_script(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import stat
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch import attach, build_model
 from exeunt.torch.models.by_name import ModelSpec, build_model_and_report, check_model, runs_custom_code
-from exeunt.torch.models.weights import read_weights
+from exeunt.torch.models.weights import load_weights, read_weights, save_weights
 from exeunt.zoo import resnet20
 
 SPEC = "exeunt.zoo:resnet20"
@@ -338,3 +340,21 @@ def test_weights_files_cannot_run_code_and_damaged_ones_are_refused(tmp_path):
     torch.save({"a": 3}, file)
     with pytest.raises(ArtefactError, match="no named tensors"):
         read_weights(file)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_weights_are_as_readable_as_any_other_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_weights(torch.nn.Linear(2, 3), tmp_path / "w.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == 0o666 & ~umask
+
+
+def test_weights_read_back_to_the_last_bit(tmp_path):
+    saved, loaded = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    save_weights(saved, tmp_path / "w.safetensors")
+    load_weights(loaded, tmp_path / "w.safetensors")
+    assert torch.equal(saved.weight, loaded.weight)
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]

@@ -1,4 +1,4 @@
-"""Exported networks answer as PyTorch does, cut anywhere, and without PyTorch."""
+"""Run folders open in PyTorch if they may, and exported they answer as PyTorch does, cut anywhere, without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
-
-pytest.importorskip("onnxscript")
-
 import onnxruntime
+import pytest
+import timm
 import torch
-from made_networks import noise, run_of_noise
+import transformers
 from onnx_stages import check_logits
 
 import exeunt as ex
 from exeunt._support.sealed_json import DIGEST, content_digest
 from exeunt.cli.bench import bench
 from exeunt.cli.export import export
+from exeunt.data import Preprocess
 from exeunt.engine.engine import Engine
 from exeunt.engine.inputs import input_keys
 from exeunt.engine.plan import Plan
+from exeunt.errors import ArtefactError, InputError
 from exeunt.onnx.executor import OnnxExecutor, open_onnx
 from exeunt.onnx.manifest import OnnxManifest
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.runner import load
 from exeunt.timing.timing_tools import describe_machine
-from exeunt.torch import attach
+from exeunt.torch import attach, record
 from exeunt.torch.executor import StagedExecutor
 from exeunt.torch.models.by_name import build_model
-from exeunt.torch.open_run import load_network
+from exeunt.torch.models.preparation import save_preparation
+from exeunt.torch.models.weights import save_weights
+from exeunt.torch.open_run import load_network, open_eager
 from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences
 from exeunt.zoo import digits
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytest.importorskip("onnxscript")
 
 ABSENT = {
     "torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "PIL", "matplotlib", "typer",
@@ -50,6 +54,33 @@ SEGMENTS = (None, ((0, 3),), ((0, 1), (2, 3)), ((0, 0), (1, 3)))
 
 def silent(_: str) -> None:
     pass
+
+
+def noise(n: int) -> torch.Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def run_of_noise(
+    folder: Path, spec: str = "exeunt.zoo:digits", n: int = 30, cost_factor: float = 1.0
+) -> tuple[RunFolder, list[torch.Tensor]]:
+    """A run folder whose manifest says that `spec` makes its network, and the network's logits."""
+    torch.manual_seed(0)
+    images = noise(n)
+    network = attach(digits(), images[:2], 3, verbose=False).eval()
+    save_weights(network, folder / "weights.safetensors")
+    trace = record(network, [(images, torch.zeros(n, dtype=torch.int64), torch.arange(n))])
+    about = {
+        "model": {"spec": spec, "n_classes": 10, "macs": network.backbone_macs},
+        "network": network.config(),
+        "inputs": save_preparation(Preprocess(size=(8, 8)), folder, images[:2]),
+        "class_names": list("0123456789"),
+        "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
+    }  # fmt: skip
+    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    cost = type(network.cost)(network.cost.cumulative * cost_factor, unit=network.cost.unit)
+    RunFolder.create(folder, cost=cost, traces=parts, about=about)
+    with torch.no_grad():
+        return RunFolder.open(folder), network(images)
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +178,17 @@ def test_heads_that_nobody_wants_are_not_in_the_session(run):
 
 
 def test_rows_of_several_states_are_joined_in_order(run, images):
-    executor = OnnxExecutor(run / "onnx", threads=1)
-    states = [executor.run(0, executor.start(part.numpy())[0], [])[1] for part in images[:9].split(3)]
-    whole = executor.run(0, executor.start(images[:9].numpy())[0], [])[1]
-    parts = [(states[0], np.array([0, 2])), (states[1], slice(1, 3)), (states[2], None)]
-    rows = [0, 2, 4, 5, 6, 7, 8]
-    for name, value in executor.gather(parts).items():
-        np.testing.assert_allclose(value, whole[name][rows], atol=1e-6)
+    executor, inputs = OnnxExecutor(run / "onnx", threads=1), images[:9].numpy()
+    *states, whole = (
+        executor.run(0, executor.start(part)[0], [])[1]
+        for part in (inputs[:3], inputs[3:6], inputs[6:], inputs)
+    )
+    parts = zip(states, (np.array([0, 2]), slice(1, 3), None), strict=True)
+    for name, value in executor.gather(list(parts)).items():
+        np.testing.assert_allclose(value, whole[name][[0, 2, 4, 5, 6, 7, 8]], atol=1e-6)
+
+
+WIDE = np.zeros((2, 3, 9, 8), np.float32)
 
 
 def test_nan_is_flagged_and_other_sizes_are_refused(run, images):
@@ -162,12 +197,11 @@ def test_nan_is_flagged_and_other_sizes_are_refused(run, images):
     spoilt[1, 0, 0, 0] = np.inf
     assert executor.start(spoilt)[1].tolist() == [True, False, True]
     with pytest.raises(ex.InputError, match=r"x must have shape \(n, 3, 8, 8\)"):
-        executor.start(np.zeros((2, 3, 9, 8), np.float32))
+        executor.start(WIDE)
 
 
 def test_in_a_stream_a_batch_of_another_size_fails_alone(run, images):
-    wide = np.zeros((2, 3, 9, 8), np.float32)
-    batches = [images[:3].numpy(), wide, images[3:5].numpy()]
+    batches = [images[:3].numpy(), WIDE, images[3:5].numpy()]
     found = list(load(run, threads=1).stream(batches, errors="skip"))
     assert [answers.n for answers in found] == [3, 2, 2]
     assert [answers.valid.all() for answers in found] == [True, False, True]
@@ -304,3 +338,68 @@ def test_networks_of_the_libraries(tmp_path, name):
     executor = OnnxExecutor(tmp_path, threads=1)
     assert executor.cut.optimised
     check_logits(executor, network, torch.randn(5, 3, 64, 64), rtol=1e-4)
+
+
+def test_a_network_opens_with_its_weights_in_the_segments_asked_for(tmp_path):
+    run, expected = run_of_noise(tmp_path)
+    network = load_network(run).cpu()
+    assert not network.training
+    with torch.no_grad():
+        for logits, before in zip(network(noise(30)), expected, strict=True):
+            torch.testing.assert_close(logits, before)
+    assert open_eager(run).segments == ((0, 0), (1, 1), (2, 2), (3, 3))
+    assert open_eager(run, segments=((0, 1), (2, 3))).segments == ((0, 1), (2, 3))
+
+
+def test_code_of_the_run_folders_choice_is_not_run_unless_it_is_trusted(tmp_path):
+    run, _ = run_of_noise(tmp_path, "no_such_module:network")
+    with pytest.raises(InputError, match="if you trust it, say so with --model no_such_module:network"):
+        load_network(run)
+    with pytest.raises(InputError, match="no module 'no_such_module'"):
+        load_network(run, trusted="no_such_module:network")
+
+
+def test_a_network_that_is_built_differently_here_is_refused(tmp_path):
+    run, _ = run_of_noise(tmp_path, cost_factor=2.0)
+    with pytest.raises(ArtefactError, match="another version of its library"):
+        load_network(run)
+
+
+SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+IMAGE = {"image_size": 32, "num_labels": 5}
+
+
+VIT = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
+SWIN = {"patch_size": 2, "embed_dim": 12, "depths": (1, 2), "num_heads": (2, 2), "window_size": 4}
+
+
+def of_timm(name, sizes):
+    return lambda: timm.create_model(name, img_size=32, num_classes=5, **sizes)
+
+
+def of_hugging_face(kind, **sizes):
+    config = getattr(transformers, f"{kind}Config")
+    return lambda: getattr(transformers, f"{kind}ForImageClassification")(config(**IMAGE, **sizes))
+
+
+NETWORKS = {
+    "timm vit": of_timm("vit_tiny_patch16_224", VIT),
+    "timm deit": of_timm("deit_tiny_distilled_patch16_224", VIT),
+    "timm swin": of_timm("swin_tiny_patch4_window7_224", SWIN),
+    "vit": of_hugging_face("ViT", **SMALL, patch_size=8),
+    "deit": of_hugging_face("DeiT", **SMALL, patch_size=8),
+    # PyTorch's exporter refuses it as it is: it takes attention for one that is laid out otherwise.
+    "swin": of_hugging_face("Swin", **SWIN),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cut_at_every_block_and_exported(name, tmp_path):
+    torch.manual_seed(0)
+    images = torch.randn(5, 3, 32, 32)
+    network = attach(NETWORKS[name](), images[:2], 2, verbose=False).eval()
+    assert network.n_exits == 3
+    manifest = export_network(network, images[:2], tmp_path, say=lambda _: None)
+    assert max(stage.max_difference for stage in manifest.stages) < 1e-5
+    check_logits(OnnxExecutor(tmp_path, threads=1), network, images, rtol=1e-4)

@@ -1,18 +1,16 @@
-"""Exported networks of texts answer as PyTorch does, cut anywhere, at every length that the network takes."""
+"""Networks of texts answer alike however they are padded, staged, whole or exported, at every length that they take."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
-import pytest
-
-pytest.importorskip("onnxscript")
-
 import onnx
 import onnxruntime
+import pytest
 import torch
-from made_texts import LONGEST, PADDING, batch, check_batching, network, policy, some, texts
+import transformers
 from onnx_stages import check_logits
 
 import exeunt as ex
@@ -23,8 +21,66 @@ from exeunt.onnx.manifest import OnnxManifest
 from exeunt.onnx.nested_if import model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.onnx.quantisation import quantise_export
-from exeunt.torch import attach
+from exeunt.torch import attach, record
+from exeunt.torch.executor import StagedExecutor, WholeExecutor
 from exeunt.torch.to_onnx import export_network
+
+pytest.importorskip("onnxscript")
+
+
+N, LONGEST = 60, 16
+PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
+
+
+def batch(rows, length):
+    """Texts of word numbers, padded to one length."""
+    ids = np.array([np.pad(row, (0, length - len(row))) for row in rows])
+    mask = np.array([np.arange(length) < len(row) for row in rows]).astype(np.int64)
+    return dict(zip(PADDING, map(torch.from_numpy, (ids, mask, np.zeros_like(ids))), strict=True))
+
+
+@cache
+def texts():
+    rng = np.random.default_rng(0)
+    return [rng.integers(4, 50, length) for length in rng.integers(1, LONGEST + 1, N)]
+
+
+def some(n, length=9):
+    """The first so many texts, cut or padded to this length."""
+    return batch([row[:length] for row in texts()[:n]], length)
+
+
+@cache
+def network():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, vocab_size=50,
+        num_labels=3, max_position_embeddings=LONGEST,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config).eval()
+    return attach(model, some(2, LONGEST), 1, head="statistics", verbose=False).eval()
+
+
+@cache
+def policy():
+    labels = torch.arange(N) % 3
+    one_by_one = [(batch([row], len(row)), labels[i : i + 1]) for i, row in enumerate(texts())]
+    fit, held_out, _ = record(network(), one_by_one).split(fit=0.3, calibrate=0.3, test=0.4)
+    return ex.eero(fit, held_out, budget="70%", delta=None)
+
+
+def check_batching(executor):
+    """Check that batching changes no answer."""
+    together = Engine(executor, policy()).answer(batch(texts(), LONGEST))
+    assert len(set(together.exit.tolist())) > 1
+    sure = 0
+    for i, row in enumerate(texts()):
+        alone = Engine(executor, policy()).answer(batch([row], len(row)))
+        assert alone.confidence[0] == pytest.approx(together.confidence[i], abs=1e-4) or alone.borderline[0]
+        if not (alone.borderline[0] or together.borderline[i]):
+            assert (alone.label[0], alone.exit[0]) == (together.label[i], together.exit[i])
+            sure += 1
+    assert sure > 0.5 * N
 
 
 def silent(_: str) -> None:
@@ -39,6 +95,27 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def staged():
+    return StagedExecutor(network(), some(2, LONGEST))
+
+
+@pytest.fixture(params=["staged", "whole", "onnx"])
+def executor(request):
+    if request.param == "whole":
+        return WholeExecutor(network(), some(2, LONGEST))
+    if request.param == "staged":
+        return request.getfixturevalue("staged")
+    return OnnxExecutor(request.getfixturevalue("folder"), threads=1)
+
+
+def test_a_text_alone_is_answered_as_among_long_ones_and_longer_ones_are_refused(executor):
+    check_batching(executor)
+    said = f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
+    with pytest.raises(ex.InputError, match=said):
+        Engine(executor, policy()).answer(batch(texts()[:2], LONGEST + 1))
+
+
 @pytest.mark.parametrize("optimised", [True, False])
 @pytest.mark.parametrize(
     ("segments", "n", "lengths"), [(None, 4, (3, 5, 8, 9, LONGEST)), (((0, 1),), 6, (9,))]
@@ -50,21 +127,16 @@ def test_texts_of_every_length_that_the_network_takes_are_answered(folder, segme
         check_logits(executor, network(), some(n, length))
 
 
-def test_texts_that_are_too_long_or_incomplete_or_no_whole_numbers_are_refused(folder):
+def test_texts_that_are_incomplete_or_no_whole_numbers_are_refused(folder):
     executor = OnnxExecutor(folder, threads=1)
     whole = {name: tensor.numpy() for name, tensor in some(4).items()}
     spoilt = np.where(whole["attention_mask"] == 0, np.nan, 1.0)
     for inputs, said in (
-        (some(4, LONGEST + 1), f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"),
         ({name: x for name, x in whole.items() if name != "attention_mask"}, "missing: attention_mask"),
         (whole | {"attention_mask": spoilt}, "attention_mask must be whole numbers .int64., got float64"),
     ):
         with pytest.raises(ex.InputError, match=said):
             executor.start(inputs)
-
-
-def test_a_text_alone_is_answered_as_among_long_ones(folder):
-    check_batching(OnnxExecutor(folder, threads=1))
 
 
 def test_int8_has_no_range_that_all_tokens_share(folder, tmp_path, caplog):
@@ -94,6 +166,10 @@ def test_a_length_that_the_weights_fix_cannot_be_exported(tmp_path):
         export_network(network, tokens(2), tmp_path, say=silent)
 
 
+def without_types(n):
+    return {name: tensor for name, tensor in some(n).items() if name != "token_type_ids"}
+
+
 class SharesATable(torch.nn.Module):
     """All its blocks read one table, as rotary positions do: a tensor without rows, which every stage is handed."""
 
@@ -115,8 +191,8 @@ class SharesATable(torch.nn.Module):
 @pytest.mark.slow
 def test_a_tensor_that_all_rows_share_is_handed_to_every_stage(tmp_path):
     torch.manual_seed(0)
-    inputs = {name: tensor for name, tensor in some(5).items() if name != "token_type_ids"}
-    example = {name: tensor[:2] for name, tensor in inputs.items()}
+    inputs = without_types(5)
+    example = without_types(2)
     network = attach(SharesATable().eval(), example, ["blocks.0", "blocks.1"], head="mean", verbose=False)
     export_network(network.eval(), example, tmp_path, say=silent)
     check_logits(OnnxExecutor(tmp_path, threads=1), network, inputs)
@@ -128,7 +204,7 @@ def test_text_networks_of_hugging_face(tmp_path, name):
     from test_cut import ZOO
 
     torch.manual_seed(0)
-    inputs = {name: tensor for name, tensor in some(5).items() if name != "token_type_ids"}
+    inputs = without_types(5)
     network = attach(ZOO[name][0]().eval(), inputs, 2, head="mean", verbose=False).eval()
     pad = network.backbone.config.pad_token_id
     export_network(network, inputs, tmp_path, padding={"input_ids": pad, "attention_mask": 0}, say=silent)
@@ -151,3 +227,10 @@ def test_one_file_answers_texts_of_every_length(folder):
             assert (label, exit_) == (expected.label, expected.exit)
             exits.add(int(exit_[0]))
     assert len(exits) > 1
+
+
+def test_one_cut_serves_every_length(staged):
+    first = staged.start(batch(texts()[:2], LONGEST))[0]
+    second = staged.start(batch([texts()[0][:3]], 3))[0]
+    assert second.staged is first.staged
+    assert staged.signature(first) != staged.signature(second)  # rows are joined with those as long
