@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -48,13 +49,6 @@ def test_accuracy_lines_are_the_means_over_splits_at_the_mean_cost_in_bands_of_t
     assert band.max() == pytest.approx(max(row["accuracy_high"] for row in rows))
 
 
-def test_a_single_split_has_no_band(trace):
-    single = ex.frontier({"mine": ex.eero}, trace, ["40%", "80%"], splits=1)
-    ax = figures.accuracy_against_budget(single, trace)
-    assert len(ax.collections) == 0
-    assert ax.get_legend().get_title().get_text() == "one split"
-
-
 def test_each_exit_alone_stands_at_its_cost_and_accuracy_with_its_number(compared, trace):
     x, y = line(compared, "each exit alone (numbered above)")
     np.testing.assert_allclose(x, trace.cost.cumulative / trace.cost.full)
@@ -93,16 +87,19 @@ def test_results_without_labels_or_of_another_network_are_refused(found, trace, 
         figures.rates_and_shares(policy, score_exits(pair, np.zeros(pair.n, dtype=int)))
 
 
-def test_infeasible_budgets_leave_a_gap_not_a_zero(trace):
+def test_infeasible_budgets_leave_a_gap_not_a_zero_and_a_single_split_has_no_band(trace):
     def picky(fit, calibrate, *, budget):
         if budget < 0.5 * trace.cost.full:
             raise ex.InfeasibleBudget("too little")
         return ex.eero(fit, calibrate, budget=budget)
 
-    gappy = ex.frontier({"picky": picky}, trace, ["30%", "60%", "90%"], splits=2)
-    y = line(figures.accuracy_against_budget(gappy, trace), "picky")[1]
+    gappy = ex.frontier({"picky": picky}, trace, ["30%", "60%", "90%"], splits=1)
+    ax = figures.accuracy_against_budget(gappy, trace)
+    y = line(ax, "picky")[1]
     assert np.isnan(y[0])
     assert np.isfinite(y[1:]).all()
+    assert len(ax.collections) == 0
+    assert ax.get_legend().get_title().get_text() == "one split"
 
 
 def test_cost_against_budget(found, trace):
@@ -172,14 +169,14 @@ def test_risk_at_the_ends_of_its_range(risk):
 
 def test_axes_are_labelled_with_units_and_given_axes_are_used(found, trace, parts, policy):
     panels = Figure(figsize=(12, 8)).subplots(2, 2).ravel()
-    drawn = [
-        figures.accuracy_against_budget(found, trace, ax=panels[0]),
-        figures.cost_against_budget(found, ax=panels[1]),
-        figures.rates_and_shares(policy, ex.evaluate(policy, parts[2]), ax=panels[2]),
-        figures.risk_per_exit(trace, ax=panels[3]),
-    ]
-    for ax, panel in zip(drawn, panels, strict=True):
-        assert ax is panel
+    draws = (
+        partial(figures.accuracy_against_budget, found, trace),
+        partial(figures.cost_against_budget, found),
+        partial(figures.rates_and_shares, policy, ex.evaluate(policy, parts[2])),
+        partial(figures.risk_per_exit, trace),
+    )
+    for draw, ax in zip(draws, panels, strict=True):
+        assert draw(ax=ax) is ax
         assert "%" in ax.get_ylabel()
         assert "%" in ax.get_xlabel() or "exit (0 = first, 3 = last)" in ax.get_xlabel()
         assert ax.yaxis.get_major_formatter()(0.25, 0) == "25%"

@@ -34,8 +34,9 @@ def test_grid_covers_every_position_and_agrees_with_adaptive_pooling_where_it_di
         assert (head.reduce(peak)[:, 3:].amax((2, 3)) == 99.0).all()
 
 
-def test_grid_of_a_map_longer_than_wide():
+def test_a_map_longer_than_wide_and_vectors_are_read_as_they_are():
     assert make((3, 9, 2)).reduce(torch.randn(2, 3, 9, 2)).shape == (2, 6, 4, 2)
+    assert make((7,), "flat")(torch.randn(2, 7)).shape == (2, 5)
 
 
 @pytest.mark.parametrize("kind", ["paper", "global"])
@@ -124,10 +125,6 @@ def test_reducing_is_free_of_parameters(norm):
     reduced = head.reduce(torch.randn(2, 3, 8, 8, requires_grad=False))
     assert not reduced.requires_grad
     assert head.classify(reduced).requires_grad
-
-
-def test_vectors_are_read_as_they_are():
-    assert make((7,), "flat")(torch.randn(2, 7)).shape == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,9 @@ def images(**options):
 
 
 def test_an_encoder_gets_a_classifier_that_reads_the_tokens_that_count_and_is_rebuilt_from_its_config():
-    network = attach(encoder(), BATCH, 1, head="mean", n_classes=3, verbose=False, seed=1).eval()
-    assert network.exit_names == ["bert.encoder.layer.0"]  # as in the library's own classifiers
+    exits = ["bert.encoder.layer.0"]  # as in the library's own classifiers
+    network = attach(encoder(), BATCH, exits, head="mean", n_classes=3, verbose=False, seed=1).eval()
+    assert network.exit_names == exits
     assert network.new_classifier == "classifier"
     hidden = encoder()(**BATCH).last_hidden_state
     means = torch.stack([row[: int(mask.sum())].mean(0) for row, mask in zip(hidden, MASK, strict=True)])
