@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib")
-
 import exeunt as ex
 from exeunt.evaluation.figures import draw_watch, save_figure
 

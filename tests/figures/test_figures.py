@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.container import BarContainer
@@ -25,46 +27,36 @@ def line(ax, label):
     return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)
 
 
-def band(ax, index):
-    return ax.collections[index].get_paths()[0].vertices
+@pytest.fixture(scope="module")
+def compared(found, trace):
+    """The axes of two policies."""
+    return figures.accuracy_against_budget(found, trace)
 
 
-def test_accuracy_lines_are_the_means_over_splits_at_the_mean_cost(found, trace):
-    ax = figures.accuracy_against_budget(found, trace)
+def test_accuracy_lines_are_the_means_over_splits_at_the_mean_cost_in_bands_of_their_intervals(
+    compared, found, trace
+):
     for p, name in enumerate(found.names):
-        x, y = line(ax, name)
+        x, y = line(compared, name)
         np.testing.assert_allclose(x, found.mean_cost[p].mean(axis=1) / trace.cost.full)
         np.testing.assert_allclose(y, found.accuracy[p].mean(axis=1))
-    x, y = line(ax, f"oracle (at the budget), up to {found.oracle.mean(axis=1).max():.1%}")
+    x, y = line(compared, f"oracle (at the budget), up to {found.oracle.mean(axis=1).max():.1%}")
     np.testing.assert_allclose(x, [0.3, 0.6, 0.9])
     np.testing.assert_allclose(y, found.oracle.mean(axis=1))
-
-
-def test_bands_are_the_intervals_over_splits(found, trace):
-    ax = figures.accuracy_against_budget(found, trace)
     rows = [row for row in found.rows() if row["policy"] == "mine"]
-    y = band(ax, 0)[:, 1]
-    assert y.min() == pytest.approx(min(row["accuracy_low"] for row in rows))
-    assert y.max() == pytest.approx(max(row["accuracy_high"] for row in rows))
+    band = compared.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(min(row["accuracy_low"] for row in rows))
+    assert band.max() == pytest.approx(max(row["accuracy_high"] for row in rows))
 
 
-def test_a_single_split_has_no_band(trace):
-    single = ex.frontier({"mine": ex.eero}, trace, ["40%", "80%"], splits=1)
-    ax = figures.accuracy_against_budget(single, trace)
-    assert len(ax.collections) == 0
-    assert ax.get_legend().get_title().get_text() == "one split"
-
-
-def test_each_exit_alone_stands_at_its_cost_and_accuracy_with_its_number(found, trace):
-    ax = figures.accuracy_against_budget(found, trace)
-    x, y = line(ax, "each exit alone (numbered above)")
+def test_each_exit_alone_stands_at_its_cost_and_accuracy_with_its_number(compared, trace):
+    x, y = line(compared, "each exit alone (numbered above)")
     np.testing.assert_allclose(x, trace.cost.cumulative / trace.cost.full)
     np.testing.assert_allclose(y, (trace.prediction == trace.label[:, None]).mean(axis=0))
-    (above,) = ax.child_axes
-    assert {text.get_text(): text.get_position()[0] for text in above.get_xticklabels()} == pytest.approx(
-        {"0": x[0], "1": x[1], "2": x[2], "3": x[3]}
-    )
-    assert not ax.texts  # nothing is written over the lines
+    (above,) = compared.child_axes
+    numbers = {text.get_text(): text.get_position()[0] for text in above.get_xticklabels()}
+    assert numbers == pytest.approx({str(exit_): x[exit_] for exit_ in range(4)})
+    assert not compared.texts  # nothing is written over the lines
 
 
 def test_the_axis_begins_where_policies_can_be_told_apart(trace):
@@ -86,22 +78,28 @@ def test_a_result_is_marked_with_its_interval(found, trace, parts, policy):
     assert tuple(ends) == pytest.approx(result.accuracy_interval)
 
 
-def test_an_unlabelled_result_cannot_be_marked(found, trace, parts, policy):
+def test_results_without_labels_or_of_another_network_are_refused(found, trace, parts, policy):
     blind = ex.ExitTrace(parts[2].prediction, parts[2].scores, trace.cost, None, parts[2].id)
     with pytest.raises(InputError, match="labelled"):
         figures.accuracy_against_budget(found, trace, results=[ex.evaluate(policy, blind)])
+    pair = trace.selected([1, 3])
+    with pytest.raises(InputError, match="4 exits"):
+        figures.rates_and_shares(policy, score_exits(pair, np.zeros(pair.n, dtype=int)))
 
 
-def test_infeasible_budgets_leave_a_gap_not_a_zero(trace):
+def test_infeasible_budgets_leave_a_gap_not_a_zero_and_a_single_split_has_no_band(trace):
     def picky(fit, calibrate, *, budget):
         if budget < 0.5 * trace.cost.full:
             raise ex.InfeasibleBudget("too little")
         return ex.eero(fit, calibrate, budget=budget)
 
-    gappy = ex.frontier({"picky": picky}, trace, ["30%", "60%", "90%"], splits=2)
-    y = line(figures.accuracy_against_budget(gappy, trace), "picky")[1]
+    gappy = ex.frontier({"picky": picky}, trace, ["30%", "60%", "90%"], splits=1)
+    ax = figures.accuracy_against_budget(gappy, trace)
+    y = line(ax, "picky")[1]
     assert np.isnan(y[0])
     assert np.isfinite(y[1:]).all()
+    assert len(ax.collections) == 0
+    assert ax.get_legend().get_title().get_text() == "one split"
 
 
 def test_cost_against_budget(found, trace):
@@ -113,47 +111,50 @@ def test_cost_against_budget(found, trace):
     assert ax.get_aspect() == 1.0
 
 
+def bars_of(ax):
+    """The heights of the rates that were planned and of the shares, and the ends of the intervals of these."""
+    planned, shares = (group for group in ax.containers if isinstance(group, BarContainer))
+    ends = [segment[:, 1] for segment in shares.errorbar.lines[2][0].get_segments()]
+    return [bar.get_height() for bar in planned], [bar.get_height() for bar in shares], ends
+
+
 def test_rates_and_shares_are_the_bars(parts, policy):
     result = ex.evaluate(policy, parts[2])
     ax = figures.rates_and_shares(policy, result)
-    bars = [group for group in ax.containers if isinstance(group, BarContainer)]
-    planned, shares = ([bar.get_height() for bar in group] for group in bars)
+    planned, shares, ends = bars_of(ax)
     np.testing.assert_allclose(planned, policy.rates)
     np.testing.assert_allclose(shares, result.shares)
     assert ax.get_ylim()[0] == 0.0
     assert f"mean cost {result.cost / policy.cost.full:.1%}" in ax.get_title(loc="left")
-    ends = [segment[:, 1] for segment in bars[1].errorbar.lines[2][0].get_segments()]
     np.testing.assert_allclose(ends, [wilson_interval(round(each * result.n), result.n) for each in shares])
 
 
 def test_shares_of_weighted_inputs_may_be_1_but_for_rounding(parts, policy):
-    shares = np.eye(policy.n_exits)[0] * (1 + 2**-52)
-    figures.rates_and_shares(policy, replace(ex.evaluate(policy, parts[2]), shares=shares))
-
-
-def test_rates_and_shares_refuses_a_result_of_another_network(parts, policy, trace):
-    pair = trace.selected([1, 3])
-    with pytest.raises(InputError, match="4 exits"):
-        figures.rates_and_shares(policy, score_exits(pair, np.zeros(pair.n, dtype=int)))
+    """The bars show them as they are, and the intervals are those of all inputs and of none."""
+    result = replace(ex.evaluate(policy, parts[2]), shares=np.eye(4)[0] * (1 + 2**-52))
+    planned, shares, ends = bars_of(figures.rates_and_shares(policy, result))
+    np.testing.assert_allclose(planned, policy.rates)
+    np.testing.assert_allclose(shares, [1, 0, 0, 0])
+    whole, none = (wilson_interval(k, result.n) for k in (result.n, 0))
+    np.testing.assert_allclose(ends, [whole, none, none, none], atol=1e-12)
 
 
 def test_risk_has_wilson_intervals_and_marks_where_depth_harms(trace):
+    before = dict(matplotlib.rcParams)
     ax = figures.risk_per_exit(trace)
+    assert dict(matplotlib.rcParams) == before  # the style leaves global settings alone
     (drawn,) = ax.containers
     np.testing.assert_allclose(drawn.lines[0].get_ydata(), trace.risk)
-    z, n = 1.959963984540054, trace.n
-    for risk, segment in zip(trace.risk, drawn.lines[2][0].get_segments(), strict=True):
-        centre = (risk + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * np.sqrt(risk * (1 - risk) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        np.testing.assert_allclose(segment[:, 1], [centre - half, centre + half], atol=1e-9)
-    worse = [e for e in range(4) if any(trace.risk[e] > trace.risk[f] for f in range(e))]
+    z, n, risk = 1.959963984540054, trace.n, trace.risk
+    centre = (risk + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(risk * (1 - risk) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    ends = [segment[:, 1] for segment in drawn.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, np.stack([centre - half, centre + half], 1), atol=1e-9)
+    worse = [e for e in range(4) if (risk[e] > risk[:e]).any()]
     assert worse == [3]
     np.testing.assert_array_equal(line(ax, "worse than an earlier exit")[0], worse)
-
-
-def test_a_network_that_only_improves_has_no_mark(trace):
-    ax = figures.risk_per_exit(trace.selected([0, 3]))
-    assert all(each.get_label() != "worse than an earlier exit" for each in ax.get_lines())
+    improving = figures.risk_per_exit(trace.selected([0, 3]))
+    assert all(each.get_label() != "worse than an earlier exit" for each in improving.get_lines())
 
 
 @pytest.mark.parametrize("risk", [0.0, 1.0])
@@ -168,14 +169,14 @@ def test_risk_at_the_ends_of_its_range(risk):
 
 def test_axes_are_labelled_with_units_and_given_axes_are_used(found, trace, parts, policy):
     panels = Figure(figsize=(12, 8)).subplots(2, 2).ravel()
-    drawn = [
-        figures.accuracy_against_budget(found, trace, ax=panels[0]),
-        figures.cost_against_budget(found, ax=panels[1]),
-        figures.rates_and_shares(policy, ex.evaluate(policy, parts[2]), ax=panels[2]),
-        figures.risk_per_exit(trace, ax=panels[3]),
-    ]
-    for ax, panel in zip(drawn, panels, strict=True):
-        assert ax is panel
+    draws = (
+        partial(figures.accuracy_against_budget, found, trace),
+        partial(figures.cost_against_budget, found),
+        partial(figures.rates_and_shares, policy, ex.evaluate(policy, parts[2])),
+        partial(figures.risk_per_exit, trace),
+    )
+    for draw, ax in zip(draws, panels, strict=True):
+        assert draw(ax=ax) is ax
         assert "%" in ax.get_ylabel()
         assert "%" in ax.get_xlabel() or "exit (0 = first, 3 = last)" in ax.get_xlabel()
         assert ax.yaxis.get_major_formatter()(0.25, 0) == "25%"
@@ -194,14 +195,6 @@ assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_style_leaves_global_settings_alone(trace):
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    figures.risk_per_exit(trace)
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_figures_of_graded_answers_show_their_measure(trace):

@@ -44,15 +44,23 @@ def four():
     return stages, *parts_of(stages)
 
 
+@pytest.fixture(scope="module")
+def stages(four):
+    return four[0]
+
+
+@pytest.fixture(scope="module")
+def policy(four):
+    return ex.eero(four[1], four[2], budget="60%")
+
+
 def answers(model, inputs, keys):
     runs = session(model)
     found = [
         runs.run(OUTPUTS, {name: rows[i : i + 1] for name, rows in inputs.items()} | {"key": keys[i : i + 1]})
         for i in range(len(keys))
     ]
-    return {
-        name: np.concatenate(values) for name, values in zip(OUTPUTS, zip(*found, strict=True), strict=True)
-    }
+    return dict(zip(OUTPUTS, map(np.concatenate, zip(*found, strict=True)), strict=True))
 
 
 def check_against_numpy(stages, policy, test, inputs, exits=None):
@@ -66,9 +74,13 @@ def check_against_numpy(stages, policy, test, inputs, exits=None):
     close = (asked & (np.abs(scores - policy.thresholds) < 1e-5)).any(axis=1) & (not steps)
     assert close.mean() < 0.1
     sure = ~close
-    np.testing.assert_array_equal(found["exit"][sure], exits[sure])
-    np.testing.assert_array_equal(found["label"][sure], outputs.prediction[rows, exits][sure])
-    np.testing.assert_array_equal(found["cost"][sure], policy.cost.cumulative[exits][sure])
+    expected = {
+        "exit": exits,
+        "label": outputs.prediction[rows, exits],
+        "cost": policy.cost.cumulative[exits],
+    }
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name][sure], values[sure], name)
     probabilities = np.exp(outputs.log_probability[rows, exits])
     shown = found["probabilities"]
     if shown.shape[1] > MANY_CLASSES:  # a trace keeps the likeliest
@@ -152,10 +164,7 @@ class Sharpened:
         return {"kind": "sharpened"}
 
 
-def test_what_has_no_form_in_onnx_is_named(four):
-    stages, fit, calibrate, _ = four
-    policy = ex.eero(fit, calibrate, budget="60%")
-
+def test_what_has_no_form_in_onnx_is_named(four, stages, policy):
     @dataclass(frozen=True)
     class Bad(NamedScore):
         fails: object = None
@@ -171,22 +180,23 @@ def test_what_has_no_form_in_onnx_is_named(four):
     ):
         with pytest.raises(ex.InputError, match=f"the score 'mine' with own answers cannot be.*{why}"):
             model_with_policy(stages, replace(policy, score=Bad("mine", function)))
-    best = ex.eero(fit, calibrate, budget="60%", answer="best")
+    best = ex.eero(four[1], four[2], budget="60%", answer="best")
     with pytest.raises(ex.InputError, match=r"with best answers cannot be.* choose another --answer"):
         model_with_policy(stages, best)
     with pytest.raises(ex.InputError, match="4 exits but the network has 3"):
         model_with_policy(stages[:3], policy)
 
 
-def test_operators_of_several_versions_are_refused(four):
+def copied(stage):
+    return ModelStage(type(stage.model).FromString(stage.model.SerializeToString()), stage.logits)
+
+
+def test_operators_of_several_versions_are_refused(stages, policy):
     """As of models of a cascade that were exported at different times: what an operator does may have changed."""
-    stages, fit, calibrate, _ = four
-    newer = type(stages[3].model).FromString(stages[3].model.SerializeToString())
-    newer.opset_import[0].version = 20
+    newer = copied(stages[3])
+    newer.model.opset_import[0].version = 20
     with pytest.raises(ex.InputError, match="opset 18 and 20: export them again"):
-        model_with_policy(
-            [*stages[:3], ModelStage(newer, stages[3].logits)], ex.eero(fit, calibrate, budget="60%")
-        )
+        model_with_policy([*stages[:3], newer], policy)
 
 
 def test_texts_of_every_length():
@@ -197,10 +207,8 @@ def test_texts_of_every_length():
     trace = trace_of(stages, inputs, key=KEYS[:200])
     policy = ex.eero(trace.take(slice(60)), trace.take(slice(60, 120)), budget="70%")
     runs = session(model_with_policy(stages, policy))
-    found = [
-        runs.run(["label", "exit"], one | {"key": KEYS[i : i + 1]})
-        for i, one in enumerate(inputs[120:], start=120)
-    ]
+    given = zip(inputs[120:], KEYS[120:200], strict=True)
+    found = [runs.run(["label", "exit"], one | {"key": np.array([key])}) for one, key in given]
     label, exits = np.concatenate(found, axis=1)
     test = trace.take(slice(120, None))
     np.testing.assert_array_equal(exits, policy.route(test))
@@ -210,15 +218,14 @@ def test_texts_of_every_length():
 
 def test_some_exits_alone(four):
     """Those of a policy that has switched others off: their stages are run, their heads are not."""
-    stages, fit, calibrate, test = four
-    kept = [1, 3]
+    stages, *traces = four
+    kept, cost = [1, 3], ex.CostModel([1.0, 3.0], unit="MMACs")
     fit, calibrate, test = (
         ex.ExitTrace.from_probabilities(
-            np.exp(trace.log_probability[:, kept]),
-            cost=ex.CostModel([1.0, 3.0], unit="MMACs"), label=trace.label, id=trace.id,
+            np.exp(trace.log_probability[:, kept]), cost=cost, label=trace.label, id=trace.id
         )
-        for trace in (fit, calibrate, test)
-    )  # fmt: skip
+        for trace in traces
+    )
     policy = ex.eero(fit, calibrate, budget="70%")
     check_against_numpy(stages, policy, test, last_inputs(), exits=kept)
     assert "within0/head" not in str(model_with_policy(stages, policy, exits=kept))
@@ -242,14 +249,9 @@ def leaving_at(exit_, m):
 
 
 @pytest.mark.parametrize("exit_", range(4))
-def test_stages_after_the_answer_are_not_run(four, exit_, tmp_path):
-    stages, fit, calibrate, _ = four
-    policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=leaving_at(exit_, 4))
-    runs = session(
-        model_with_policy(stages, policy),
-        enable_profiling=True,
-        profile_file_prefix=str(tmp_path / "profile"),
-    )
+def test_stages_after_the_answer_are_not_run(stages, policy, exit_, tmp_path):
+    model = model_with_policy(stages, replace(policy, limits=leaving_at(exit_, 4)))
+    runs = session(model, enable_profiling=True, profile_file_prefix=str(tmp_path / "profile"))
     found = runs.run(["exit"], {"pixels": pixels()["pixels"][:1], "key": KEYS[:1]})
     events = json.loads((tmp_path / runs.end_profiling()).read_text())
     run = [event["args"]["op_name"] for event in events if event["name"].endswith("_kernel_time")]
@@ -257,34 +259,28 @@ def test_stages_after_the_answer_are_not_run(four, exit_, tmp_path):
     assert run.count("Erf") == exit_ + 1
 
 
-def test_weights_lie_in_the_branch_of_their_stage(four):
-    stages, fit, calibrate, _ = four
-    policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=leaving_at(3, 4))
-    graph = model_with_policy(stages, policy).graph
+def test_weights_lie_in_the_branch_of_their_stage(stages, policy):
+    graph = model_with_policy(stages, replace(policy, limits=leaving_at(3, 4))).graph
     for depth in range(-1, 4):  # the outermost asks whether the input is finite
         found = {weight.name for weight in graph.initializer if weight.name.startswith("within")}
         assert found == ({f"within{depth}/{name}" for name in ("w", "b", "head")} if depth >= 0 else set())
-        branches = [node.attribute for node in graph.node if node.op_type == "If"]
         if depth < 3:
-            outermost = depth == -1
-            (graph,) = (
-                one.g for one in branches[0] if one.name == ("then_branch" if outermost else "else_branch")
-            )
+            branches = next(node.attribute for node in graph.node if node.op_type == "If")
+            taken = "then_branch" if depth == -1 else "else_branch"
+            (graph,) = (branch.g for branch in branches if branch.name == taken)
 
 
-def test_exits_that_nobody_asks_are_left_out(four):
-    stages, fit, calibrate, test = four
+def test_exits_that_nobody_asks_are_left_out(four, stages, policy):
     limits = Thresholds(np.array([np.inf, 0.5, -np.inf, -np.inf]), np.array([np.inf, 0.0, -np.inf, -np.inf]))
-    policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=limits)
+    policy = replace(policy, limits=limits)
     text = str(model_with_policy(stages, policy))
     assert "within0/head" not in text
     assert "within3/" not in text
-    check_against_numpy(stages, policy, test, last_inputs())
+    check_against_numpy(stages, policy, four[3], last_inputs())
 
 
-def test_an_input_that_is_not_finite_has_no_answer(four):
-    stages, fit, calibrate, _ = four
-    runs = session(model_with_policy(stages, ex.eero(fit, calibrate, budget="60%")))
+def test_an_input_that_is_not_finite_has_no_answer(stages, policy):
+    runs = session(model_with_policy(stages, policy))
     for wrong in (np.nan, np.inf, -np.inf):
         spoilt = pixels()["pixels"][:1].copy()
         spoilt[0, 2] = wrong
@@ -294,23 +290,20 @@ def test_an_input_that_is_not_finite_has_no_answer(four):
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_an_input_of_which_one_exit_says_what_is_not_finite_has_no_answer(four, asked):
+def test_an_input_of_which_one_exit_says_what_is_not_finite_has_no_answer(stages, policy, asked):
     """As in the engine; although later exits say what is finite. `asked`: inputs can answer at that exit."""
-    stages, fit, calibrate, _ = four
-    first = ModelStage(
-        type(stages[0].model).FromString(stages[0].model.SerializeToString()), stages[0].logits
-    )
+    first = copied(stages[0])
     (head,) = (weight for weight in first.model.graph.initializer if weight.name == "head")
     head.CopyFrom(numpy_helper.from_array(np.full((WIDTH, K), 3e38, dtype=np.float32), "head"))
     limits = leaving_at(2, 4)
     if not asked:
         limits = Thresholds(np.append(np.inf, limits.score[1:]), np.append(np.inf, limits.tie[1:]))
     answer = EnsembleAnswer((Stage(0.0, LogTerm(1.0)), *[Stage(0.7, LogTerm(0.8))] * 3))
-    policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=limits, answer=answer)
-    inputs = pixels(60)["pixels"]
-    overflows = ~np.isfinite(logits_of([first], [{"pixels": inputs}])[:, 0]).all(axis=1)
+    policy = replace(policy, limits=limits, answer=answer)
+    inputs = pixels(60)
+    overflows = ~np.isfinite(logits_of([first], [inputs])[:, 0]).all(axis=1)
     assert 10 < overflows.sum() < 60
-    found = answers(model_with_policy([first, *stages[1:]], policy), {"pixels": inputs}, KEYS[:60])
+    found = answers(model_with_policy([first, *stages[1:]], policy), inputs, KEYS[:60])
     np.testing.assert_array_equal(found["exit"], np.where(overflows, -1, 2))
     assert (found["label"][overflows] == -1).all()
     assert (found["label"][~overflows] >= 0).all()
@@ -328,13 +321,10 @@ def test_many_exits_and_too_many():
         model_with_policy(stages, policy)
 
 
-def test_the_model_says_what_its_answers_mean(four):
-    stages, fit, calibrate, _ = four
-    policy = ex.eero(fit, calibrate, budget="60%")
+def test_the_model_says_what_its_answers_mean(stages, policy):
     model = model_with_policy(stages, policy, about={"class_names": list("abcde")})
-    about = {
-        name: json.loads(text) for name, text in session(model).get_modelmeta().custom_metadata_map.items()
-    }
+    kept = session(model).get_modelmeta().custom_metadata_map
+    about = {name: json.loads(text) for name, text in kept.items()}
     assert about["class_names"] == list("abcde")
     assert ex.CostModel.from_dict(about["cost"]) == policy.cost
     assert about["policy"]["name"] == "eero"

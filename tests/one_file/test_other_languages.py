@@ -45,15 +45,10 @@ def asked(tmp_path):
     model = model_with_policy(stages, policy)
     save(model, str(tmp_path / "model.onnx"))
     runs = session(model)
-    expected = [
-        [
-            float(value[0])
-            for value in runs.run(["label", "exit", "cost"], {"pixels": row[None], "key": key[None]})
-        ]
-        for row, key in zip(pixels, keys, strict=True)
-    ]
-    assert len({exit_ for _, exit_, _ in expected}) > 1
-    return tmp_path / "model.onnx", pixels, keys, np.array(expected)
+    given = [{"pixels": row[None], "key": key[None]} for row, key in zip(pixels, keys, strict=True)]
+    expected = np.array([np.concatenate(runs.run(["label", "exit", "cost"], one)) for one in given])
+    assert len(set(expected[:, 1])) > 1
+    return tmp_path / "model.onnx", pixels, keys, expected
 
 
 def check(found, expected):
@@ -82,13 +77,11 @@ def test_node_answers_as_python_does(node_modules, asked, tmp_path):
 )
 def test_cpp_answers_as_python_does(asked, tmp_path):
     model, pixels, keys, expected = asked
-    subprocess.run(
-        ["g++", "-std=c++17", "-I", HEADERS, PROGRAM, "-o", tmp_path / "one_file", "-lonnxruntime"],
-        check=True,
-    )
+    program = tmp_path / "one_file"
+    subprocess.run(["g++", "-std=c++17", "-I", HEADERS, PROGRAM, "-o", program, "-lonnxruntime"], check=True)
     rows = (" ".join(map(str, [key, *row])) for key, row in zip(keys, pixels.tolist(), strict=True))
     done = subprocess.run(
-        [tmp_path / "one_file", model, str(WIDTH)],
+        [program, model, str(WIDTH)],
         input="\n".join(rows), capture_output=True, text=True, check=True,
     )  # fmt: skip
     check([[float(word) for word in line.split()] for line in done.stdout.splitlines()], expected)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import pytest
 from made_stages import session
-from onnx import TensorProto, helper
+from onnx import helper
 
 from exeunt.onnx.traced_array import _ELEMENTWISE, _LOGICAL, GraphWriter, TracedArray
 from exeunt.score.confidence import entropy, log_softmax, margin, max_probability, softmax
@@ -14,7 +16,6 @@ from exeunt.score.tie_breaking import tie_breaks
 
 VALUES = np.random.default_rng(0).dirichlet(np.ones(7), size=1)
 COUNTS = np.array([0, 1, 2**63 + 5, 2**64 - 1], dtype=np.uint64)
-TYPES = {"float64": TensorProto.DOUBLE, "uint64": TensorProto.UINT64, "int64": TensorProto.INT64}
 
 
 def traced(function, *inputs):
@@ -22,11 +23,11 @@ def traced(function, *inputs):
     writer = GraphWriter()
     with writer.branch() as branch:
         made = function(*(TracedArray(writer, f"in{i}", value) for i, value in enumerate(inputs)))
-    given = [
-        helper.make_tensor_value_info(f"in{i}", TYPES[str(value.dtype)], value.shape)
-        for i, value in enumerate(inputs)
-    ]
-    output = helper.make_tensor_value_info(made.name, helper.np_dtype_to_tensor_dtype(made.dtype), made.shape)
+    described = [(f"in{i}", value) for i, value in enumerate(inputs)] + [(made.name, made)]
+    *given, output = (
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in described
+    )
     graph = helper.make_graph(branch.nodes, "traced", given, [output], branch.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     (found,) = session(model).run(None, {f"in{i}": value for i, value in enumerate(inputs)})
@@ -45,14 +46,14 @@ INTEGER = (np.bitwise_xor, np.right_shift)
 
 @pytest.mark.parametrize("ufunc", [u for u in _ELEMENTWISE if u not in INTEGER], ids=lambda u: u.__name__)
 def test_elementwise(ufunc):
-    shifted = VALUES - VALUES.mean() if ufunc in (np.sign, np.floor, np.ceil, np.absolute) else VALUES
     if ufunc.nin == 1:
-        check(ufunc, shifted)
-    else:
-        check(ufunc, VALUES, VALUES[:, ::-1].copy())
-        check(lambda x: ufunc(x, 0.1), VALUES)
-        check(lambda x: ufunc(np.float64(0.1), x), VALUES)
-        check(lambda n: ufunc(n, 2.0), np.array([1, 2, 3]))
+        signed = ufunc in (np.sign, np.floor, np.ceil, np.absolute)
+        check(ufunc, VALUES - VALUES.mean() if signed else VALUES)
+        return
+    check(ufunc, VALUES, VALUES[:, ::-1].copy())
+    check(lambda x: ufunc(x, 0.1), VALUES)
+    check(lambda x: ufunc(np.float64(0.1), x), VALUES)
+    check(lambda n: ufunc(n, 2.0), np.array([1, 2, 3]))
 
 
 @pytest.mark.parametrize("ufunc", _LOGICAL, ids=lambda u: u.__name__)
@@ -84,11 +85,8 @@ def test_functions_and_methods(function):
     check(function, VALUES)
 
 
-def test_sorted_classes_of_one():
+def test_sorted_classes_of_one_and_ranks():
     check(margin, np.ones((1, 1)))
-
-
-def test_ranks():
     knots = (0.1, 0.15, 0.1500001, 0.9)
     for score in (0.0, 0.1, 0.12, 0.15, 0.5, 0.9, 1.0):
         check(lambda x: rank_between(x, knots), np.array([score]), rtol=1e-9)
@@ -140,15 +138,8 @@ def test_indexing_of_other_kinds_is_refused(function):
         traced(function, CUBE)
 
 
-def test_more_places_than_axes_are_refused():
+def test_more_places_than_axes_and_changes_in_place_are_refused():
     with pytest.raises(IndexError):
         traced(lambda x: x[0, 0, 0, 0], CUBE)
-
-
-def test_what_would_change_an_array_in_place_is_refused():
-    def add_in_place(x):
-        x += 1.0
-        return x
-
     with pytest.raises(TypeError, match="add"):
-        traced(add_in_place, VALUES)
+        traced(lambda x: operator.iadd(x, 1.0), VALUES)

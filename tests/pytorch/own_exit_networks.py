@@ -57,11 +57,7 @@ class Named(nn.Module):
         return {"cheap": self.cheap(h), "dear": self.dear(self.deep(kept).tanh())}
 
 
-NETWORKS = {
-    "tuple": (Branchy, (2, 6, 6)),
-    "list": (Scales, (4,)),
-    "mapping": (Named, (4,)),
-}
+NETWORKS = {"tuple": (Branchy, (2, 6, 6)), "list": (Scales, (4,)), "mapping": (Named, (4,))}
 
 
 def digits(n_classes: int = 10) -> Branchy:

@@ -1,18 +1,21 @@
+"""Where exits are attached, what they cost and answer, and what is recorded of them."""
+
 from __future__ import annotations
 
 import copy
 import itertools
 import json
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from exeunt.errors import ExeuntWarning, InputError
-from exeunt.torch import attach, count_macs
+from exeunt.torch import attach, count_macs, record
 from exeunt.torch.exits.placement import ExitPoint, place_exits
+from exeunt.trace import concatenate
 from exeunt.zoo import DigitsNet
 
 
@@ -49,13 +52,10 @@ def test_of_two_places_at_one_cost_the_later_is_taken():
     assert [p.name for p in place_exits(points([1.0, 1.0, 3.0]), 1, full=2.0)] == ["p1"]
 
 
-@pytest.mark.parametrize("number", [0, -1])
-def test_a_number_below_one_is_refused(number):
-    with pytest.raises(InputError):
-        place_exits(points([1.0, 2.0, 3.0]), number, full=4.0)
-
-
-def test_of_too_many_exits_each_place_gets_one_and_a_warning_says_so():
+def test_numbers_of_exits_that_do_not_fit_are_refused_or_warned_of():
+    for number in (0, -1):
+        with pytest.raises(InputError):
+            place_exits(points([1.0, 2.0, 3.0]), number, full=4.0)
     with pytest.warns(ExeuntWarning, match="9 exits do not fit: .* 2 places of different cost .*: p1, p2"):
         chosen = place_exits(points([1.0, 1.0, 3.0]), 9, full=4.0)
     assert [p.name for p in chosen] == ["p1", "p2"]
@@ -63,14 +63,8 @@ def test_of_too_many_exits_each_place_gets_one_and_a_warning_says_so():
         place_exits([], 1, full=4.0)
 
 
-def test_names_are_put_in_the_networks_order_and_checked():
+def test_names_are_put_in_the_networks_order():
     assert net(exits=["blocks.2", "blocks.0"]).exit_names == ["blocks.0", "blocks.2"]
-    with pytest.raises(InputError, match=r"blocks\.0, blocks\.1"):
-        net(exits=["q"])
-    with pytest.raises(InputError, match="twice"):
-        net(exits=["blocks.0", "blocks.0"])
-    with pytest.raises(InputError, match="empty"):
-        net(exits=[])
 
 
 # -- attach ---------------------------------------------------------------------------------------------
@@ -98,23 +92,11 @@ def test_heads_read_what_the_module_returned():
         assert torch.equal(head(seen[name]), got)
 
 
-class ChangesInPlace(nn.Module):
-    """Its first layer's output is overwritten by the layer after it, as torchvision's DenseNet does."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(1, 4, 3, padding=1)
-        self.second = nn.ReLU(inplace=True)
-        self.third = nn.Conv2d(4, 4, 3, padding=1)
-        self.classifier = nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.classifier(self.third(self.second(self.first(x))).mean((2, 3)))
-
-
 def test_features_are_read_before_they_are_overwritten():
-    network = attach(ChangesInPlace().eval(), example(), ["first"], verbose=False).eval()
-    features = network.backbone.first(example())
+    """As torchvision's DenseNet overwrites them."""
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+    network = attach(nn.Sequential(*layers).eval(), example(), ["0"], verbose=False).eval()
+    features = layers[0](example())
     assert (features < 0).any()
     assert torch.equal(network(example())[0], network.heads[0](features))
 
@@ -151,30 +133,21 @@ def test_a_network_is_rebuilt_from_its_config_and_weights():
 
 
 def test_heads_of_ones_own():
-    def head(shape, k):
-        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), k))
-
-    network = net(head=head)
+    network = net(head=lambda shape, k: nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), k)))
     assert network(example())[0].shape == (4, 10)
     with pytest.raises(InputError, match="own function"):
         network.config()
 
 
 def test_the_heads_first_weights_follow_from_the_seed_and_leave_the_global_generator_alone():
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    a, b, c = (
-        attach(DigitsNet(channels=1), example(), 2, seed=s, verbose=False).heads[0].body[0].weight
-        for s in (1, 1, 2)
-    )
+    networks = [attach(DigitsNet(channels=1), example(), 2, seed=s, verbose=False) for s in (1, 1, 2)]
+    a, b, c = (network.heads[0].body[0].weight for network in networks)
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
-    torch.manual_seed(3)
     model = DigitsNet(channels=1)
-    torch.manual_seed(3)
+    before = torch.get_rng_state()
     attach(model, example(), 2, verbose=False)
-    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_train_and_eval_reach_backbone_and_heads():
@@ -220,69 +193,62 @@ class Record(dict):
     __getattr__ = dict.__getitem__
 
 
+class Tupled(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).tanh(), None
+
+
 class TextLike(nn.Module):
     """Takes a dict, returns a record with logits; its layers return tuples, one of them runs twice."""
 
-    shapes: ClassVar = {}
-
     def __init__(self):
         super().__init__()
-        self.embedding = nn.Embedding(20, 8)
-        self.layer = Tupled()
-        self.other = Tupled()
-        self.classifier = nn.Linear(8, 3)
+        self.embedding, self.classifier = nn.Embedding(20, 8), nn.Linear(8, 3)
+        self.layer, self.other = Tupled(8, 8), Tupled(8, 8)
 
     def forward(self, input_ids, attention_mask=None):
-        x = self.embedding(input_ids)
-        x = self.layer(self.layer(x)[0])[0]
-        x = self.other(x)[0]
-        return Record(logits=self.classifier(x[:, 0]))
-
-
-class Tupled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(8, 8)
-
-    def forward(self, x):
-        return self.linear(x).tanh(), None
+        x = self.layer(self.layer(self.embedding(input_ids))[0])[0]
+        return Record(logits=self.classifier(self.other(x)[0][:, 0]))
 
 
 def test_dict_inputs_masks_tuples_and_repeated_modules():
-    batch = {
-        "input_ids": torch.arange(12).reshape(2, 6),
-        "attention_mask": torch.ones(2, 6, dtype=torch.long),
-    }
+    ids = torch.arange(12).reshape(2, 6)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     batch["attention_mask"][1, 3:] = 0
     model = TextLike().eval()
     network = attach(model, batch, ["layer", "other"], head="mean", verbose=False).eval()
     logits = network(**batch)
     assert torch.equal(logits[-1], model(**batch).logits)
-    x = model.embedding(batch["input_ids"])
-    x = model.layer(model.layer(x)[0])[0]  # the exit reads the last call
+    x = model.layer(model.layer(model.embedding(ids))[0])[0]  # the exit reads the last call
     assert torch.equal(logits[0], network.heads[0](x, batch["attention_mask"]))
-    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed = {**batch, "input_ids": ids.clone()}
     changed["input_ids"][1, 4:] = 19  # masked tokens
     assert torch.allclose(network(**changed)[0], logits[0], atol=1e-6)
     assert network.cost.cumulative[0] == 2 * 6 * 64 + 8 * 256 + 256 * 3
 
 
-def test_an_unknown_name_lists_the_places_that_exist():
-    with pytest.raises(InputError, match=r"blocks\.0, blocks\.1"):
-        net(exits=["blocks.9"])
-    with pytest.raises(InputError, match=r"exits=\['blocks.0'\]"):
-        net(exits="blocks.0")
-
-
-def test_what_cannot_carry_exits_is_refused():
-    with pytest.raises(InputError, match="classes"):
-        net(n_classes=7)
-    with pytest.raises(InputError, match="not known"):
-        net(head="nonsense")
-    with pytest.raises(InputError):
-        attach(nn.Conv2d(1, 3, 3), example(), 1, verbose=False)  # answers with a map, not with logits
-    with pytest.raises(InputError, match="empty batch"):
-        attach(DigitsNet(channels=1), example(0), 1, verbose=False)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exits": ["q"]}, r"blocks\.0, blocks\.1"),
+        ({"exits": ["blocks.0", "blocks.0"]}, "twice"),
+        ({"exits": []}, "empty"),
+        ({"exits": "blocks.0"}, r"exits=\['blocks.0'\]"),
+        ({"n_classes": 7}, "answers with 10 classes, not with 7: let its classifier, or the decoder of its"),
+        ({"head": "nonsense"}, "not known"),
+        ({"model": nn.Conv2d(1, 3, 3)}, "logits"),  # it answers with a map
+        ({"example": example(0)}, "empty batch"),
+        (
+            {"example": torch.zeros(4, 3, 8, 8)},
+            r"fails on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*channels",
+        ),
+    ],
+)
+def test_what_cannot_carry_exits_is_refused_in_one_line(options, message):
+    given = {"model": DigitsNet(channels=1), "example": example(), "exits": 3, "verbose": False, **options}
+    with pytest.raises(InputError, match=message) as told:
+        attach(**given)
+    assert "\n" not in str(told.value)
 
 
 def test_stages_are_those_of_the_backbone_at_the_exits():
@@ -292,12 +258,106 @@ def test_stages_are_those_of_the_backbone_at_the_exits():
     assert torch.allclose(staged(example()), network(example())[-1], atol=1e-6)
 
 
-def test_a_network_that_fails_on_the_example_or_has_other_classes_is_refused_in_one_line():
-    with pytest.raises(
-        InputError, match=r"fails on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*channels"
-    ):
-        attach(DigitsNet(channels=1), torch.randn(4, 3, 8, 8), 3, verbose=False)
-    with pytest.raises(
-        InputError, match="answers with 10 classes, not with 7: let its classifier, or the decoder of its"
-    ):
-        attach(DigitsNet(channels=1), example(), 3, n_classes=7, verbose=False)
+N = 23
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    made = attach(DigitsNet(channels=1), torch.randn(2, 1, 8, 8), 3, dropout=0.5, verbose=False)
+    for norm in made.modules():  # statistics that differ from a batch's own
+        if isinstance(norm, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    return made.train()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = torch.Generator().manual_seed(3)
+    return torch.randn(N, 1, 8, 8, generator=rng), torch.randint(0, 10, (N,), generator=rng)
+
+
+def test_a_trace_is_what_the_network_answers_one_by_one_in_eval_mode(network, inputs):
+    trace = record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
+    assert network.training  # as it was before
+    network.eval()
+    with torch.no_grad():
+        for row in range(N):
+            for exit_, logits in enumerate(network(inputs[0][row : row + 1])):
+                p = np.exp(logits[0].double().numpy())
+                p = np.sort(p / p.sum())[::-1]
+                assert trace.prediction[row, exit_] == int(logits[0].argmax())
+                assert trace.scores["max_probability"][row, exit_] == pytest.approx(p[0], abs=1e-5)
+                assert trace.scores["margin"][row, exit_] == pytest.approx(p[0] - p[1], abs=1e-5)
+    network.train()
+    assert np.array_equal(trace.label, inputs[1].numpy())
+    assert trace.cost == network.cost
+
+
+def test_more_log_probabilities_than_a_trace_keeps_are_not_gathered(network, inputs, monkeypatch):
+    """Of many classes they would fill the memory, batch after batch."""
+    whole = record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
+    assert whole.log_probability is not None
+    monkeypatch.setattr("exeunt.trace.log_probability._HALF", 2 * 5 * 4 * 10)  # those of two batches
+    joined = []
+
+    def noted(parts):
+        joined.extend(parts)
+        return concatenate(parts)
+
+    monkeypatch.setattr("exeunt.trace.combining.concatenate", noted)
+    bounded = record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
+    assert [part.log_probability for part in joined] == [None] * 5
+    assert np.array_equal(bounded.scores["margin"], whole.scores["margin"])
+    assert record(network, [(inputs[0][:5], inputs[1][:5])] * 2).log_probability is not None
+
+
+def test_recording_changes_nothing_and_modules_in_eval_mode_stay_in_it(network, inputs):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.backbone.eval()
+    record(network, [inputs])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training
+    assert network.heads.training
+    assert not any(module.training for module in network.backbone.modules())
+    network.train()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, N])
+def test_ids_are_keys_of_content_that_do_not_depend_on_batches_or_order(network, inputs, batch_size):
+    x, y = inputs
+    whole = record(network, [(x, y)])
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    split = record(network, list(zip(x[order].split(batch_size), y[order].split(batch_size), strict=True)))
+    assert np.array_equal(split.id, whole.id[order.numpy()])
+    assert len(set(whole.id.tolist())) == N
+    twice = record(network, [(torch.cat([x[:1], x[:1]]), y[:2])])
+    assert twice.id[0] == twice.id[1]
+
+
+def test_given_ids_are_kept_by_their_bits(network, inputs):
+    x, y = inputs
+    keys = np.random.default_rng(0).integers(0, 2**64, N, dtype=np.uint64)
+    trace = record(network, [(x, y, torch.from_numpy(keys.view(np.int64)))])
+    assert np.array_equal(trace.id, keys)
+    assert np.array_equal(record(network, [(x, y, keys)]).id, keys)
+    assert np.array_equal(record(network, [(x, y, list(range(N)))]).id, np.arange(N))
+    with pytest.raises(InputError, match="integers"):
+        record(network, [(x, y, np.zeros(N))])
+
+
+def test_labels_are_for_all_or_none(network, inputs):
+    x, y = inputs
+    assert record(network, [(x, None)]).label is None
+    with pytest.raises(InputError, match="all or none"):
+        record(network, [(x, y), (x, None)])
+    with pytest.raises(InputError, match="no batches"):
+        record(network, [])
+
+
+def test_dicts_of_tensors_are_taken_apart_by_name(network, inputs):
+    x, y = inputs
+    by_name, plain = record(network, [({"x": x}, y)]), record(network, [(x, y)])
+    assert np.array_equal(by_name.prediction, plain.prediction)
+    assert np.array_equal(by_name.id, plain.id)

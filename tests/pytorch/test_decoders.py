@@ -5,30 +5,25 @@ from __future__ import annotations
 from functools import cache
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 pytest.importorskip("onnxscript")
-transformers = pytest.importorskip("transformers")
 
-import tokenizers  # noqa: E402
-import torch  # noqa: E402
-from onnx_stages import logits_with_drops  # noqa: E402
-from test_cut import lively  # noqa: E402
+import tokenizers
+import torch
+import transformers
+from onnx_stages import check_logits
+from test_cut import lively
 
-from exeunt.data import open_lines  # noqa: E402
-from exeunt.errors import InputError  # noqa: E402
-from exeunt.onnx.executor import OnnxExecutor  # noqa: E402
-from exeunt.onnx.quantisation import quantise_export  # noqa: E402
-from exeunt.torch import attach  # noqa: E402
-from exeunt.torch.executor import StagedExecutor  # noqa: E402
-from exeunt.torch.models.by_name import (  # noqa: E402
-    build_model_and_report,
-    rebuild_model,
-    save_model_config,
-)
-from exeunt.torch.models.preparation import example_inputs, fit_tokenizer, text_preparation  # noqa: E402
-from exeunt.torch.to_onnx import export_network  # noqa: E402
+from exeunt.data import open_lines
+from exeunt.errors import InputError
+from exeunt.onnx.executor import OnnxExecutor
+from exeunt.onnx.quantisation import quantise_export
+from exeunt.torch import attach
+from exeunt.torch.executor import StagedExecutor
+from exeunt.torch.models.by_name import build_model_and_report, rebuild_model, save_model_config
+from exeunt.torch.models.preparation import example_inputs, fit_tokenizer, text_preparation
+from exeunt.torch.to_onnx import export_network
 
 LONGEST, N_WORDS = 32, 40
 TOKENS = {"vocab_size": N_WORDS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -70,6 +65,10 @@ def config(name, **more):
     return getattr(transformers, kind)(**{**TOKENS, **sizes, **more})
 
 
+def model_of(name, **more):
+    return SimpleNamespace(config=config(name, **more), named_modules=list)
+
+
 @cache
 def network(name):
     model = lively(transformers.AutoModel.from_config(config(name)))
@@ -78,11 +77,7 @@ def network(name):
 
 def check_answers(executor, name, *, atol):
     for length in (3, 9, 20):
-        inputs = tokens(5, length)
-        with torch.no_grad():
-            expected = [logits.numpy() for logits in network(name)(**inputs)]
-        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(5))):
-            np.testing.assert_allclose(logits, expected[exit_][rows], atol=atol)
+        check_logits(executor, network(name), tokens(5, length), atol=atol)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -134,7 +129,7 @@ def test_texts_are_padded_on_the_right_with_any_token(tmp_path):
     config("gpt2", pad_token_id=None).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, side="left", eos_token="[END]")
     tokenizer = text_preparation(f"hf:{tmp_path}")
-    model = SimpleNamespace(config=config("gpt2", pad_token_id=None), named_modules=list)
+    model = model_of("gpt2", pad_token_id=None)
     fit_tokenizer(tokenizer, model)
     assert tokenizer(["1 2", "3"], padding="longest")["attention_mask"] == [[1, 1], [1, 0]]
     assert model.config.pad_token_id == tokenizer.pad_token_id == 2
@@ -149,9 +144,8 @@ def test_texts_are_padded_on_the_right_with_any_token(tmp_path):
 def test_a_tokeniser_with_more_tokens_than_the_model_is_refused(tmp_path, more):
     config("llama").save_pretrained(tmp_path)
     save_tokenizer(tmp_path, **{"pad_token": "[PAD]", **more})
-    model = SimpleNamespace(config=config("llama"), named_modules=list)
     with pytest.raises(InputError, match="the tokeniser numbers 41 tokens, and the model knows 40"):
-        fit_tokenizer(text_preparation(f"hf:{tmp_path}"), model)
+        fit_tokenizer(text_preparation(f"hf:{tmp_path}"), model_of("llama"))
 
 
 def test_added_tokens_that_texts_do_not_use_may_lie_beyond_the_vocabulary(tmp_path):
@@ -159,12 +153,19 @@ def test_added_tokens_that_texts_do_not_use_may_lie_beyond_the_vocabulary(tmp_pa
     save_tokenizer(tmp_path, pad_token="[PAD]", additional_special_tokens=["[IMAGE]"])
     tokenizer = text_preparation(f"hf:{tmp_path}")
     assert len(tokenizer) == N_WORDS + 1
-    fit_tokenizer(tokenizer, SimpleNamespace(config=config("llama"), named_modules=list))
+    fit_tokenizer(tokenizer, model_of("llama"))
 
 
-def test_a_network_of_images_does_not_take_texts(tmp_path):
-    transformers.ViTConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"takes images \(vit\), and the data hold texts"):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("ViT", r"takes images \(vit\), and the data hold texts"),
+        ("Clap", "'clap' models classify neither images nor texts in transformers"),
+    ],
+)
+def test_what_is_neither_classifier_of_texts_nor_decoder_is_refused(tmp_path, kind, said):
+    getattr(transformers, f"{kind}Config")().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=said):
         text_preparation(f"hf:{tmp_path}")
 
 
@@ -192,12 +193,6 @@ def test_weights_that_a_decoder_lacks_are_named(tmp_path):
     made.save_pretrained(tmp_path, state_dict=kept)
     with pytest.raises(InputError, match=r"a part \(layers.0.mlp.down_proj.weight"):
         build_model_and_report(f"hf:{tmp_path}", n_classes=3, trained=True)
-
-
-def test_what_is_neither_classifier_nor_decoder_is_refused(tmp_path):
-    transformers.ClapConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="'clap' models classify neither images nor texts in transformers"):
-        text_preparation(f"hf:{tmp_path}")
 
 
 def test_a_tokeniser_that_finds_no_tokens_is_refused(tmp_path):

@@ -6,18 +6,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from onnx_stages import check_logits
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-import exeunt as ex  # noqa: E402
-from exeunt.engine.engine import Engine  # noqa: E402
-from exeunt.engine.inputs import input_keys  # noqa: E402
-from exeunt.runs.executors import executor_device  # noqa: E402
-from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
-from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.devices import best_device, device_name  # noqa: E402
-from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, original  # noqa: E402
-from exeunt.zoo import digits  # noqa: E402
+import exeunt as ex
+from exeunt.engine.engine import Engine
+from exeunt.engine.inputs import input_keys
+from exeunt.runs.executors import executor_device
+from exeunt.timing.millisecond_costs import measured_cost
+from exeunt.torch import attach, record
+from exeunt.torch.devices import best_device, device_name
+from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, original
+from exeunt.zoo import digits
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,14 @@ def _policy(trace, budget):
     return ex.eero(*trace.split(fit=0.2, calibrate=0.2, test=0.6)[:2], budget=budget)
 
 
-@pytest.fixture
-def rows(trace):
+def _rows(trace):
     """Rows that set no threshold: a calibration input lies on one, where batch arithmetic decides."""
     return np.flatnonzero(np.isin(trace.id, trace.split(fit=0.2, calibrate=0.2, test=0.6)[2].id))
 
 
 @pytest.mark.parametrize("budget", ["17%", "50%", "80%", "100%"])
-def test_answers_equal_replay(executor, trace, images, rows, budget):
+def test_answers_equal_replay(executor, trace, images, budget):
+    rows = _rows(trace)
     policy, test = _policy(trace, budget), trace.take(rows)
     exits = policy.route(test)
     found = Engine(executor, policy).answer(images[rows], id=test.id)
@@ -61,14 +62,12 @@ def test_answers_equal_replay(executor, trace, images, rows, budget):
     np.testing.assert_array_equal(found.label, test.prediction[at])
     np.testing.assert_allclose(found.confidence, test.scores["max_probability"][at], atol=1e-5)
     whole = isinstance(executor, WholeExecutor)  # it computes everything for everybody
-    np.testing.assert_allclose(
-        found.cost, np.full(len(rows), policy.cost.full) if whole else policy.cost.cumulative[exits]
-    )
+    np.testing.assert_allclose(found.cost, policy.cost.full if whole else policy.cost.cumulative[exits])
     assert found.mean_cost == pytest.approx(found.cost.mean())
 
 
-def test_answers_do_not_depend_on_batches_or_order(executor, trace, images, rows):
-    policy = _policy(trace, "50%")
+def test_answers_do_not_depend_on_batches_or_order(executor, trace, images):
+    policy, rows = _policy(trace, "50%"), _rows(trace)
     whole = Engine(executor, policy).answer(images[rows], id=trace.id[rows])
     order = np.random.default_rng(0).permutation(len(rows))
     for place in (order[:1], order[1:9], order[9:]):
@@ -77,17 +76,10 @@ def test_answers_do_not_depend_on_batches_or_order(executor, trace, images, rows
         np.testing.assert_array_equal(part.label, whole.label[place])
 
 
-@pytest.fixture
-def every_warning():
-    """PyTorch warns each time, else once per process."""
-    torch.set_warn_always(True)
-    yield
-    torch.set_warn_always(False)
-
-
-@pytest.mark.usefixtures("every_warning")
-def test_arrays_of_any_order_that_may_not_be_written_to_are_inputs(executor, trace, images):
+def test_arrays_of_any_order_that_may_not_be_written_to_are_inputs(executor, trace, images, request):
     """Such are those of a file that is mapped into memory; PyTorch warns of them, and a warning fails this test."""
+    torch.set_warn_always(True)  # else once per process
+    request.addfinalizer(lambda: torch.set_warn_always(False))
     policy, array, id_ = _policy(trace, "50%"), images[:4].numpy(), np.arange(4)
     expected = Engine(executor, policy).answer(array, id=id_)
     for locked in (array.copy(), np.asfortranarray(array)):
@@ -121,23 +113,26 @@ def test_another_network_is_refused(executor, trace):
         Engine(executor, ex.eero(fit, calibrate, budget="80%")).answer(torch.zeros(1, 3, 8, 8))
 
 
-class Branching(torch.nn.Module):
-    def __init__(self):
+class Doubles(nn.Module):
+    """Doubles its input, in place or not, and answers; with control flow on values it cannot be cut."""
+
+    def __init__(self, *, in_place=False, branches=True):
         super().__init__()
-        self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.in_place, self.branches = in_place, branches
 
     def forward(self, x):
-        x = self.first(x)
-        return self.last(x if bool(x.sum() > 0) else -x)  # control flow on values cannot be exported
+        x = self.first(x.mul_(2) if self.in_place else x * 2)
+        return self.last(x if not self.branches or bool(x.sum() > -1e9) else -x)
 
 
 def test_what_cannot_be_cut_runs_whole_and_says_so(network, images):
     assert isinstance(make_executor(network, images[:2]), StagedExecutor)
     example = torch.randn(2, 4)
-    model = attach(Branching().eval(), example, ["first"], check=False, verbose=False)
-    with pytest.warns(
-        ex.errors.RunsWhole, match=r"runs whole: .*test_executors.py, `return self.last\(x if bool"
-    ):
+    model = attach(Doubles().eval(), example, ["first"], check=False, verbose=False)
+    said = r"runs whole: .*test_executors.py, `return self.last\(x if not self.branches or bool"
+    with pytest.warns(ex.errors.RunsWhole, match=said):
         executor = make_executor(model, example)
     assert isinstance(executor, WholeExecutor)
 
@@ -151,11 +146,9 @@ def test_measured_cost_is_a_cost_in_milliseconds(executor, images):
 
 def test_heads_that_nobody_wants_are_not_run(executor, network, images):
     ran = []
+    heads = getattr(executor, "heads", network.heads)  # a staged one folds copies of them
     hooks = [
-        head.body[-1].register_forward_hook(lambda *_, i=i: ran.append(i))
-        for i, head in enumerate(
-            getattr(executor, "heads", network.heads)
-        )  # a staged one folds copies of them
+        head.body[-1].register_forward_hook(lambda *_, i=i: ran.append(i)) for i, head in enumerate(heads)
     ]
     state, _ = executor.start(images[:2])
     for segment, (first, last) in enumerate(executor.segments):
@@ -176,14 +169,13 @@ def test_original_is_the_network_that_was_given(network, images):
     assert not ran
 
 
-class InputAtTheEnd(torch.nn.Module):
+class InputAtTheEnd(nn.Module):
     """Its input is needed to the end, so it is part of every state."""
 
     def __init__(self):
         super().__init__()
-        self.first = torch.nn.Conv2d(3, 3, 1)
-        self.second = torch.nn.Conv2d(3, 3, 1)
-        self.last = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.last = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
 
     def forward(self, x):
         return self.last(self.second(self.first(x)) + x)
@@ -215,9 +207,8 @@ def test_dropping_rows_in_place_leaves_the_callers_inputs_alone():
 def waited(monkeypatch):
     """Return the devices that were waited for. There is no accelerator here: made-up ones take its place."""
     found = []
-    made_up = SimpleNamespace(
-        get_device_name=lambda device: f"Made Up {device.index}", is_available=lambda: False
-    )
+    name = "Made Up {0.index}".format
+    made_up = SimpleNamespace(get_device_name=name, is_available=lambda: False)
     monkeypatch.setattr(torch.accelerator, "synchronize", found.append)
     monkeypatch.setattr(torch, "get_device_module", lambda device: made_up if device.type == "cuda" else None)
     return found
@@ -239,28 +230,8 @@ def test_devices_have_names(waited):
     assert executor_device("onnx") == "cpu"
 
 
-class Spoiler(torch.nn.Module):
-    """Changes its inputs in place, and cannot be cut."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
-
-    def forward(self, x):
-        x = self.first(x.mul_(2))
-        return self.last(x if bool(x.sum() > -1e9) else -x)
-
-
-class CuttableSpoiler(Spoiler):
-    """Changes its inputs in place, in code that can be cut."""
-
-    def forward(self, x):
-        return self.last(self.first(x.mul_(2)))
-
-
 def test_what_a_network_changes_in_place_does_not_keep_it_from_being_cut():
-    torch.manual_seed(0)
-    inputs, model = torch.randn(5, 4), CuttableSpoiler().eval()
+    inputs, model = torch.randn(5, 4), Doubles(in_place=True, branches=False).eval()
     given = inputs.clone()
     expected = model(inputs.clone()).detach().numpy()
     network = attach(model, inputs, ["first"], verbose=False)
@@ -273,11 +244,10 @@ def test_what_a_network_changes_in_place_does_not_keep_it_from_being_cut():
 
 
 def test_what_a_network_changes_in_place_is_not_the_callers():
-    torch.manual_seed(0)
     inputs = torch.randn(5, 4)
     given = inputs.clone()
     with pytest.warns(ex.errors.RunsWhole):
-        network = attach(Spoiler().eval(), inputs, ["first"], verbose=False)
+        network = attach(Doubles(in_place=True).eval(), inputs, ["first"], verbose=False)
     original(network)(inputs)
     trace = record(network, [(inputs, None)])
     np.testing.assert_array_equal(trace.id, input_keys(given, 5))
@@ -286,8 +256,7 @@ def test_what_a_network_changes_in_place_is_not_the_callers():
         executor = make_executor(network, inputs[:2].clone())
     assert isinstance(executor, WholeExecutor)
     state, _ = executor.start(inputs)
-    first, _ = executor.run(0, state, [0, 1])
-    again, _ = executor.run(0, state, [0, 1])
+    first, again = (executor.run(0, state, [0, 1])[0] for _ in range(2))
     assert torch.equal(inputs, given)
     for one, two in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, two)
@@ -295,27 +264,21 @@ def test_what_a_network_changes_in_place_is_not_the_callers():
 
 def test_what_a_head_of_ones_own_changes_in_place_is_not_the_networks():
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(inplace=True), torch.nn.Linear(4, 3))
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)).eval()
     inputs = torch.randn(6, 4)
 
     def head(shape, k):
-        return torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Linear(*shape, k))
+        return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(*shape, k))
 
     with torch.no_grad():
-        expected = model.eval()(inputs).numpy()
+        expected = model(inputs)
         network = attach(model, inputs[:2], ["0"], head=head, verbose=False).eval()
-        logits = [one.numpy() for one in network(inputs)]
-    np.testing.assert_allclose(logits[-1], expected, atol=1e-6)
-    for executor in (StagedExecutor(network, inputs[:2]), WholeExecutor(network, inputs[:2])):
-        state, found = executor.start(inputs)[0], []
-        for segment, (first, last) in enumerate(executor.segments):
-            here, state = executor.run(segment, state, list(range(first, last + 1)))
-            found += here
-        for one, two in zip(found, logits, strict=True):
-            np.testing.assert_allclose(one, two, atol=1e-6)
+        torch.testing.assert_close(network(inputs)[-1], expected)
+    for kind in (StagedExecutor, WholeExecutor):
+        check_logits(kind(network, inputs[:2]), network, inputs, atol=1e-6)
 
 
-class Residual(torch.nn.Sequential):
+class Residual(nn.Sequential):
     """Its layers do not follow each other: the first's output is read twice."""
 
     def forward(self, x):
@@ -327,28 +290,17 @@ class Residual(torch.nn.Sequential):
 @pytest.mark.parametrize(
     "layers",
     [
-        lambda t, d: [torch.nn.Linear(d, d), torch.nn.BatchNorm1d(t), torch.nn.Flatten()],  # norms tokens
-        lambda t, d: [
-            torch.nn.Flatten(),
-            Residual(torch.nn.Linear(t * d, t * d), torch.nn.BatchNorm1d(t * d)),
-        ],
+        [nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Flatten()],  # norms tokens
+        [nn.Flatten(), Residual(nn.Linear(36, 36), nn.BatchNorm1d(36))],
     ],
     ids=["other axis", "residual"],
 )
 def test_norms_in_heads_of_ones_own_are_left_alone(layers):
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(6, 6), torch.nn.Linear(6, 6), torch.nn.Flatten(), torch.nn.Linear(36, 5)
-    )
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Flatten(), nn.Linear(36, 5)).eval()
     tokens = torch.randn(8, 6, 6)
-
-    def head(shape, k):
-        return torch.nn.Sequential(*layers(*shape), torch.nn.Linear(36, k))
-
-    network = attach(model.eval(), tokens[:2], ["0"], head=head, verbose=False)
+    head = nn.Sequential(*layers, nn.Linear(36, 5))
+    network = attach(model, tokens[:2], ["0"], head=lambda *_: head, verbose=False)
     with torch.no_grad():
         network.train()(3 * tokens + 1)  # running averages that are not those of a new layer
-        expected = network.eval()(tokens)[0].numpy()
-    executor = StagedExecutor(network, tokens[:2])
-    logits, _ = executor.run(0, executor.start(tokens)[0], [0])
-    np.testing.assert_allclose(logits[0], expected, atol=1e-5)
+    check_logits(StagedExecutor(network.eval(), tokens[:2]), network, tokens)

@@ -1,19 +1,21 @@
-"""The options that a network gets without any being given, and those that are."""
+"""The options that a network gets without any being given, and those that are; what has seen the training data."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import pytest
+import timm
 import torch
+import transformers
 from torch import nn
 
-transformers = pytest.importorskip("transformers")
-
-from exeunt.errors import InputError  # noqa: E402
-from exeunt.torch import attach  # noqa: E402
-from exeunt.torch.training.job import TrainingJob  # noqa: E402
-from exeunt.torch.training.job_network import made_of, settings_for  # noqa: E402
+from exeunt.errors import InputError
+from exeunt.torch import attach
+from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.job_network import made_of, settings_for
+from exeunt.torch.training.run import run_training
+from exeunt.zoo import DigitsNet
 
 
 class Convolutions(nn.Module):
@@ -21,15 +23,10 @@ class Convolutions(nn.Module):
 
     def __init__(self, *, batch_norm: bool) -> None:
         super().__init__()
+        norms = (nn.BatchNorm2d(4) if batch_norm else nn.GroupNorm(1, 4) for _ in range(3))
+        layers = zip((3, 4, 4), norms, strict=True)
         self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(4 if i else 3, 4, 3, padding=1),
-                    nn.BatchNorm2d(4) if batch_norm else nn.GroupNorm(1, 4),
-                    nn.ReLU(),
-                )
-                for i in range(3)
-            )
+            *(nn.Sequential(nn.Conv2d(width, 4, 3, padding=1), norm, nn.ReLU()) for width, norm in layers)
         )
         self.norm = nn.Identity() if batch_norm else nn.LayerNorm(4)
         self.head = nn.Linear(4, 3)
@@ -39,24 +36,20 @@ class Convolutions(nn.Module):
 
 
 @cache
-def convolutional(**head):
-    return attach(Convolutions(batch_norm=True).eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
+def convolutional(*, batch_norm=True):
+    model = Convolutions(batch_norm=batch_norm).eval()
+    return attach(model, torch.zeros(2, 3, 8, 8), 2, verbose=False)
 
 
 @cache
-def layer_norms(**head):
-    return attach(Convolutions(batch_norm=False).eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
-
-
-@cache
-def text(**head):
+def text():
     config = transformers.BertConfig(
         hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=10
     )
     model = transformers.BertModel(config, add_pooling_layer=False).eval()
     ids = torch.full((2, 4), 5)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return attach(model, batch, 1, n_classes=3, verbose=False, **head)
+    return attach(model, batch, 1, n_classes=3, verbose=False)
 
 
 def settings(network, recipe=None, *, trained=True, **options):
@@ -88,17 +81,10 @@ def test_networks_with_batch_norm_have_what_was_measured_on_cifar():
 
 def test_heads_on_tokens_have_a_hidden_layer_and_descend_with_adamw():
     network = text()
-    assert (network.options.head, network.options.hidden, network.options.norm) == (
-        "statistics",
-        256,
-        "batch",
-    )
-    frozen = settings(network)
-    assert (frozen.recipe["optimiser"], frozen.recipe["learning_rate"], frozen.heads_first) == (
-        "adamw",
-        2e-3,
-        0,
-    )
+    options, frozen = network.options, settings(network)
+    assert (options.head, options.hidden, options.norm) == ("statistics", 256, "batch")
+    assert (frozen.recipe["optimiser"], frozen.recipe["learning_rate"]) == ("adamw", 2e-3)
+    assert frozen.heads_first == 0
     tuned = settings(network, {"mode": "joint"})
     assert (tuned.heads_first, tuned.heads_recipe["optimiser"]) == (10, "adamw")
     assert tuned.recipe["learning_rate"] * tuned.recipe["backbone_rate"] == pytest.approx(9e-5)
@@ -120,7 +106,7 @@ def test_a_new_classifier_that_has_not_learned_does_not_teach():
 
 
 def test_layer_norms_train_with_adamw():
-    network = layer_norms()
+    network = convolutional(batch_norm=False)
     assert settings(network, {"mode": "joint"}, trained=False).recipe["optimiser"] == "adamw"
     assert settings(network).recipe["optimiser"] == "sgd"  # its heads are those of feature maps
     assert made_of(network.backbone) == ["layer norm"]
@@ -135,21 +121,17 @@ def test_an_option_wins_and_another_optimiser_has_rates_of_its_own():
     assert settings(convolutional(), batch_size=8).batch_size == 8
 
 
+SWIN = {"window_size": 2, "depths": (2, 2), "num_heads": (3, 6)}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "kind", "frozen"),
     [
-        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 3}, "statistics", "adamw"),
-        pytest.param(
-            "swin_tiny_patch4_window7_224",
-            {"window_size": 2, "depths": (2, 2), "num_heads": (3, 6)},
-            "grid",
-            "sgd",
-            marks=pytest.mark.slow,
-        ),
+        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 3, "embed_dim": 24}, "statistics", "adamw"),
+        pytest.param("swin_tiny_patch4_window7_224", SWIN, "grid", "sgd", marks=pytest.mark.slow),
     ],
 )
 def test_vision_transformers_train_with_adamw_and_have_heads_by_their_features(name, options, kind, frozen):
-    timm = pytest.importorskip("timm")
     model = timm.create_model(name, img_size=32, num_classes=3, **options).eval()
     network = attach(model, torch.zeros(2, 3, 32, 32), 2, verbose=False)
     assert network.options.head == kind
@@ -170,3 +152,59 @@ def test_what_a_network_is_made_of():
         .describe()
         .startswith("attention, layer norm; trained weights: epochs 20, optimiser adamw")
     )
+
+
+def random(n_classes: int) -> DigitsNet:
+    return DigitsNet(n_classes)
+
+
+def the_same_every_time(n_classes: int) -> DigitsNet:
+    torch.manual_seed(0)
+    return DigitsNet(n_classes)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    config = transformers.BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    config.save_pretrained(tmp_path / "alone")
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "trained")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "seen"),
+    [
+        ("exeunt.zoo:digits", {}, False),
+        ("exeunt.zoo:digits", {"weights": "w.pt"}, True),
+        ("exeunt.zoo:digits", {"weights": "w.pt", "pretrained": False}, False),
+        ("timm:convnext_atto", {}, False),
+        ("hf:{}/alone", {}, False),
+        ("hf:{}/alone", {"pretrained": True}, True),
+        ("hf:{}/trained", {}, True),
+        ("hf:{}/trained", {"pretrained": False}, False),
+        ("hf:on/the-hub", {}, True),
+    ],
+)
+def test_trained_weights_have_seen_the_training_data_unless_said_otherwise(folders, model, options, seen):
+    job = TrainingJob(model=model.format(folders), data="any", **options)
+    assert job.has_seen_training_data is seen
+
+
+@pytest.mark.parametrize("model", ["exeunt.zoo:digits", f"{__name__}:random"])
+def test_heads_alone_are_not_trained_on_a_random_network(tmp_path, model):
+    pytest.importorskip("sklearn")
+    job = TrainingJob(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    with pytest.raises(InputError, match="random weights"):
+        run_training(job, tmp_path / "run", command="test", say=lambda _: None, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_whoever_trains_heads_alone_on_a_network_of_ones_own_is_told_that_it_must_be_trained(tmp_path):
+    pytest.importorskip("sklearn")
+    said: list[str] = []
+    model = f"{__name__}:the_same_every_time"
+    job = TrainingJob(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    run_training(job, tmp_path / "run", command="test", say=said.append, progress=False)
+    assert any(f"{model} must return a trained network" in line for line in said)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from exeunt.data import Images, Preprocess, Texts, open_inputs
@@ -106,26 +107,23 @@ def test_loading_leaves_the_global_generators_alone(tmp_path: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("n", [3, 24, 26, 31])
+@pytest.mark.parametrize("n", [3, 24, 26])
 @pytest.mark.parametrize("augment", ["none", "crop-flip", "resized-crop"])
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_shards_together_are_the_whole_batches(
     n: int, augment: str, world_size: int, shuffle: bool
 ) -> None:
-    prepare = Preprocess(size=(8, 8))
     options = {"batch_size": 8, "shuffle": shuffle, "seed": 1, "augment": augment}
-    whole = ImageLoader(images(n), prepare, **options)
-    expected = list(whole)
+    prepare = Preprocess(size=(8, 8))
     shards: dict[int, list[LoadedBatch]] = {}
     for rank in range(world_size):
         loader = shared(ImageLoader(images(n), prepare, **options), rank, world_size)
         for share, batch in zip(loader.shares(), loader, strict=True):
             shards.setdefault(share.number, []).append(batch)
-    joined = [
-        LoadedBatch(*(torch.cat(column) for column in zip(*shards[k], strict=True))) for k in sorted(shards)
-    ]
-    assert same(joined, expected)
+    columns = [zip(*shards[k], strict=True) for k in sorted(shards)]
+    joined = [LoadedBatch(*map(torch.cat, rows)) for rows in columns]
+    assert same(joined, list(ImageLoader(images(n), prepare, **options)))
     full = [[len(b.id) for b in shards[k]] for k in range(n // 8)]
     assert full == [[8 // world_size] * world_size] * (n // 8)
 
@@ -227,17 +225,16 @@ class Words:
     """A tokeniser with the call signature of a Hugging Face one: a word is its length."""
 
     def __call__(
-        self, texts, *, padding=False, truncation, max_length=None, return_tensors=None, verbose=True
+        self, texts, *, truncation, padding=False, max_length=None, return_tensors=None, verbose=True
     ):
         rows = [[len(word) for word in text.split()] for text in texts]
         if not truncation:
             return {"input_ids": rows}
         assert return_tensors == "np"
-        rows = [row[:max_length] for row in rows]
-        width = max_length if padding == "max_length" else max(map(len, rows))
-        ids = np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64).reshape(
-            len(rows), width
-        )
+        width = max_length if padding == "max_length" else min(max_length or 99, max(map(len, rows)))
+        ids = np.zeros((len(rows), width), np.int64)
+        for padded, row in zip(ids, rows, strict=True):
+            padded[: len(row)] = row[:width]
         return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
 
 
@@ -315,20 +312,21 @@ def test_rows_that_are_no_texts_are_raised_by_name() -> None:
 
 def test_a_text_without_tokens_is_one_unknown_token() -> None:
     """A tokeniser without special tokens gives none for an empty text, and a network cannot read nothing."""
-    whole = next(iter(TextLoader(cells("a bb", ""), Words(), batch_size=2)))
-    assert whole.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    alone = next(iter(TextLoader(cells(""), Words(), batch_size=1)))
-    assert alone.inputs["attention_mask"].tolist() == [[1]]
+    for given, mask in ((["a bb", ""], [[1, 1], [1, 0]]), ([""], [[1]])):
+        (batch,) = TextLoader(cells(*given), Words(), batch_size=2)
+        assert batch.inputs["attention_mask"].tolist() == mask
 
 
-def test_pairs_of_texts_are_read_together(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> transformers.BertTokenizerFast:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bb", "ccc", "dddd"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
-    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    return transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+
+
+def test_pairs_of_texts_are_read_together(tokenizer: transformers.BertTokenizerFast) -> None:
     first, second = (TableColumn(cell, name="t#{}".format) for cell in (["a", "a"], ["ccc", "ccc dddd"]))
-    data = Texts(StoredTexts([first, second]))
-    loader = TextLoader(data, tokenizer, batch_size=2, max_length=5)
+    loader = TextLoader(Texts(StoredTexts([first, second])), tokenizer, batch_size=2, max_length=5)
     (batch,) = loader
     assert batch.inputs["input_ids"].tolist() == [[2, 5, 3, 7, 3], [2, 5, 3, 7, 3]]
     assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]] * 2
@@ -336,13 +334,8 @@ def test_pairs_of_texts_are_read_together(tmp_path: Path) -> None:
     assert len(set(batch.id.tolist())) == 2
 
 
-def test_a_hugging_face_tokeniser(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bb", "ccc", "dddd"]
-    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
-    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
-    loader = make_loader(texts(), tokenizer, batch_size=4, max_length=8)
-    (batch,) = loader
+def test_a_hugging_face_tokeniser(tokenizer: transformers.BertTokenizerFast) -> None:
+    (batch,) = make_loader(texts(), tokenizer, batch_size=4, max_length=8)
     assert batch.inputs["input_ids"].tolist()[:2] == [[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]]
     assert batch.inputs["attention_mask"].sum().item() == 5 + 3 + 4 + 5
 

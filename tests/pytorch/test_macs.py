@@ -1,15 +1,20 @@
+"""What multiply-adds are counted, and the networks that come with the package."""
+
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torchvision import models
 
 from exeunt.errors import InputError
+from exeunt.torch import build_model
 from exeunt.torch.exits.multiply_adds import count_macs, cumulative_macs
-
-torchvision = pytest.importorskip("torchvision")
-models = torchvision.models
+from exeunt.zoo import CifarResNet, digits, resnet8_wide, resnet18, resnet20, resnet56
 
 
 @pytest.mark.parametrize(
@@ -27,10 +32,8 @@ class Toy(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first = nn.Linear(4, 8)
-        self.shared = nn.Linear(8, 8)
-        self.idle = nn.Linear(8, 8)
-        self.last = nn.Linear(8, 3)
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.shared, self.idle = nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(self, x):
         return self.last(self.shared(torch.relu(self.shared(self.first(x)))))
@@ -52,17 +55,13 @@ def test_attention_is_counted():
     assert count_macs(model, torch.zeros(2, tokens, width)) == linear + attention + 40 * 3
 
 
-class LooksAtValues(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(4, 2)
-
+class LooksAtValues(nn.Linear):
     def forward(self, x):
-        return self.linear(x) if bool((x > 0).all()) else self.linear(self.linear(x))
+        return super().forward(x) if bool((x > 0).all()) else super().forward(x) + super().forward(x)
 
 
 def test_a_model_that_looks_at_values_is_run_on_them():
-    assert count_macs(LooksAtValues(), torch.ones(3, 4)) == 8
+    assert count_macs(LooksAtValues(4, 2), torch.ones(3, 4)) == 8
 
 
 def test_model_and_switches_are_left_as_they_were():
@@ -82,3 +81,59 @@ def test_names_that_cannot_be_counted():
         cumulative_macs(Toy(), torch.zeros(1, 4), ["second"])
     with pytest.raises(InputError, match="'idle' did not run"):
         cumulative_macs(Toy(), torch.zeros(1, 4), ["idle"])
+
+
+WEIGHTS = Path(__file__).parents[3] / "shared" / "models"
+
+
+@pytest.mark.parametrize(
+    ("network", "macs", "parameters"), [(resnet20, 40.6e6, 0.27e6), (resnet56, 125.5e6, 0.85e6)]
+)
+def test_cifar_resnets_are_those_of_the_paper(network, macs, parameters):
+    """He et al. 2015, table 6: 0.27 million and 0.85 million parameters."""
+    model = network()
+    assert count_macs(model, torch.zeros(1, 3, 32, 32)) == pytest.approx(macs, rel=2e-3)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.02)
+    assert sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules()) == (20 if macs < 1e8 else 56)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "macs"), [(resnet8_wide, (32, 16, 16), 12.0e6), (resnet18, (64, 32, 32), 0.556e9)]
+)
+def test_the_wide_resnet8_has_half_the_resolution_and_resnet18_keeps_it_in_its_first_group(
+    network, shape, macs
+):
+    model, x = network(7).eval(), torch.randn(2, 3, 32, 32)
+    assert model.layer1(functional.relu(model.bn1(model.conv1(x)))).shape == (2, *shape)
+    assert model(x).shape == (2, 7)
+    assert count_macs(model, x) == pytest.approx(macs, rel=0.01)
+    if network is resnet8_wide:
+        assert sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules()) == 8
+
+
+def test_the_shortcut_subsamples_and_pads_with_zeros():
+    block = CifarResNet(1).layer2[0].eval()
+    for norm in (block.bn1, block.bn2):
+        nn.init.zeros_(norm.weight)  # nothing but the shortcut is left
+    x = torch.rand(2, 16, 8, 8)
+    out = block(x)
+    assert out.shape == (2, 32, 4, 4)
+    assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
+    assert not out[:, :8].any()
+    assert not out[:, 24:].any()
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_digits_network_has_four_blocks(k):
+    model = digits(k).eval()
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, k)
+    assert len(model.blocks) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="the pretrained networks are not here")
+@pytest.mark.parametrize("name", ["resnet20", "resnet56"])
+def test_pretrained_weights_fit_to_the_last_name(name):
+    model = build_model(f"exeunt.zoo:{name}", weights=WEIGHTS / f"{name}_cifar10.safetensors")
+    model.load_state_dict(model.state_dict(), strict=True)
+    assert model(torch.randn(2, 3, 32, 32)).isfinite().all()

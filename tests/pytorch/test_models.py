@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
 import pickle
+import stat
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import transformers
+from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import save_file
 from torch import nn
 
@@ -13,10 +17,11 @@ from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch import attach, build_model
 from exeunt.torch.models.by_name import ModelSpec, build_model_and_report, check_model, runs_custom_code
-from exeunt.torch.models.weights import read_weights
+from exeunt.torch.models.weights import load_weights, read_weights, save_weights
 from exeunt.zoo import resnet20
 
 SPEC = "exeunt.zoo:resnet20"
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def no_module():
@@ -50,18 +55,11 @@ def fails():
     raise KeyError("first line\nsecond line")
 
 
-@pytest.mark.parametrize(
-    ("spec", "shape"),
-    [
-        ("torchvision:resnet18", (2, 3, 32, 32)),
-        ("timm:convnext_atto", (2, 3, 32, 32)),
-        (SPEC, (2, 3, 32, 32)),
-    ],
-)
-def test_models_are_made_by_name_with_as_many_classes_as_asked_for(spec, shape):
+@pytest.mark.parametrize("spec", ["torchvision:resnet18", "timm:convnext_atto", SPEC])
+def test_models_are_made_by_name_with_as_many_classes_as_asked_for(spec):
     model = build_model(spec, n_classes=7)
     assert not model.training
-    assert model(torch.randn(shape)).shape == (2, 7)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
 
 
 def test_random_weights_follow_from_the_seed_and_leave_the_global_generator_alone():
@@ -75,24 +73,19 @@ def test_random_weights_follow_from_the_seed_and_leave_the_global_generator_alon
 
 
 def tiny_text(folder: Path, *, weights: bool):
-    import transformers
-
     config = transformers.BertConfig(
-        vocab_size=30, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16, num_labels=4,
-    )  # fmt: skip
+        **SIZES, vocab_size=30, num_hidden_layers=3, max_position_embeddings=16, num_labels=4
+    )
     model = transformers.BertForSequenceClassification(config)
-    model.save_pretrained(folder) if weights else config.save_pretrained(folder)
+    (model if weights else config).save_pretrained(folder)
     return model.eval()
 
 
 def test_a_hugging_face_folder_brings_its_own_weights(tmp_path):
     original = tiny_text(tmp_path, weights=True)
     model = build_model(f"hf:{tmp_path}", n_classes=4)
-    batch = {
-        "input_ids": torch.arange(12).reshape(2, 6),
-        "attention_mask": torch.ones(2, 6, dtype=torch.long),
-    }
+    ids = torch.arange(12).reshape(2, 6)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     assert torch.equal(model(**batch).logits, original(**batch).logits)
     network = attach(model, batch, 2, verbose=False).eval()
     assert [x.shape for x in network(**batch)] == [(2, 4)] * 3
@@ -115,16 +108,14 @@ def test_weights_of_a_hugging_face_folder_are_never_unpickled_nor_invented(tmp_p
         build_model(f"hf:{tmp_path}")
 
 
-def test_an_image_classifier_is_told_from_a_text_classifier(tmp_path):
-    import transformers
-
-    config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16,
-        patch_size=8, num_labels=3,
-    )  # fmt: skip
-    config.save_pretrained(tmp_path)
-    model = build_model(f"hf:{tmp_path}")
-    assert model(torch.randn(2, 3, 16, 16)).logits.shape == (2, 3)
+def test_an_image_classifier_is_told_from_a_text_classifier_and_names_a_new_classifier(tmp_path):
+    config = transformers.ViTConfig(**SIZES, num_hidden_layers=1, image_size=8, patch_size=4, num_labels=3)
+    config.save_pretrained(tmp_path / "alone")
+    model = build_model(f"hf:{tmp_path / 'alone'}")
+    assert model(torch.randn(2, 3, 8, 8)).logits.shape == (2, 3)
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "headless")
+    built = build_model_and_report(f"hf:{tmp_path / 'headless'}", n_classes=5, trained=True)
+    assert (built.random, built.new_classifier) == ("", "classifier")
 
 
 @pytest.mark.parametrize(
@@ -153,12 +144,9 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest_ones(spec, message
         build_model(spec)
 
 
-def test_a_factory_of_ones_own_need_not_take_arguments():
-    assert build_model(f"{__name__}:without_arguments", n_classes=9)(torch.zeros(1, 2)).shape == (1, 3)
-
-
-def test_a_factory_may_call_the_number_of_classes_as_other_libraries_do():
-    assert build_model(f"{__name__}:by_another_word", n_classes=9)(torch.zeros(1, 4)).shape == (1, 9)
+@pytest.mark.parametrize(("name", "width", "n"), [("without_arguments", 2, 3), ("by_another_word", 4, 9)])
+def test_a_factory_of_ones_own_may_take_no_arguments_or_another_word_for_classes(name, width, n):
+    assert build_model(f"{__name__}:{name}", n_classes=9)(torch.zeros(1, width)).shape == (1, n)
 
 
 def test_keyword_arguments_follow_a_question_mark():
@@ -177,14 +165,10 @@ def test_keyword_arguments_follow_a_question_mark():
 def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
     (tmp_path / "needs_more.py").write_text("import a_package_that_is_not_there\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=r"no module 'needs_more' .*`python -m exeunt` finds those in this folder"
-    ):
+    with pytest.raises(InputError, match=r"no module 'needs_more' .*`python -m exeunt` finds those in this"):
         build_model("needs_more:net")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(
-        InputError, match=r"cannot be built: ModuleNotFoundError: .*a_package_that_is_not_there"
-    ):
+    with pytest.raises(InputError, match=r"built: ModuleNotFoundError: .*a_package_that_is_not_there"):
         build_model("needs_more:net")
 
 
@@ -206,22 +190,18 @@ def test_a_module_that_fails_when_it_is_imported_is_told_before_and_when_it_is_b
             attempt(f"mod_{message[:4].lower()}:net")
 
 
+@pytest.mark.parametrize("spec", ["torchvision:resnet18", "hf:x", SPEC])
+def test_names_of_libraries_and_of_this_packages_networks_run_no_custom_code(spec):
+    assert not runs_custom_code(spec)
+
+
 @pytest.mark.parametrize(
-    ("spec", "own"),
-    [
-        ("torchvision:resnet18", False),
-        ("hf:x", False),
-        (SPEC, False),
-        ("exeunt.zoo:DigitsNet", True),
-        ("exeunt.zoo:functional.relu", True),
-        ("exeunt.cli.app:main", True),
-        ("exeunt.torch.models.weights:read_weights", True),
-        ("mine:net", True),
-        ("exeunted:net", True),
-    ],
-)
-def test_whose_code_a_name_runs(spec, own):
-    assert runs_custom_code(spec) is own
+    "spec",
+    ["exeunt.zoo:DigitsNet", "exeunt.zoo:functional.relu", "exeunt.cli.app:main", "mine:net", "exeunted:net",
+     "exeunt.torch.models.weights:read_weights"],
+)  # fmt: skip
+def test_other_names_run_custom_code(spec):
+    assert runs_custom_code(spec)
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.__all__ if n.islower()])
@@ -250,9 +230,6 @@ def test_a_factory_of_ones_own_may_load_weights_itself():
 
 
 def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path, capfd):
-    import transformers
-    from huggingface_hub.utils import are_progress_bars_disabled
-
     original = tiny_text(tmp_path / "whole", weights=True)
     kept = build_model(f"hf:{tmp_path / 'whole'}", n_classes=4, trained=True)
     assert type(kept) is transformers.BertForSequenceClassification
@@ -275,28 +252,10 @@ def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path, cap
 
 def test_a_hugging_face_model_is_refused_where_a_layer_of_it_is_random(tmp_path):
     original = tiny_text(tmp_path / "whole", weights=True)
-    state = {
-        name: value for name, value in original.state_dict().items() if "encoder.layer.0.output" not in name
-    }
-    save_file(state, str(tmp_path / "whole" / "model.safetensors"), metadata={"format": "pt"})
+    kept = {name: x for name, x in original.state_dict().items() if "encoder.layer.0.output" not in name}
+    save_file(kept, str(tmp_path / "whole" / "model.safetensors"), metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"a part \(bert\.encoder\.layer\.0\.output"):
         build_model(f"hf:{tmp_path / 'whole'}", trained=True)
-
-
-def test_an_image_network_without_a_trained_classifier_names_the_new_one(tmp_path):
-    import transformers
-
-    config = transformers.ViTConfig(
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        image_size=8,
-        patch_size=4,
-    )
-    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
-    built = build_model_and_report(f"hf:{tmp_path}", n_classes=5, trained=True)
-    assert (built.random, built.new_classifier) == ("", "classifier")
 
 
 def test_a_new_classifier_on_pretrained_weights_is_named(monkeypatch):
@@ -336,17 +295,23 @@ def test_batch_counters_may_be_missing_and_nothing_else(tmp_path):
         build_model(SPEC, weights=file)
 
 
-def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):
-    file = tmp_path / "w.safetensors"
-    save_file({**resnet20().state_dict(), "more": torch.zeros(1)}, str(file))
-    with pytest.raises(InputError, match="has more, which the model does not"):
-        build_model(SPEC, weights=file)
-    with pytest.raises(InputError, match=r"linear\.weight has shape \(10, 64\), the model's is \(4, 64\)"):
-        build_model(SPEC, n_classes=4, weights=file)
-    with pytest.raises(InputError, match="no weights file"):
-        build_model(SPEC, weights=tmp_path / "absent.pt")
-    with pytest.raises(InputError, match="no pretrained weights"):
-        build_model(SPEC, weights="pretrained")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"weights": "w.safetensors"}, "has more, which the model does not"),
+        (
+            {"weights": "w.safetensors", "n_classes": 4},
+            r"linear\.weight has shape \(10, 64\), .* is \(4, 64\)",
+        ),
+        ({"weights": "absent.pt"}, "no weights file"),
+        ({"weights": "pretrained"}, "no pretrained weights"),
+    ],
+)
+def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    save_file({**resnet20().state_dict(), "more": torch.zeros(1)}, "w.safetensors")
+    with pytest.raises(InputError, match=said):
+        build_model(SPEC, **options)
 
 
 @pytest.mark.parametrize("spec", ["exeunt.zoo:digits", "torchvision:resnet18"])
@@ -375,3 +340,21 @@ def test_weights_files_cannot_run_code_and_damaged_ones_are_refused(tmp_path):
     torch.save({"a": 3}, file)
     with pytest.raises(ArtefactError, match="no named tensors"):
         read_weights(file)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_weights_are_as_readable_as_any_other_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_weights(torch.nn.Linear(2, 3), tmp_path / "w.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == 0o666 & ~umask
+
+
+def test_weights_read_back_to_the_last_bit(tmp_path):
+    saved, loaded = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    save_weights(saved, tmp_path / "w.safetensors")
+    load_weights(loaded, tmp_path / "w.safetensors")
+    assert torch.equal(saved.weight, loaded.weight)
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]

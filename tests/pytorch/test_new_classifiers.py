@@ -6,15 +6,14 @@ import copy
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.utils.data import DataLoader
 from training_job import data, same
 
-transformers = pytest.importorskip("transformers")
-
-from exeunt.errors import InputError  # noqa: E402
-from exeunt.torch import attach, train  # noqa: E402
-from exeunt.torch.training.recipe import make_optimiser, make_recipe  # noqa: E402
+from exeunt.errors import InputError
+from exeunt.torch import attach, train
+from exeunt.torch.training.recipe import make_optimiser, make_recipe
 
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
 BATCH = {
@@ -37,11 +36,9 @@ class Images(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.Sequential(
-            *(nn.Sequential(nn.Conv2d(4 if i else 1, 4, 3, padding=1), nn.ReLU()) for i in range(3))
-        )
-        self.norm = nn.BatchNorm1d(4)
-        self.classifier = nn.Linear(4, 3)
+        convolutions = (nn.Conv2d(channels, 4, 3, padding=1) for channels in (1, 4, 4))
+        self.blocks = nn.Sequential(*(nn.Sequential(layer, nn.ReLU()) for layer in convolutions))
+        self.norm, self.classifier = nn.BatchNorm1d(4), nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.norm(self.blocks(x).amax((2, 3))))
@@ -51,15 +48,19 @@ def images(**options):
     return attach(Images().eval(), data().tensors[0][:2], 2, verbose=False, hidden=8, **options)
 
 
-def test_an_encoder_gets_a_classifier_that_reads_the_tokens_that_count():
+def test_an_encoder_gets_a_classifier_that_reads_the_tokens_that_count_and_is_rebuilt_from_its_config():
     exits = ["bert.encoder.layer.0"]  # as in the library's own classifiers
-    network = attach(encoder(), BATCH, exits, head="mean", n_classes=3, verbose=False).eval()
+    network = attach(encoder(), BATCH, exits, head="mean", n_classes=3, verbose=False, seed=1).eval()
+    assert network.exit_names == exits
     assert network.new_classifier == "classifier"
     hidden = encoder()(**BATCH).last_hidden_state
     means = torch.stack([row[: int(mask.sum())].mean(0) for row, mask in zip(hidden, MASK, strict=True)])
-    expected = network.backbone.classifier.body(means)
-    torch.testing.assert_close(network(**BATCH)[-1], expected)
+    torch.testing.assert_close(network(**BATCH)[-1], network.backbone.classifier.body(means))
     assert "(new classifier)" in network.describe()
+    again = attach(encoder(), BATCH, verbose=False, check=False, **network.config()).eval()
+    again.load_state_dict(network.state_dict())
+    for a, b in zip(again(**BATCH), network(**BATCH), strict=True):
+        assert torch.equal(a, b)
 
 
 class StemAndTokens(nn.Module):
@@ -84,17 +85,11 @@ def test_an_encoder_with_feature_maps_and_tokens_gets_heads_for_both():
         attach(StemAndTokens(), images, ["encoder.stem"], head="statistics", n_classes=3, verbose=False)
 
 
-def test_an_encoder_needs_to_know_its_classes():
+def test_an_encoder_needs_to_know_its_classes_and_a_classifier_gives_the_logits():
     with pytest.raises(InputError, match=r"no logits: say how many classes .*n_classes"):
         attach(encoder(), BATCH, 1, verbose=False)
-
-
-def test_a_network_with_an_encoders_classifier_is_rebuilt_from_its_config():
-    network = attach(encoder(), BATCH, 1, head="mean", n_classes=3, verbose=False, seed=1).eval()
-    again = attach(encoder(), BATCH, verbose=False, **network.config()).eval()
-    again.load_state_dict(network.state_dict())
-    for a, b in zip(again(**BATCH), network(**BATCH), strict=True):
-        assert torch.equal(a, b)
+    with pytest.raises(InputError, match="'norm' does not give the network's logits"):
+        images(new_classifier="norm")
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -111,13 +106,10 @@ def test_frozen_trains_a_new_classifier_and_leaves_the_rest_to_the_last_bit(cach
 
 
 def test_training_on_a_cache_equals_training_through_the_backbone():
-    loader = DataLoader(data(), batch_size=240)
+    loader, recipe = DataLoader(data(), batch_size=240), {"epochs": 2, "learning_rate": 0.01, "device": "cpu"}
     cached, direct = (images(new_classifier="classifier") for _ in range(2))
     for network, cache in ((cached, True), (direct, False)):
-        train(
-            network, loader, epochs=2, batch_size=240, learning_rate=0.01, cache=cache, device="cpu",
-            progress=False,
-        )  # fmt: skip
+        train(network, loader, batch_size=240, cache=cache, progress=False, **recipe)
     for a, b in zip(cached.parameters(), direct.parameters(), strict=True):
         assert torch.allclose(a, b, atol=2e-3)
 
@@ -129,17 +121,9 @@ def test_a_new_classifier_learns_at_the_rate_of_the_heads():
         weight_decay=0.1, momentum=0.9, distill_weight=0.5, temperature=2.0, teacher="self",
         smoothing=0.0, backbone_rate=0.25, precision="fp32", seed=0,
     )  # fmt: skip
-    scale = {
-        id(p): group["scale"]
-        for group in make_optimiser(network, recipe).param_groups
-        for p in group["params"]
-    }
+    groups = make_optimiser(network, recipe).param_groups
+    scale = {id(p): group["scale"] for group in groups for p in group["params"]}
     backbone = {f"backbone.{name}" for name, _ in network.backbone.named_parameters()}
     learns = {"backbone.classifier.weight", "backbone.classifier.bias"}
     for name, parameter in network.named_parameters():
         assert scale[id(parameter)] == (0.25 if name in backbone - learns else 1.0), name
-
-
-def test_a_module_that_does_not_give_the_logits_is_no_classifier():
-    with pytest.raises(InputError, match="'norm' does not give the network's logits"):
-        images(new_classifier="norm")

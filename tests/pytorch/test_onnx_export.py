@@ -1,4 +1,4 @@
-"""Exported networks answer as PyTorch does, cut anywhere, and without PyTorch."""
+"""Run folders open in PyTorch if they may, and exported they answer as PyTorch does, cut anywhere, without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime
 import pytest
+import timm
+import torch
+import transformers
+from onnx_stages import check_logits
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
-
-from onnx_stages import logits_with_drops  # noqa: E402 - after the skips
-
-import exeunt as ex  # noqa: E402
-from exeunt._support.sealed_json import DIGEST, content_digest  # noqa: E402
-from exeunt.cli.bench import bench  # noqa: E402
-from exeunt.cli.export import export  # noqa: E402
-from exeunt.data import Preprocess  # noqa: E402
-from exeunt.engine.engine import Engine  # noqa: E402
-from exeunt.engine.inputs import input_keys  # noqa: E402
-from exeunt.engine.plan import Plan  # noqa: E402
-from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
-from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
-from exeunt.runs.folder import RunFolder  # noqa: E402
-from exeunt.runs.runner import load  # noqa: E402
-from exeunt.timing.timing_tools import describe_machine  # noqa: E402
-from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.executor import StagedExecutor  # noqa: E402
-from exeunt.torch.models.preparation import save_preparation  # noqa: E402
-from exeunt.torch.models.weights import save_weights  # noqa: E402
-from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences  # noqa: E402
-from exeunt.zoo import digits  # noqa: E402
+import exeunt as ex
+from exeunt._support.sealed_json import DIGEST, content_digest
+from exeunt.cli.bench import bench
+from exeunt.cli.export import export
+from exeunt.data import Preprocess
+from exeunt.engine.engine import Engine
+from exeunt.engine.inputs import input_keys
+from exeunt.engine.plan import Plan
+from exeunt.errors import ArtefactError, InputError
+from exeunt.onnx.executor import OnnxExecutor, open_onnx
+from exeunt.onnx.manifest import OnnxManifest
+from exeunt.runs.folder import RunFolder
+from exeunt.runs.runner import load
+from exeunt.timing.timing_tools import describe_machine
+from exeunt.torch import attach, record
+from exeunt.torch.executor import StagedExecutor
+from exeunt.torch.models.by_name import build_model
+from exeunt.torch.models.preparation import save_preparation
+from exeunt.torch.models.weights import save_weights
+from exeunt.torch.open_run import load_network, open_eager
+from exeunt.torch.to_onnx import _distance, export_network, export_run, refuse_differences
+from exeunt.zoo import digits
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytest.importorskip("onnxscript")
 
 ABSENT = {
     "torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "PIL", "matplotlib", "typer",
@@ -52,65 +56,59 @@ def silent(_: str) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def images():
-    return torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+def noise(n: int) -> torch.Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, images) -> Path:
-    """A run folder with a policy, exported."""
+def run_of_noise(
+    folder: Path, spec: str = "exeunt.zoo:digits", n: int = 30, cost_factor: float = 1.0
+) -> tuple[RunFolder, list[torch.Tensor]]:
+    """A run folder whose manifest says that `spec` makes its network, and the network's logits."""
     torch.manual_seed(0)
+    images = noise(n)
     network = attach(digits(), images[:2], 3, verbose=False).eval()
-    folder = tmp_path_factory.mktemp("made") / "run"
-    folder.mkdir()
     save_weights(network, folder / "weights.safetensors")
-    trace = record(network, [(images, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
-    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    trace = record(network, [(images, torch.zeros(n, dtype=torch.int64), torch.arange(n))])
     about = {
-        "model": {"spec": "exeunt.zoo:digits", "n_classes": 10, "macs": network.backbone_macs},
+        "model": {"spec": spec, "n_classes": 10, "macs": network.backbone_macs},
         "network": network.config(),
         "inputs": save_preparation(Preprocess(size=(8, 8)), folder, images[:2]),
         "class_names": list("0123456789"),
         "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
     }  # fmt: skip
-    run = RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
-    run.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="70%"))
-    export_run(run, say=silent)
-    return folder
+    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    cost = type(network.cost)(network.cost.cumulative * cost_factor, unit=network.cost.unit)
+    RunFolder.create(folder, cost=cost, traces=parts, about=about)
+    with torch.no_grad():
+        return RunFolder.open(folder), network(images)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return noise(60)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run folder with a policy, exported."""
+    made, _ = run_of_noise(tmp_path_factory.mktemp("made"), n=60)
+    made.save_policy(ex.eero(made.trace("fit"), made.trace("calibrate"), budget="70%"))
+    export_run(made, say=silent)
+    return made.path
 
 
 @pytest.mark.parametrize("optimised", [True, False])
 @pytest.mark.parametrize("segments", SEGMENTS)
 def test_logits_are_those_of_pytorch_wherever_it_is_cut(run, images, segments, optimised):
-    network = RunFolder.open(run)
     executor = OnnxExecutor(run / "onnx", segments=segments, threads=1, optimised=optimised)
     assert executor.cut.optimised is optimised
-    expected = [logits.numpy() for logits in eager(network)(images[:7])]
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, images[:7].numpy(), np.arange(7))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
-
-
-def eager(run):
-    from exeunt.torch.open_run import load_network
-
-    network = load_network(run)
-
-    def call(inputs):
-        with torch.no_grad():
-            return network(inputs)
-
-    return call
+    check_logits(executor, load_network(RunFolder.open(run)), images[:7])
 
 
 def test_answers_are_those_of_the_eager_executor(run, images):
-    from exeunt.torch.open_run import load_network
-
     run = RunFolder.open(run)
-    eager_ = StagedExecutor(load_network(run), images[:2])
-    first, second = (
-        Engine(e, run.policy).answer(images.numpy()) for e in (eager_, open_onnx(run, threads=1))
-    )
+    executors = StagedExecutor(load_network(run), images[:2]), open_onnx(run, threads=1)
+    first, second = (Engine(executor, run.policy).answer(images.numpy()) for executor in executors)
     sure = ~(first.borderline | second.borderline)
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(first.label[sure], second.label[sure])
@@ -155,9 +153,8 @@ print(json.dumps([found.label.tolist(), found.exit.tolist()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    here = Engine(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy).answer(
-        images.numpy()
-    )
+    folder = RunFolder.open(run)
+    here = Engine(open_onnx(folder, threads=1), folder.policy).answer(images.numpy())
     assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
 
 
@@ -181,13 +178,17 @@ def test_heads_that_nobody_wants_are_not_in_the_session(run):
 
 
 def test_rows_of_several_states_are_joined_in_order(run, images):
-    executor = OnnxExecutor(run / "onnx", threads=1)
-    states = [executor.run(0, executor.start(part.numpy())[0], [])[1] for part in images[:9].split(3)]
-    whole = executor.run(0, executor.start(images[:9].numpy())[0], [])[1]
-    parts = [(states[0], np.array([0, 2])), (states[1], slice(1, 3)), (states[2], None)]
-    rows = [0, 2, 4, 5, 6, 7, 8]
-    for name, value in executor.gather(parts).items():
-        np.testing.assert_allclose(value, whole[name][rows], atol=1e-6)
+    executor, inputs = OnnxExecutor(run / "onnx", threads=1), images[:9].numpy()
+    *states, whole = (
+        executor.run(0, executor.start(part)[0], [])[1]
+        for part in (inputs[:3], inputs[3:6], inputs[6:], inputs)
+    )
+    parts = zip(states, (np.array([0, 2]), slice(1, 3), None), strict=True)
+    for name, value in executor.gather(list(parts)).items():
+        np.testing.assert_allclose(value, whole[name][[0, 2, 4, 5, 6, 7, 8]], atol=1e-6)
+
+
+WIDE = np.zeros((2, 3, 9, 8), np.float32)
 
 
 def test_nan_is_flagged_and_other_sizes_are_refused(run, images):
@@ -196,12 +197,11 @@ def test_nan_is_flagged_and_other_sizes_are_refused(run, images):
     spoilt[1, 0, 0, 0] = np.inf
     assert executor.start(spoilt)[1].tolist() == [True, False, True]
     with pytest.raises(ex.InputError, match=r"x must have shape \(n, 3, 8, 8\)"):
-        executor.start(np.zeros((2, 3, 9, 8), np.float32))
+        executor.start(WIDE)
 
 
 def test_in_a_stream_a_batch_of_another_size_fails_alone(run, images):
-    wide = np.zeros((2, 3, 9, 8), np.float32)
-    batches = [images[:3].numpy(), wide, images[3:5].numpy()]
+    batches = [images[:3].numpy(), WIDE, images[3:5].numpy()]
     found = list(load(run, threads=1).stream(batches, errors="skip"))
     assert [answers.n for answers in found] == [3, 2, 2]
     assert [answers.valid.all() for answers in found] == [True, False, True]
@@ -217,13 +217,7 @@ def test_a_difference_is_refused_with_its_exit():
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [
-        ([1.0, 2.0], 0.0),
-        ([1.0, 2.5], 0.25),
-        ([np.nan, 2.0], np.inf),
-        ([np.inf, 2.0], np.inf),
-        ([1.0], np.inf),
-    ],
+    [([1.0, 2.0], 0), ([1.0, 2.5], 0.25), ([np.nan, 2.0], np.inf), ([np.inf, 2.0], np.inf), ([1.0], np.inf)],
 )
 def test_nan_and_other_shapes_are_infinitely_far_from_what_pytorch_computes(value, expected):
     assert _distance(np.array(value, np.float32), torch.tensor([1.0, 2.0])) == expected
@@ -261,10 +255,8 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     text = capsys.readouterr().out
     assert f"{executor}, original model = 100%" in text
     assert "budget 60%, by the plan" in text
-    assert [line.split("  ")[0] for line in text.splitlines() if "efficiency" in line] == [
-        "batch 1",
-        "batch 3",
-    ]
+    efficiency = [line.split("  ")[0] for line in text.splitlines() if "efficiency" in line]
+    assert efficiency == ["batch 1", "batch 3"]
     plan = RunFolder.open(folder).plan(executor)
     assert plan is not None
     assert load(folder, executor=executor).plan == plan
@@ -283,8 +275,7 @@ def test_export_tells_how_far_it_is_from_pytorch(run, tmp_path, capsys):
 
 def test_what_was_damaged_is_refused(run, tmp_path):
     for name in ("manifest.json", "stage-01.onnx"):
-        copy = tmp_path / name / "onnx"
-        shutil.copytree(run / "onnx", copy)
+        copy = shutil.copytree(run / "onnx", tmp_path / name / "onnx")
         data = bytearray((copy / name).read_bytes())
         data[len(data) // 2] ^= 1
         (copy / name).write_bytes(data)
@@ -326,15 +317,13 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
 
 
 def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
-    class Counting(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.last = torch.nn.Linear(32, 10)
-
+    class Counting(torch.nn.Linear):
         def forward(self, features):
-            return self.last(features.mean((2, 3))) / len(features)
+            return super().forward(features.mean((2, 3))) / len(features)
 
-    network = attach(digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(), verbose=False).eval()
+    network = attach(
+        digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(32, 10), verbose=False
+    ).eval()
     with pytest.raises(ex.InputError, match="exit 0 works for one number of rows only"):
         export_network(network, images[:2], tmp_path, say=silent)
 
@@ -342,16 +331,75 @@ def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_lite0"])
 def test_networks_of_the_libraries(tmp_path, name):
-    from exeunt.torch.models.by_name import build_model
-
     example = torch.randn(2, 3, 64, 64)
     network = attach(build_model(name, n_classes=10, weights=None), example, 3, verbose=False).eval()
     manifest = export_network(network, example, tmp_path, say=silent)
     assert max(stage.max_difference for stage in manifest.stages) < 1e-5
     executor = OnnxExecutor(tmp_path, threads=1)
     assert executor.cut.optimised
-    inputs = torch.randn(5, 3, 64, 64)
+    check_logits(executor, network, torch.randn(5, 3, 64, 64), rtol=1e-4)
+
+
+def test_a_network_opens_with_its_weights_in_the_segments_asked_for(tmp_path):
+    run, expected = run_of_noise(tmp_path)
+    network = load_network(run).cpu()
+    assert not network.training
     with torch.no_grad():
-        expected = network(inputs)
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs.numpy(), np.arange(5))):
-        np.testing.assert_allclose(logits, expected[exit_].numpy()[rows], rtol=1e-4, atol=1e-5)
+        for logits, before in zip(network(noise(30)), expected, strict=True):
+            torch.testing.assert_close(logits, before)
+    assert open_eager(run).segments == ((0, 0), (1, 1), (2, 2), (3, 3))
+    assert open_eager(run, segments=((0, 1), (2, 3))).segments == ((0, 1), (2, 3))
+
+
+def test_code_of_the_run_folders_choice_is_not_run_unless_it_is_trusted(tmp_path):
+    run, _ = run_of_noise(tmp_path, "no_such_module:network")
+    with pytest.raises(InputError, match="if you trust it, say so with --model no_such_module:network"):
+        load_network(run)
+    with pytest.raises(InputError, match="no module 'no_such_module'"):
+        load_network(run, trusted="no_such_module:network")
+
+
+def test_a_network_that_is_built_differently_here_is_refused(tmp_path):
+    run, _ = run_of_noise(tmp_path, cost_factor=2.0)
+    with pytest.raises(ArtefactError, match="another version of its library"):
+        load_network(run)
+
+
+SMALL = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+IMAGE = {"image_size": 32, "num_labels": 5}
+
+
+VIT = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
+SWIN = {"patch_size": 2, "embed_dim": 12, "depths": (1, 2), "num_heads": (2, 2), "window_size": 4}
+
+
+def of_timm(name, sizes):
+    return lambda: timm.create_model(name, img_size=32, num_classes=5, **sizes)
+
+
+def of_hugging_face(kind, **sizes):
+    config = getattr(transformers, f"{kind}Config")
+    return lambda: getattr(transformers, f"{kind}ForImageClassification")(config(**IMAGE, **sizes))
+
+
+NETWORKS = {
+    "timm vit": of_timm("vit_tiny_patch16_224", VIT),
+    "timm deit": of_timm("deit_tiny_distilled_patch16_224", VIT),
+    "timm swin": of_timm("swin_tiny_patch4_window7_224", SWIN),
+    "vit": of_hugging_face("ViT", **SMALL, patch_size=8),
+    "deit": of_hugging_face("DeiT", **SMALL, patch_size=8),
+    # PyTorch's exporter refuses it as it is: it takes attention for one that is laid out otherwise.
+    "swin": of_hugging_face("Swin", **SWIN),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cut_at_every_block_and_exported(name, tmp_path):
+    torch.manual_seed(0)
+    images = torch.randn(5, 3, 32, 32)
+    network = attach(NETWORKS[name](), images[:2], 2, verbose=False).eval()
+    assert network.n_exits == 3
+    manifest = export_network(network, images[:2], tmp_path, say=lambda _: None)
+    assert max(stage.max_difference for stage in manifest.stages) < 1e-5
+    check_logits(OnnxExecutor(tmp_path, threads=1), network, images, rtol=1e-4)

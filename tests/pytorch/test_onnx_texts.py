@@ -1,28 +1,17 @@
-"""Exported networks of texts answer as PyTorch does, cut anywhere, at every length that the network takes."""
+"""Networks of texts answer alike however they are padded, staged, whole or exported, at every length that they take."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
-import pytest
-
-pytest.importorskip("onnxscript")
-
 import onnx
 import onnxruntime
+import pytest
 import torch
-from made_texts import (
-    LONGEST,
-    PADDING,
-    batch,
-    check_that_batching_changes_no_answer,
-    network,
-    policy,
-    some,
-    texts,
-)
-from onnx_stages import logits_with_drops
+import transformers
+from onnx_stages import check_logits
 
 import exeunt as ex
 from exeunt._support.sealed_json import write_sealed
@@ -32,8 +21,66 @@ from exeunt.onnx.manifest import OnnxManifest
 from exeunt.onnx.nested_if import model_with_policy
 from exeunt.onnx.one_file import read_stages
 from exeunt.onnx.quantisation import quantise_export
-from exeunt.torch import attach
+from exeunt.torch import attach, record
+from exeunt.torch.executor import StagedExecutor, WholeExecutor
 from exeunt.torch.to_onnx import export_network
+
+pytest.importorskip("onnxscript")
+
+
+N, LONGEST = 60, 16
+PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
+
+
+def batch(rows, length):
+    """Texts of word numbers, padded to one length."""
+    ids = np.array([np.pad(row, (0, length - len(row))) for row in rows])
+    mask = np.array([np.arange(length) < len(row) for row in rows]).astype(np.int64)
+    return dict(zip(PADDING, map(torch.from_numpy, (ids, mask, np.zeros_like(ids))), strict=True))
+
+
+@cache
+def texts():
+    rng = np.random.default_rng(0)
+    return [rng.integers(4, 50, length) for length in rng.integers(1, LONGEST + 1, N)]
+
+
+def some(n, length=9):
+    """The first so many texts, cut or padded to this length."""
+    return batch([row[:length] for row in texts()[:n]], length)
+
+
+@cache
+def network():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, vocab_size=50,
+        num_labels=3, max_position_embeddings=LONGEST,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config).eval()
+    return attach(model, some(2, LONGEST), 1, head="statistics", verbose=False).eval()
+
+
+@cache
+def policy():
+    labels = torch.arange(N) % 3
+    one_by_one = [(batch([row], len(row)), labels[i : i + 1]) for i, row in enumerate(texts())]
+    fit, held_out, _ = record(network(), one_by_one).split(fit=0.3, calibrate=0.3, test=0.4)
+    return ex.eero(fit, held_out, budget="70%", delta=None)
+
+
+def check_batching(executor):
+    """Check that batching changes no answer."""
+    together = Engine(executor, policy()).answer(batch(texts(), LONGEST))
+    assert len(set(together.exit.tolist())) > 1
+    sure = 0
+    for i, row in enumerate(texts()):
+        alone = Engine(executor, policy()).answer(batch([row], len(row)))
+        assert alone.confidence[0] == pytest.approx(together.confidence[i], abs=1e-4) or alone.borderline[0]
+        if not (alone.borderline[0] or together.borderline[i]):
+            assert (alone.label[0], alone.exit[0]) == (together.label[i], together.exit[i])
+            sure += 1
+    assert sure > 0.5 * N
 
 
 def silent(_: str) -> None:
@@ -48,52 +95,48 @@ def folder(tmp_path_factory):
     return made
 
 
-def expected_logits(inputs):
-    with torch.no_grad():
-        return [logits.numpy() for logits in network()(**inputs)]
+@pytest.fixture(scope="module")
+def staged():
+    return StagedExecutor(network(), some(2, LONGEST))
+
+
+@pytest.fixture(params=["staged", "whole", "onnx"])
+def executor(request):
+    if request.param == "whole":
+        return WholeExecutor(network(), some(2, LONGEST))
+    if request.param == "staged":
+        return request.getfixturevalue("staged")
+    return OnnxExecutor(request.getfixturevalue("folder"), threads=1)
+
+
+def test_a_text_alone_is_answered_as_among_long_ones_and_longer_ones_are_refused(executor):
+    check_batching(executor)
+    said = f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
+    with pytest.raises(ex.InputError, match=said):
+        Engine(executor, policy()).answer(batch(texts()[:2], LONGEST + 1))
 
 
 @pytest.mark.parametrize("optimised", [True, False])
-@pytest.mark.parametrize("segments", [None, ((0, 1),)])
-def test_several_tensors_with_a_mask(folder, segments, optimised):
-    inputs = some(6)
-    expected = expected_logits(inputs)
+@pytest.mark.parametrize(
+    ("segments", "n", "lengths"), [(None, 4, (3, 5, 8, 9, LONGEST)), (((0, 1),), 6, (9,))]
+)
+def test_texts_of_every_length_that_the_network_takes_are_answered(folder, segments, n, lengths, optimised):
     executor = OnnxExecutor(folder, segments=segments, threads=1, optimised=optimised)
     assert executor.cut.optimised is optimised
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(6))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+    for length in lengths:
+        check_logits(executor, network(), some(n, length))
 
 
-@pytest.mark.parametrize("optimised", [True, False])
-def test_texts_of_every_length_that_the_network_takes_are_answered(folder, optimised):
-    executor = OnnxExecutor(folder, threads=1, optimised=optimised)
-    for length in (3, 5, 8, 9, LONGEST):
-        inputs = some(4, length=length)
-        expected = expected_logits(inputs)
-        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(4))):
-            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
-
-
-def test_texts_that_are_too_long_or_incomplete_are_refused(folder):
+def test_texts_that_are_incomplete_or_no_whole_numbers_are_refused(folder):
     executor = OnnxExecutor(folder, threads=1)
-    with pytest.raises(
-        ex.InputError, match=f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
+    whole = {name: tensor.numpy() for name, tensor in some(4).items()}
+    spoilt = np.where(whole["attention_mask"] == 0, np.nan, 1.0)
+    for inputs, said in (
+        ({name: x for name, x in whole.items() if name != "attention_mask"}, "missing: attention_mask"),
+        (whole | {"attention_mask": spoilt}, "attention_mask must be whole numbers .int64., got float64"),
     ):
-        executor.start(some(4, length=LONGEST + 1))
-    with pytest.raises(ex.InputError, match="missing: attention_mask"):
-        executor.start({name: value for name, value in some(4).items() if name != "attention_mask"})
-
-
-def test_what_would_be_cut_to_whole_numbers_is_refused(folder):
-    executor = OnnxExecutor(folder, threads=1)
-    spoilt = {name: tensor.numpy() for name, tensor in some(3).items()}
-    spoilt["attention_mask"] = np.where(spoilt["attention_mask"] == 0, np.nan, 1.0)
-    with pytest.raises(ex.InputError, match=r"attention_mask must be whole numbers .int64., got float64"):
-        executor.start(spoilt)
-
-
-def test_a_text_alone_is_answered_as_among_long_ones(folder):
-    check_that_batching_changes_no_answer(OnnxExecutor(folder, threads=1))
+        with pytest.raises(ex.InputError, match=said):
+            executor.start(inputs)
 
 
 def test_int8_has_no_range_that_all_tokens_share(folder, tmp_path, caplog):
@@ -103,10 +146,8 @@ def test_int8_has_no_range_that_all_tokens_share(folder, tmp_path, caplog):
     assert "MatMulNBits" in layers
     assert "QuantizeLinear" not in layers
     executor = OnnxExecutor(tmp_path, threads=1)
-    expected = expected_logits(some(6))
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, some(6), np.arange(6))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
-    check_that_batching_changes_no_answer(executor)
+    check_logits(executor, network(), some(6), atol=1e-4)
+    check_batching(executor)
 
 
 def test_an_export_of_an_old_format_is_refused(folder, tmp_path):
@@ -123,6 +164,10 @@ def test_a_length_that_the_weights_fix_cannot_be_exported(tmp_path):
     network = attach(MixesTokens().eval(), tokens(2), ["blocks.0"], head="mean", verbose=False).eval()
     with pytest.raises(ex.InputError, match=r"makes the length of texts a constant.*--executor eager"):
         export_network(network, tokens(2), tmp_path, say=silent)
+
+
+def without_types(n):
+    return {name: tensor for name, tensor in some(n).items() if name != "token_type_ids"}
 
 
 class SharesATable(torch.nn.Module):
@@ -146,15 +191,11 @@ class SharesATable(torch.nn.Module):
 @pytest.mark.slow
 def test_a_tensor_that_all_rows_share_is_handed_to_every_stage(tmp_path):
     torch.manual_seed(0)
-    inputs = {name: tensor for name, tensor in some(5).items() if name != "token_type_ids"}
-    example = {name: tensor[:2] for name, tensor in inputs.items()}
+    inputs = without_types(5)
+    example = without_types(2)
     network = attach(SharesATable().eval(), example, ["blocks.0", "blocks.1"], head="mean", verbose=False)
     export_network(network.eval(), example, tmp_path, say=silent)
-    executor = OnnxExecutor(tmp_path, threads=1)
-    with torch.no_grad():
-        expected = [logits.numpy() for logits in network(**inputs)]
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(5))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+    check_logits(OnnxExecutor(tmp_path, threads=1), network, inputs)
 
 
 @pytest.mark.slow
@@ -163,7 +204,7 @@ def test_text_networks_of_hugging_face(tmp_path, name):
     from test_cut import ZOO
 
     torch.manual_seed(0)
-    inputs = {name: tensor for name, tensor in some(5).items() if name != "token_type_ids"}
+    inputs = without_types(5)
     network = attach(ZOO[name][0]().eval(), inputs, 2, head="mean", verbose=False).eval()
     pad = network.backbone.config.pad_token_id
     export_network(network, inputs, tmp_path, padding={"input_ids": pad, "attention_mask": 0}, say=silent)
@@ -171,10 +212,7 @@ def test_text_networks_of_hugging_face(tmp_path, name):
     assert executor.cut.optimised
     for length in (3, 30):
         longer = {name: tensor[:, torch.arange(length) % 9] for name, tensor in inputs.items()}
-        with torch.no_grad():
-            expected = [logits.numpy() for logits in network(**longer)]
-        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, longer, np.arange(5))):
-            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
+        check_logits(executor, network, longer, atol=1e-4)
 
 
 def test_one_file_answers_texts_of_every_length(folder):
@@ -189,3 +227,10 @@ def test_one_file_answers_texts_of_every_length(folder):
             assert (label, exit_) == (expected.label, expected.exit)
             exits.add(int(exit_[0]))
     assert len(exits) > 1
+
+
+def test_one_cut_serves_every_length(staged):
+    first = staged.start(batch(texts()[:2], LONGEST))[0]
+    second = staged.start(batch([texts()[0][:3]], 3))[0]
+    assert second.staged is first.staged
+    assert staged.signature(first) != staged.signature(second)  # rows are joined with those as long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -38,8 +39,8 @@ def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_weights(tmp_path
     resumed, history = job(tmp_path, mode)
     uninterrupted, expected = job(None, mode)
     assert same(resumed, uninterrupted)
-    assert [e.train_loss for e in history.epochs] == [e.train_loss for e in expected.epochs]
-    assert [e.validation_accuracy for e in history.epochs] == [e.validation_accuracy for e in expected.epochs]
+    for name in ("train_loss", "validation_accuracy"):
+        assert [getattr(e, name) for e in history.epochs] == [getattr(e, name) for e in expected.epochs]
     assert not list(tmp_path.rglob("*.tmp")) or mode == "frozen"
 
 
@@ -57,30 +58,24 @@ def test_resumed_after_every_epoch_it_is_the_same(tmp_path, mode, monkeypatch):
 
 
 def test_history_is_one_line_of_json_per_epoch(tmp_path):
-    _, history = job(tmp_path, "joint")
+    _, history = job(tmp_path, "joint", epochs=2)
     lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert lines == history.to_list()
-    assert [len(line["train_accuracy"]) for line in lines] == [3] * 4
+    assert [len(line["train_accuracy"]) for line in lines] == [3] * 2
     assert 0 < lines[0]["learning_rate"] <= 0.1
 
 
-def test_a_checkpoint_of_other_arguments_is_refused_by_name(tmp_path):
+def test_a_checkpoint_that_is_damaged_foreign_or_of_other_arguments_is_refused(tmp_path):
     job(tmp_path, "joint", epochs=1)
     with pytest.raises(InputError, match=r"epochs was 1 and is 2; learning_rate was 0.1 and is 0.3"):
         job(tmp_path, "joint", epochs=2, learning_rate=0.3)
-
-
-def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
-    job(tmp_path, "joint", epochs=1)
     file = tmp_path / "checkpoint.pt"
-    whole = file.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"nonsense"):
+    whole, foreign = file.read_bytes(), io.BytesIO()
+    torch.save({"some": "thing"}, foreign)
+    for content in (whole[: len(whole) // 2], b"", b"nonsense", foreign.getvalue()):
         file.write_bytes(content)
         with pytest.raises(ArtefactError, match="delete it"):
             job(tmp_path, "joint", epochs=1)
-    torch.save({"some": "thing"}, file)
-    with pytest.raises(ArtefactError, match="delete it"):
-        job(tmp_path, "joint", epochs=1)
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
@@ -126,6 +121,12 @@ def together(target, mode, *, folder="nothing", kill_at=-1, nodes=1):
     return [one.wait(timeout=500) for one in begun]
 
 
+def check_trained_as_one(target, mode):
+    shared_state, alone = torch.load(target, weights_only=True), job(None, mode, norm=False)[0]
+    for name, value in alone.state_dict().items():
+        assert torch.allclose(shared_state[name], value, atol=1e-5), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["frozen", "joint"])
 def test_two_processes_train_as_one(tmp_path, mode):
@@ -143,10 +144,3 @@ def test_two_machines_without_a_folder_in_common_resume_what_they_began(tmp_path
         assert not (folder / "1" / "history.jsonl").exists()
     assert together(target, mode, folder=folder, nodes=2) == [0, 0]
     check_trained_as_one(target, mode)
-
-
-def check_trained_as_one(target, mode):
-    shared_state = torch.load(target, weights_only=True)
-    alone, _ = job(None, mode, norm=False)
-    for name, value in alone.state_dict().items():
-        assert torch.allclose(shared_state[name], value, atol=1e-5), name

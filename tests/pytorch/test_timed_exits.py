@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,11 +28,10 @@ JOB = TrainingJob(
 )  # fmt: skip
 
 
-def placed(names=("blocks.1",), hidden=32):
-    measured = MeasuredPlaces(
-        names, np.ones(2), np.full((2, 2), 0.5), np.full((2, 1), 0.05), np.full(1, 2e3), 1e4
-    )
-    return PlacedExits(measured, (0,), hidden, (1, 64), np.array([1.08, 1.06]))
+def placed():
+    half, head = np.full((2, 2), 0.5), np.full((2, 1), 0.05)
+    measured = MeasuredPlaces(("blocks.1",), np.ones(2), half, head, np.full(1, 2e3), 1e4)
+    return PlacedExits(measured, (0,), 32, (1, 64), np.array([1.08, 1.06]))
 
 
 class Clocked(StagedExecutor):
@@ -69,14 +69,14 @@ def test_a_network_is_timed_with_heads_at_all_its_places(monkeypatch, batches):
 
 def test_options_for_heads_are_kept_and_a_size_that_is_given_is_the_only_one(monkeypatch):
     monkeypatch.setattr(timed_exits, "choose_exits", lambda _, hidden, sizes: (hidden, sizes))
-    model = Net(norm=False).eval()
-    assert exits_by_time(model, EXAMPLE, hidden=96) == ([96], (64,))
-    assert exits_by_time(model, EXAMPLE, head="paper") == ([0], (64,))
+    placed = partial(exits_by_time, Net(norm=False).eval(), EXAMPLE)
+    assert placed(hidden=96) == ([96], (64,))
+    assert placed(head="paper") == ([0], (64,))
     for batches in ((), (0,), (64, -1)):
         with pytest.raises(InputError, match="batches of 1 input or more"):
-            exits_by_time(model, EXAMPLE, batches)
+            placed(batches)
     with pytest.raises(InputError, match="head 'mine' is not known"):
-        exits_by_time(model, EXAMPLE, head="mine")
+        placed(head="mine")
 
 
 @pytest.mark.slow
@@ -132,13 +132,10 @@ def test_placed_exits_are_kept_for_the_next_time(tmp_path, monkeypatch):
         with_kept_exits(JOB, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("job", "message"),
-    [
-        (replace(JOB, exits=3), "exit_batch is for exits='auto'"),
-        (replace(JOB, masks=True), "exits of masks are not placed by time"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(job, message):
-    with pytest.raises(InputError, match=message):
-        job.check()
+def test_options_that_do_not_go_together_are_refused():
+    for changes, message in (
+        ({"exits": 3}, "exit_batch is for exits='auto'"),
+        ({"masks": True}, "exits of masks are not placed by time"),
+    ):
+        with pytest.raises(InputError, match=message):
+            replace(JOB, **changes).check()

@@ -79,9 +79,10 @@ class DiesAt(DataLoader):
 
 @cache
 def attached(*, batch_norm: bool, **options):
-    """A network with exits, for copies: to find its places takes as long as a training here."""
+    """A network with exits, for copies. It is never cut here, and to look whether it can be takes long."""
     torch.manual_seed(7)
-    return attach(Net(norm=batch_norm), data().tensors[0][:2], 2, verbose=False, hidden=8, **options)
+    given = {"verbose": False, "check": False, "hidden": 8, **options}
+    return attach(Net(norm=batch_norm), data().tensors[0][:2], ["blocks.0", "blocks.1"], **given)
 
 
 def network(*, batch_norm: bool = True, **options):
