@@ -1,15 +1,15 @@
-"""Runs with every file that a command writes, ways to damage a file, and the command line in this process."""
+"""Runs with every file that a command writes, and ways to damage a file."""
 
 from __future__ import annotations
 
 import builtins
 import io
 import os
-import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
 
 import exeunt as ex
@@ -25,8 +25,6 @@ from exeunt.torch.models.weights import save_weights
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "the", "film", "was", "and", "plot"]
 
@@ -88,12 +86,12 @@ DAMAGE = ("flip", "truncate", "empty", "folder", "link", "unreadable", "remove",
 
 
 @contextmanager
-def damaged(file: Path, harm: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
+def damaged(file: Path, harm: str) -> Iterator[None]:
     """Damage a file; afterwards it is whole again."""
     content = file.read_bytes()
     if harm == "unreadable":
-        with patch.context() as inner:
-            _make_unreadable(file, inner)
+        with pytest.MonkeyPatch.context() as patch:
+            _make_unreadable(file, patch)
             yield
             file.chmod(0o644)
         return
@@ -120,28 +118,3 @@ def _make_unreadable(file: Path, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(io, "open", refuse)
         patch.setattr(builtins, "open", refuse)
-
-
-class Done(NamedTuple):
-    """What a command did: exit status, standard output, standard error."""
-
-    status: int
-    out: str
-    err: str
-
-
-def command(patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
-    """Run the command line as `exeunt` does; an exception that it does not turn into a line is raised."""
-    from exeunt.cli.main import main
-
-    capfd.readouterr()
-    with patch.context() as inner:
-        inner.setattr(sys, "argv", ["exeunt", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code or 0
-        else:
-            status = 0
-    out, err = capfd.readouterr()
-    return Done(int(status), out, err)

@@ -325,9 +325,7 @@ def test_a_table_of_graded_answers_end_to_end(tmp_path):
 @pytest.mark.parametrize("better", ["lower", "higher"])
 @pytest.mark.parametrize("grades", [True, False])
 @pytest.mark.parametrize(
-    "ways",
-    [{"models": "large,small", "price": "9,1"}, {"cost": "1,9"}],
-    ids=["models", "exits"],
+    "ways", [{"models": "large,small", "price": "9,1"}, {"cost": "1,9"}], ids=["models", "exits"]
 )
 def test_losses_that_look_like_grades_are_told(tmp_path, ways, grades, better):
     small, large = (0.25, 0.75) if grades else (0.75, 0.25)

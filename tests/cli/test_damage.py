@@ -22,7 +22,8 @@ import exeunt.runs  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
 from exeunt.runs.folder import RunFolder  # noqa: E402
 
-from .damaged_runs import DAMAGE, command, damaged, image_run, text_run  # noqa: E402
+from .command import called  # noqa: E402
+from .damaged_runs import DAMAGE, damaged, image_run, text_run  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,13 +57,8 @@ READS_ON_ONNX = {
 MAY_LACK = {"plan-eager.json", "plan-onnx.json"}
 """Files that no command needs."""
 REMEDIES = (
-    "again",
-    "restore it",
-    "`exeunt train`",
-    "`exeunt calibrate",
-    "move it away",
-    "change its permissions",
-)
+    "again", "restore it", "`exeunt train`", "`exeunt calibrate", "move it away", "change its permissions",
+)  # fmt: skip
 
 
 class Case:
@@ -98,11 +94,11 @@ class Case:
         }
         return [name, self.path, *more.get(name, [])]
 
-    def run(self, name: str, patch: pytest.MonkeyPatch, capfd: Any) -> tuple[int, Any, str]:
+    def run(self, name: str) -> tuple[int, Any, str]:
         """Return a command's exit status, what it answers, and its error output; the run is then as before."""
         if name == "load":
             return self._load()
-        status, answer, err = command(patch, capfd, *self.arguments(name))
+        status, answer, err = called(*self.arguments(name))
         out = self.folder / "out.parquet"
         if name == "predict":
             answer = pq.read_table(out).drop_columns(["confidence"]).to_pydict() if out.exists() else None
@@ -160,15 +156,15 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request, monkeypatch, capfd):
+def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request):
     case: Case = request.getfixturevalue(kind)
-    status, whole, err = case.run(name, monkeypatch, capfd)
+    status, whole, err = case.run(name)
     assert status == 0, err
     problems = []
     for file in sorted({"bundle.json", *(case.reads[name] & case.files())}):
         for harm in DAMAGE:
-            with damaged(case.path / file, harm, monkeypatch):
-                status, answer, err = case.run(name, monkeypatch, capfd)
+            with damaged(case.path / file, harm):
+                status, answer, err = case.run(name)
             if _may_be_missed(name, file, harm):
                 sound = status == 0
             elif file == "onnx/manifest.json" and harm in ("remove", "link") and name != "verify":
@@ -178,7 +174,7 @@ def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request, mo
             if not sound or "Traceback" in err:
                 problems.append(f"{file}, {harm}: status {status}, {err!r}")
     assert not problems, "\n".join(problems)
-    assert case.run(name, monkeypatch, capfd)[:2] == (0, whole)
+    assert case.run(name)[:2] == (0, whole)
 
 
 def _may_be_missed(name: str, file: str, harm: str) -> bool:
@@ -197,21 +193,21 @@ def _helps(err: str, file: Path) -> bool:
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case.values[1] != "verify"])
 @pytest.mark.parametrize("harm", ["remove", "folder"])
-def test_files_that_are_not_read_do_not_matter(kind, name, harm, request, monkeypatch, capfd):
+def test_files_that_are_not_read_do_not_matter(kind, name, harm, request):
     case: Case = request.getfixturevalue(kind)
-    _, whole, _ = case.run(name, monkeypatch, capfd)
+    _, whole, _ = case.run(name)
     written = {"policy.json"} if name == "calibrate" else set()
     others = case.files() - case.reads[name] - {"bundle.json"} - written
     with ExitStack() as stack:
         for file in others:
-            stack.enter_context(damaged(case.path / file, harm, monkeypatch))
-        status, answer, err = case.run(name, monkeypatch, capfd)
+            stack.enter_context(damaged(case.path / file, harm))
+        status, answer, err = case.run(name)
     assert (status, answer) == (0, whole), err
 
 
-def test_calibrate_says_that_a_folder_is_where_the_policy_belongs(image, monkeypatch, capfd):
-    with damaged(image.path / "policy.json", "folder", monkeypatch):
-        status, _, err = image.run("calibrate", monkeypatch, capfd)
+def test_calibrate_says_that_a_folder_is_where_the_policy_belongs(image):
+    with damaged(image.path / "policy.json", "folder"):
+        status, _, err = image.run("calibrate")
     assert status == 2
     assert _helps(err, image.path / "policy.json")
     assert "move it away" in err

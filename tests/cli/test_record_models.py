@@ -122,10 +122,7 @@ def test_from_a_run_to_answers_within_a_total(folder):
     assert "large alone is" in exeunt("evaluate", "out", "--no-figures", cwd=folder).stdout
     shown = exeunt("show", "out", cwd=folder).stdout
     assert "FunctionModel" in shown
-    assert re.findall(r"^\d +(.*\S) +\S+ +\S+% +\S+$", shown, re.M) == [
-        "small",
-        "large",
-    ]
+    assert re.findall(r"^\d +(.*\S) +\S+ +\S+% +\S+$", shown, re.M) == ["small", "large"]
     assert "7 of 7 parts are as they were written" in exeunt("verify", "out", cwd=folder).stdout
     command = ["predict", "out", "--models", "models.yaml", "--data", "texts.parquet", "--out", "answers.csv"]
     answering.calls.clear()
@@ -202,10 +199,7 @@ def test_answers_are_to_the_columns_that_were_recorded(folder, columns):
             ["--models", "models.yaml", "--total", "1 usd", "--engine", "ray", "--out", "new"],
             "the workers of a cluster share a ledger: name one with --ledger postgresql://",
         ),
-        (
-            ["--models", "models.yaml", "--total", "1 usd", "--ledger", "money.db"],
-            "name one with --out",
-        ),
+        (["--models", "models.yaml", "--total", "1 usd", "--ledger", "money.db"], "name one with --out"),
         (
             ["--models", "models.yaml", "--total", "1 usd", "--ledger", "mysql://h/d", "--out", "new.csv"],
             "or at an address postgresql://user@host/database, got 'mysql'://",

@@ -97,11 +97,7 @@ def test_a_comparison_of_models_is_kept_and_shown(comparison, tmp_path):
 
 def test_what_is_told_is_about_models(comparison, tmp_path):
     (trace,) = comparison.traces
-    assert (trace.models, trace.whole, trace.one_exit) == (
-        ("small", "large", "poor"),
-        "poor alone",
-        "model",
-    )
+    assert (trace.models, trace.whole, trace.one_exit) == (("small", "large", "poor"), "poor alone", "model")
     told = comparison.summary()
     assert told[0].startswith("At 30% of the cost of poor alone, `eero` answers ")
     assert " points above poor alone, and costs " in told[0]
