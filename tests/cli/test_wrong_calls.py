@@ -296,13 +296,3 @@ def test_wrong_calls_are_told_in_a_line_and_nothing_is_written(outcome, places, 
                     (problem, " ".join(arguments[len(base) :] or arguments)[:100], done and done.err[:300])
                 )
     assert not faults, f"{len(faults)} faults\n" + "\n".join(map(str, faults))
-
-
-def test_an_executor_that_there_is_not_is_refused_where_nothing_is_run(tmp_path):
-    run = made_run(tmp_path / "run")
-    done = called("calibrate", run.path, "--budget", "60%", "--executor", "nope")
-    assert done.status == 2
-    assert (
-        "there is no executor 'nope': choose one of cascade, sklearn, live, onnx, object, eager" in done.err
-    )
-    assert not run.has_policy
