@@ -16,6 +16,7 @@ import exeunt as ex
 from damaged_files import damage
 from exeunt.data import Preprocess
 from exeunt.engine.plan import Plan
+from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model, save_model_config
@@ -37,20 +38,25 @@ def image_run(folder: Path) -> RunFolder:
 
 def text_run(folder: Path) -> RunFolder:
     """An untrained transformer in the Hugging Face form, and its tokeniser."""
-    import transformers
-
     source = folder.parent / "source"
-    source.mkdir()
-    (source / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    tokenizer = transformers.BertTokenizerFast(str(source / "vocab.txt"))
-    tokenizer.save_pretrained(source)
-    transformers.BertConfig(
-        vocab_size=16, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, num_labels=2,
-    ).save_pretrained(source)  # fmt: skip
+    tokenizer, config = tokenizer_and_config(source)
+    config.save_pretrained(source)
     texts = [" ".join(np.random.default_rng(i).choice(WORDS, 5)) for i in range(60)]
     inputs = dict(tokenizer(texts, padding="max_length", max_length=8, return_tensors="pt"))
     return _finished(folder, f"hf:{source}", tokenizer, inputs, 2)
+
+
+def tokenizer_and_config(folder: Path) -> tuple[Any, Any]:
+    """Save the tokeniser of a tiny transformer in a folder; return it, and the transformer's configuration."""
+    import transformers
+
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=16, max_position_embeddings=32, num_labels=2, **sizes)
+    return tokenizer, config
 
 
 def _finished(folder: Path, spec: str, prepare: Any, inputs: Any, n_classes: int) -> RunFolder:
@@ -62,19 +68,18 @@ def _finished(folder: Path, spec: str, prepare: Any, inputs: Any, n_classes: int
     trace = record(network, [(inputs, label, torch.arange(60))])
     save_weights(network, folder / "weights.safetensors")
     save_model_config(spec, network.backbone, folder)
+    split = {"source": "noise", "fingerprint": "0", "seed": 0, "pretrained": False, "matched_by": "content"}
     about = {
         "model": {"spec": spec, "weights": None, "n_classes": n_classes, "macs": network.backbone_macs},
         "network": network.config(),
         "inputs": save_preparation(prepare, folder, example),
         "class_names": [f"class {k}" for k in range(n_classes)],
         "data": {"name": "noise", "label": None, "fingerprint": "0"},
-        "split": {
-            "source": "noise", "fingerprint": "0", "seed": 0, "pretrained": False, "matched_by": "content",
-            "dropped": 0, "parts": {},
-        },
-        "training": {}, "provenance": {},
-    }  # fmt: skip
-    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+        "split": {**split, "dropped": 0, "parts": {}},
+        "training": {},
+        "provenance": {},
+    }
+    parts = dict(zip(TRACED, trace.split(), strict=True))
     run = RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
     run.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="60%"))
     for executor in ("eager", "onnx"):

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq  # noqa: E402 - after the skips
 
 import exeunt.runs  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
+from exeunt.runs.file_digests import TRACED  # noqa: E402
 from exeunt.runs.folder import RunFolder  # noqa: E402
 
 from .command import called  # noqa: E402
@@ -28,7 +29,7 @@ from .damaged_runs import DAMAGE, damaged, image_run, text_run  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRACES = {"traces/fit.parquet", "traces/calibrate.parquet", "traces/test.parquet"}
+FIT, CALIBRATE, TEST = TRACES = [f"traces/{part}.parquet" for part in TRACED]
 ANSWERING = {"weights.safetensors", "costs.json", "model/config.json", "policy.json", "plan-eager.json"}
 TOKENS = {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
 STAGES = {f"onnx/stage-{i:02d}.onnx" for i in range(3)}
@@ -36,15 +37,15 @@ ON_ONNX = {"policy.json", "onnx/manifest.json", *STAGES, "plan-onnx.json"}
 EVERYTHING = {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX, "plan-onnx.json"}
 
 READS = {
-    "show": {"costs.json", "traces/fit.parquet", "policy.json"},
-    "calibrate": {"costs.json", "traces/fit.parquet", "traces/calibrate.parquet"},
-    "evaluate": {"traces/calibrate.parquet", "traces/test.parquet", "policy.json"},
+    "show": {"costs.json", FIT, "policy.json"},
+    "calibrate": {"costs.json", FIT, CALIBRATE},
+    "evaluate": {CALIBRATE, TEST, "policy.json"},
     "predict": {*ANSWERING, *TOKENS},
     "export": {"weights.safetensors", "costs.json", "model/config.json", *TOKENS},
     "bench": {*TRACES, *ANSWERING, *TOKENS},
     "verify": EVERYTHING,
     "load": ANSWERING,
-    "diff": {"costs.json", "traces/test.parquet", "policy.json"},
+    "diff": {"costs.json", TEST, "policy.json"},
 }
 """Which files a command reads besides the manifest, which all read; on PyTorch."""
 READS_ON_ONNX = {

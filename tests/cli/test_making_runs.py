@@ -35,6 +35,20 @@ def _cut_once():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _not_drawn(monkeypatch):
+    """Figures are made, and not drawn: test_end_to_end.py and tests/figures do."""
+
+    def saved(drawn, path):
+        files = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
+        for file in files:
+            file.touch()
+        return files
+
+    for module in ("exeunt.evaluation.figures", "exeunt.evaluation.figures.style"):
+        monkeypatch.setattr(f"{module}.save_figure", saved)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("work")

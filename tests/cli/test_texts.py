@@ -22,19 +22,13 @@ from .command import exeunt
 
 transformers = pytest.importorskip("transformers")
 
-WORDS = ["good", "fine", "great", "bad", "poor", "awful", "the", "film", "was", "and", "plot"]
+from .damaged_runs import WORDS, tokenizer_and_config  # noqa: E402 - after the skip
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("texts")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (made / "vocab.txt").write_text("\n".join(vocabulary))
-    transformers.BertTokenizerFast(str(made / "vocab.txt")).save_pretrained(made / "model")
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=32, num_labels=2,
-    )  # fmt: skip
+    _, config = tokenizer_and_config(made / "model")
     transformers.set_seed(0)
     transformers.BertForSequenceClassification(config).save_pretrained(made / "model")
     rng = np.random.default_rng(0)
