@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import IO, NamedTuple
 
 import pytest
 
 from exeunt.cli.main import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def exeunt(*arguments: object, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
@@ -30,6 +28,14 @@ def exeunt(*arguments: object, cwd: Path, ok: bool = True) -> subprocess.Complet
     if ok:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def refusal(*arguments: object, cwd: Path) -> str:
+    """Run a command that cannot be done in a folder, and return what it complains of."""
+    done = exeunt(*arguments, cwd=cwd, ok=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
 
 
 def printed(*arguments: object) -> str:
@@ -59,12 +65,15 @@ class Called(NamedTuple):
     err: str
 
 
-def called(*arguments: object) -> Called:
-    """Run the real `main` in this process, which is some hundred times as fast as a process of its own."""
+def called(*arguments: object, to: IO[str] | None = None) -> Called:
+    """Run the real `main` in this process, which is some hundred times as fast as a process of its own.
+
+    `to`: takes the place of standard output, which is returned if nothing does.
+    """
     out, err = io.StringIO(), io.StringIO()
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        with redirect_stdout(to or out), redirect_stderr(err), pytest.raises(SystemExit) as end:
             main(words(*arguments))
     finally:
         signal.signal(signal.SIGINT, interrupt)

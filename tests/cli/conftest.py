@@ -11,6 +11,8 @@ import exeunt as ex
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.manifest import provenance
 
+from .command import exeunt
+
 SPLIT = {"source": "mine", "fingerprint": "0", "seed": 0, "pretrained": True, "matched_by": "content"}
 ABOUT = {
     "model": {"spec": "mine:net", "weights": None, "n_classes": 5, "macs": 8.0},
@@ -43,3 +45,32 @@ def _whole(tmp_path_factory):
 def run(_whole, tmp_path):
     """A run folder of 3 exits, the last of which is hardly better than the second."""
     return RunFolder.open(shutil.copytree(_whole, tmp_path, dirs_exist_ok=True))
+
+
+WORDS = ("balance", "card", "transfer", "refund")
+TFIDF = "train --model tfidf --data data"
+
+
+def written(folder, part, n, seed):
+    """Write texts with a word of their class, and a third of them with another one, too."""
+    rng = np.random.default_rng(seed)
+    rows = ["text,label"]
+    for label in rng.integers(0, 4, n):
+        words = [WORDS[label], *rng.choice(["my", "is", "late", "please", "where", "the"], 5)]
+        words += [str(rng.choice(WORDS))] if rng.random() < 0.3 else []
+        rows.append(f"{' '.join(rng.permutation(words))} {rng.integers(10**6)},{WORDS[label]}")
+    (folder / f"{part}.csv").write_text("\n".join(rows))
+
+
+@pytest.fixture(scope="session")
+def tfidf(tmp_path_factory):
+    """A folder with a run of tf-idf and its data, and what was said when it was trained."""
+    for package in ("sklearn", "skops"):
+        pytest.importorskip(package)
+    made = tmp_path_factory.mktemp("tfidf")
+    (made / "data").mkdir()
+    written(made / "data", "train", 700, 0)
+    written(made / "data", "test", 300, 1)
+    said = exeunt(f"{TFIDF} --out run", cwd=made).stdout
+    exeunt("calibrate run --budget 100% --policy eero", cwd=made)
+    return made, said

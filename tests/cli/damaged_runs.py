@@ -5,8 +5,10 @@ from __future__ import annotations
 import builtins
 import io
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +24,6 @@ from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model, save_model_config
 from exeunt.torch.models.preparation import save_preparation, synthetic_inputs
 from exeunt.torch.models.weights import save_weights
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "the", "film", "was", "and", "plot"]
 

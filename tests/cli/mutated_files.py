@@ -25,9 +25,10 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,9 +45,6 @@ from exeunt._support.sealed_json import DIGEST  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
 from exeunt.runs.file_digests import FOLDERS  # noqa: E402
 from mutated_json import is_another_value, mutated, resealed  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 KINDS = ("image", "text", "cascade")
 COMMANDS = ("verify", "show", "predict", "serve", "evaluate", "calibrate")

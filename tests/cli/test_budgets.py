@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from made_runs import made_run
-
-pytest.importorskip("typer")
-
 from exeunt._support.files import read_json
 from exeunt.cli.calibrate import _check_budget, _coinciding
 from exeunt.runs.file_digests import EVALUATED
 from exeunt.runs.folder import RunFolder
+from made_runs import made_run
 
 from .command import called
 

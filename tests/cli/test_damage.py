@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +26,6 @@ from exeunt.runs.folder import RunFolder  # noqa: E402
 
 from .command import called  # noqa: E402
 from .damaged_runs import DAMAGE, damaged, image_run, text_run  # noqa: E402
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FIT, CALIBRATE, TEST = TRACES = [f"traces/{part}.parquet" for part in TRACED]
 ANSWERING = {"weights.safetensors", "costs.json", "model/config.json", "policy.json", "plan-eager.json"}

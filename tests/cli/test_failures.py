@@ -145,25 +145,25 @@ main(["show", {str(run.path)!r}])
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "exeunt: interrupted\n")
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_reader_that_has_gone_ends_the_command_quietly(run, options):
+def shown_by_a_process(run, out, **options):
+    command = [sys.executable, "-m", "exeunt", "show", str(run.path)]
+    environ = environment(run.path)
+    return subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environ, check=False, **options)
+
+
+def test_a_reader_that_has_gone_ends_the_command_quietly(run):
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", "exeunt", "show", str(run.path), *options],
-        stdout=writing, stderr=subprocess.PIPE, env=environment(run.path), check=False,
-    )  # fmt: skip
-    os.close(writing)
+    done = shown_by_a_process(run, writing)
     assert (done.returncode, done.stderr) == (141, b"")
+    with os.fdopen(writing, "w") as gone:
+        assert called("show --json", run.path, to=gone) == (141, "", "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
 def test_a_full_disk_behind_standard_output_is_told(run):
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run(
-            [sys.executable, "-m", "exeunt", "show", str(run.path)],
-            stdout=full, stderr=subprocess.PIPE, env=environment(run.path), check=False, text=True,
-        )  # fmt: skip
+        done = shown_by_a_process(run, full, text=True)
     assert (done.returncode, done.stderr[:47]) == (2, "exeunt: no space left on device, free some spac")
     assert len(done.stderr.splitlines()) == 1
 

@@ -10,9 +10,6 @@ import pytest
 import exeunt as ex
 from exeunt._support.files import read_json
 from exeunt.runs.folder import RunFolder
-
-pytest.importorskip("typer")
-
 from exeunt.serve import events
 from exeunt.serve.settings import Settings
 

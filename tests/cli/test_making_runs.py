@@ -18,7 +18,7 @@ from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.trace.cascade_step import CascadeStep
 
-from .command import exeunt
+from .command import exeunt, refusal
 
 pytest.importorskip("onnxscript")
 
@@ -75,7 +75,7 @@ def said(folder):
 @pytest.fixture
 def refused(folder):
     """Return a function from a command that fails to what it complains of."""
-    return lambda *arguments: exeunt(*arguments, cwd=folder, ok=False).stderr
+    return lambda *arguments: refusal(*arguments, cwd=folder)
 
 
 def test_every_command_takes_a_run_at_another_precision(folder, said, refused):
@@ -210,7 +210,7 @@ def test_exits_are_timed_for_all_budgets(refused, budgets_timed):
     assert budgets_timed == [["20%", "90%", "60%"]]
 
 
-def test_mistakes(folder):
+def test_mistakes(folder, refused):
     for arguments, says in (
         ("cascade run --out one", "at least two models, got run"),
         ("cascade run run --out one", "two models are named 'run'"),
@@ -229,10 +229,9 @@ def test_mistakes(folder):
         ("calibrate run --budgets 30%,4ms", "30%, 4ms may mean either: add --of time"),
         ("show run@int3", "choose a precision, int8, bf16, fp16"),
     ):
-        done = exeunt(arguments, cwd=folder, ok=False)
-        assert done.returncode, arguments
-        assert says in done.stderr, (arguments, done.stderr)
-        assert "timing" not in done.stderr  # which takes long, before what is wrong is said
+        told = refused(arguments)
+        assert says in told
+        assert "timing" not in told  # which takes long, before what is wrong is said
     exeunt("cascade . ../run@int8 --out ../from-inside", cwd=folder / "run")
     assert [entry.name for entry in RunFolder.open(folder / "from-inside").cascade] == ["run", "run@int8"]
     shutil.copytree(folder / "run", folder / "lr=0.1")
@@ -240,7 +239,7 @@ def test_mistakes(folder):
     assert [entry.name for entry in RunFolder.open(folder / "named").cascade] == ["lr=0.1@int8", "all"]
     lost = shutil.copytree(folder / "both", folder / "lost")
     (lost / "cascade.json").unlink()
-    assert "cascade.json" in exeunt("calibrate lost --budget 90%", cwd=folder, ok=False).stderr
+    assert "cascade.json" in refused("calibrate lost --budget 90%")
 
 
 def test_a_cascade_is_timed_against_its_models(folder, refused, monkeypatch):

@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +21,6 @@ from exeunt.runs.folder import RunFolder  # noqa: E402
 
 from .command import Called, called, exeunt  # noqa: E402
 from .damaged_runs import image_run  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 TRAIN = (
     "train --model exeunt.zoo:digits --exits 2 --mode joint --epochs 1 --augment none --fit 4 --calibrate 4"
@@ -79,17 +76,22 @@ def check_one_line(err: str) -> None:
     assert "no space left on device, free some space or choose another place" in lines[0]
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_no_room_for_the_last_step(name, whole, tmp_path, monkeypatch):
-    """Everything is written under a temporary name, and then cannot take its place."""
-    run = shutil.copytree(whole / "run", tmp_path / "run")
+def check_refused(name: str, run: Path, whole: Path) -> None:
+    """A command says that there is no room, and leaves the run as it was."""
     before = contents(run)
-    for step in ("replace", "rename"):
-        monkeypatch.setattr(os, step, refuse)
     status, _, err = ran(name, run, whole)
     assert status == 2
     check_one_line(err)
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_room_for_the_last_step(name, whole, tmp_path, monkeypatch):
+    """Everything is written under a temporary name, and then cannot take its place."""
+    run = shutil.copytree(whole / "run", tmp_path / "run")
+    for step in ("replace", "rename"):
+        monkeypatch.setattr(os, step, refuse)
+    check_refused(name, run, whole)
 
 
 @pytest.fixture
@@ -118,15 +120,11 @@ def fill(disk: Path, *, but: int = 0) -> None:
 @pytest.mark.parametrize("name", NAMED)
 def test_a_full_disk(name, whole, disk):
     run = shutil.copytree(whole / "run", disk / "run")
-    before = contents(run)
     fill(disk)
-    status, _, err = ran(name, run, whole)
-    assert status == 2
-    check_one_line(err)
-    assert contents(run) == before
+    check_refused(name, run, whole)
     (disk / "filler").unlink()
-    status, _, err = ran(name, run, whole)
-    assert status == 0, err
+    done = ran(name, run, whole)
+    assert done.status == 0, done.err
 
 
 @pytest.mark.parametrize("name", NAMED)

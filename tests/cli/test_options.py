@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("typer")
 
 from exeunt.cli.app import app
 from exeunt.errors import InputError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +16,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from .command import called, environment, exeunt
-from .test_tfidf import WORDS, written
+from .command import called, environment
+from .conftest import WORDS
 
 for package in ("sklearn", "skops", "fastapi", "uvicorn", "httpx"):
     pytest.importorskip(package)
@@ -25,14 +26,8 @@ TEXTS = {"texts": [f"{word} please" for word in WORDS]}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("serving")
-    (made / "data").mkdir()
-    written(made / "data", "train", 700, 0)
-    written(made / "data", "test", 300, 1)
-    exeunt("train --model tfidf --data data --out run", cwd=made)
-    exeunt("calibrate run --budget 100%", cwd=made)
-    return made
+def folder(tfidf, tmp_path_factory):
+    return shutil.copytree(tfidf[0], tmp_path_factory.mktemp("serving"), dirs_exist_ok=True)
 
 
 def started(folder, *options, workers, **more):

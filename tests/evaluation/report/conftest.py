@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from made_report import made_report
 
 from chromium import browser
 from exeunt.evaluation.report import write_report
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["browser", "open_page"]
 
