@@ -47,6 +47,20 @@ def run(_whole, tmp_path):
     return RunFolder.open(shutil.copytree(_whole, tmp_path, dirs_exist_ok=True))
 
 
+@pytest.fixture
+def not_drawn(monkeypatch):
+    """Figures are made, and not drawn, which takes a second: test_end_to_end.py and tests/figures do."""
+
+    def saved(drawn, path):
+        files = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
+        for file in files:
+            file.touch()
+        return files
+
+    for module in ("exeunt.evaluation.figures", "exeunt.evaluation.figures.style"):
+        monkeypatch.setattr(f"{module}.save_figure", saved)
+
+
 WORDS = ("balance", "card", "transfer", "refund")
 TFIDF = "train --model tfidf --data data"
 

@@ -26,6 +26,7 @@ TRAIN = (
     "train --model exeunt.zoo:digits --data sklearn:digits --exits 2 --mode joint --epochs 2 --augment none --fit 150 "
     "--calibrate 150"
 )
+pytestmark = pytest.mark.usefixtures("not_drawn")
 TIMED = "--repeats 2 --max-seconds 0.2"
 
 
@@ -33,20 +34,6 @@ TIMED = "--repeats 2 --max-seconds 0.2"
 def _cut_once():
     with cut_once(lambda run: run.weights.read_bytes()):
         yield
-
-
-@pytest.fixture(autouse=True)
-def _not_drawn(monkeypatch):
-    """Figures are made, and not drawn: test_end_to_end.py and tests/figures do."""
-
-    def saved(drawn, path):
-        files = [path.with_suffix(f".{kind}") for kind in ("png", "svg")]
-        for file in files:
-            file.touch()
-        return files
-
-    for module in ("exeunt.evaluation.figures", "exeunt.evaluation.figures.style"):
-        monkeypatch.setattr(f"{module}.save_figure", saved)
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,7 @@ def test_the_report_of_a_comparison_draws_the_watch_of_a_run_with_a_policy(
     assert re.search(missing, capsys.readouterr().out)
 
 
-def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path):
+def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path, not_drawn):
     file = written(predictions(calibrated), tmp_path / "same.parquet")
     done = called("watch", calibrated.path, file, "--figure", tmp_path / "watch")
     assert f"written to {tmp_path / 'watch.svg'}" in done.out

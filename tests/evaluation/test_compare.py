@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from conftest import synthetic_logits
 from exeunt.evaluation import processes
 from exeunt.evaluation.cache import SplitCache
 from exeunt.evaluation.statistics import guarantees
@@ -204,7 +203,8 @@ def _runs(pid: int) -> bool:
 def test_several_traces_by_name_and_by_path(trace, make_trace, tmp_path):
     other = make_trace(300, m=2, seed=3)
     trace.save(tmp_path / "first.parquet")
-    logits, labels = synthetic_logits(90, 2, 3, seed=0)
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((90, 2, 3)), rng.integers(0, 3, 90)
     np.savez(tmp_path / "third.npz", logits=logits, labels=labels, macs=np.array([1.0, 2.0]))
     few = {"budgets": ["70%"], "policies": ["eero", "msdnet"], "splits": 2, "workers": 0}
     found = ex.compare({"first": trace, "second": other}, **few)
