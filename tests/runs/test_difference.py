@@ -155,14 +155,14 @@ def test_runs_without_common_inputs_have_no_answers_to_compare(run, tmp_path):
 
 
 def test_what_is_no_side_is_refused(run, tmp_path):
-    policy_of(run).save(tmp_path / "lone.json")
-    other = made_run(tmp_path / "b", 3)
-    replace(policy_of(other), run=other.digest).save(tmp_path / "foreign.json")
-    for second, error, told in (
-        (tmp_path / "lone.json", ex.InputError, "lies in no run"),
-        (tmp_path / "nowhere", ex.InputError, "does not exist"),
-        (f"{run.path}@40%", ex.InfeasibleBudget, "smallest budget of this set"),
-        (tmp_path / "foreign.json", ex.ArtefactError, r"foreign\.json was calibrated for another"),
+    lone, foreign, other = tmp_path / "lone.json", tmp_path / "foreign.json", made_run(tmp_path / "b", 3)
+    policy_of(run).save(lone)
+    replace(policy_of(other), run=other.digest).save(foreign)
+    for first, second, error, told in (
+        (lone, lone, ex.InputError, "lies in no run"),
+        (run.path, tmp_path / "nowhere", ex.InputError, "does not exist"),
+        (f"{run.path}@40%", run.path, ex.InfeasibleBudget, "smallest budget of this set"),
+        (run.path, foreign, ex.ArtefactError, r"foreign\.json was calibrated for another"),
     ):
         with pytest.raises(error, match=told):
-            open_sides(str(run.path), str(second))
+            open_sides(str(first), str(second))

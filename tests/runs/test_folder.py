@@ -229,7 +229,7 @@ def test_refuses_a_manifest_that_was_edited_whether_or_not_its_digest_fits(run, 
 def test_refuses_what_is_no_manifest(run):
     whole = json.dumps(run.manifest)
     for text, reason in (
-        (whole[:-20], "truncated"),
+        (whole[:-20], "is not complete JSON"),
         ('{"format": "something else"}', "not a manifest"),
         (json.dumps(_without(run.manifest, "sha256")), "digest does not match"),
     ):
