@@ -409,16 +409,16 @@ _NOT_USED = "not used: it was measured on another kind of machine"
 
 
 def sealed_campaign(
-    case: Case, seed: int, n: int, say: Callable[[str], None] = print
+    case: Case, seed: int, n: int, say: Callable[[str], None] = print, *, but: str = ""
 ) -> tuple[Counter[Any], list[str]]:
     """Return how often commands did what with files that were mutated n times each and whose digests fit, and what was
-    wrong.
+    wrong. `but`: the name of a run whose files are left alone.
     """
     counts, problems = Counter(), []
     # What transformers reads is not looked at: a size there that no memory holds is taken at its word.
     own = [file for file in case.contents if file not in case.inputs and file.parent.name not in FOLDERS]
     of_runs = [file for file in own if file.suffix == ".json" or file.parent.name == "traces"]
-    for place, file in enumerate(of_runs):
+    for place, file in enumerate(file for file in of_runs if but not in file.relative_to(case.root).parts):
         rng = np.random.default_rng([seed, place])
         for _ in range(n):
             how, may_change = mutate_value(file, rng)

@@ -86,7 +86,7 @@ def test_a_cascade_is_a_run(folder, said, refused):
     shown = said("show both")
     for exit_ in ("small: last exit", "run: blocks.1", "run: last exit"):
         assert exit_ in shown
-    assert "written to both" in said("calibrate both --budget 90%")
+    assert "written to both" in said("calibrate both --budget 90% --policy eero")
     evaluated = said("evaluate both --splits 1")
     assert " alone is" in evaluated
     assert "both/figures/accuracy_against_budget.png" in evaluated

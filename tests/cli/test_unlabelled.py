@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 Image = pytest.importorskip("PIL.Image")
 
-HEADS = "--exits 3 --epochs 10 --size 8 --mean 0.3,0.3,0.3 --std 0.38,0.38,0.38"
+HEADS = "--exits 3 --epochs 6 --size 8 --mean 0.3,0.3,0.3 --std 0.38,0.38,0.38"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import exeunt as ex
 from exeunt.trace.cascade_step import CascadeStep
 
 
-def world(n=600):
+def world(n=900):
     """Two models that err apart, and one that is worse and more expensive."""
     rng = np.random.default_rng(0)
     label, id_ = rng.integers(0, 3, n), np.arange(n, dtype=np.uint64)
