@@ -19,7 +19,7 @@ from exeunt.policy import Policy
 from exeunt.watch import Watch
 from mutated_json import mutated
 
-N = 100
+N = 200
 KINDS = ("policy", "certified policy", "costs", "split", "watch", "plan")
 
 
