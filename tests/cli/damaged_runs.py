@@ -1,32 +1,29 @@
-"""Runs with every file that a command writes, ways to damage a file, and the command line in this process."""
+"""Runs with every file that a command writes, and ways to damage a file."""
 
 from __future__ import annotations
 
 import builtins
 import io
 import os
-import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import exeunt as ex
 from damaged_files import damage
 from exeunt.data import Preprocess
 from exeunt.engine.plan import Plan
+from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model, save_model_config
 from exeunt.torch.models.preparation import save_preparation, synthetic_inputs
 from exeunt.torch.models.weights import save_weights
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import pytest
 
 WORDS = ["good", "fine", "great", "bad", "poor", "awful", "the", "film", "was", "and", "plot"]
 
@@ -39,20 +36,25 @@ def image_run(folder: Path) -> RunFolder:
 
 def text_run(folder: Path) -> RunFolder:
     """An untrained transformer in the Hugging Face form, and its tokeniser."""
-    import transformers
-
     source = folder.parent / "source"
-    source.mkdir()
-    (source / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    tokenizer = transformers.BertTokenizerFast(str(source / "vocab.txt"))
-    tokenizer.save_pretrained(source)
-    transformers.BertConfig(
-        vocab_size=16, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, num_labels=2,
-    ).save_pretrained(source)  # fmt: skip
+    tokenizer, config = tokenizer_and_config(source)
+    config.save_pretrained(source)
     texts = [" ".join(np.random.default_rng(i).choice(WORDS, 5)) for i in range(60)]
     inputs = dict(tokenizer(texts, padding="max_length", max_length=8, return_tensors="pt"))
     return _finished(folder, f"hf:{source}", tokenizer, inputs, 2)
+
+
+def tokenizer_and_config(folder: Path) -> tuple[Any, Any]:
+    """Save the tokeniser of a tiny transformer in a folder; return it, and the transformer's configuration."""
+    import transformers
+
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=16, max_position_embeddings=32, num_labels=2, **sizes)
+    return tokenizer, config
 
 
 def _finished(folder: Path, spec: str, prepare: Any, inputs: Any, n_classes: int) -> RunFolder:
@@ -64,19 +66,18 @@ def _finished(folder: Path, spec: str, prepare: Any, inputs: Any, n_classes: int
     trace = record(network, [(inputs, label, torch.arange(60))])
     save_weights(network, folder / "weights.safetensors")
     save_model_config(spec, network.backbone, folder)
+    split = {"source": "noise", "fingerprint": "0", "seed": 0, "pretrained": False, "matched_by": "content"}
     about = {
         "model": {"spec": spec, "weights": None, "n_classes": n_classes, "macs": network.backbone_macs},
         "network": network.config(),
         "inputs": save_preparation(prepare, folder, example),
         "class_names": [f"class {k}" for k in range(n_classes)],
         "data": {"name": "noise", "label": None, "fingerprint": "0"},
-        "split": {
-            "source": "noise", "fingerprint": "0", "seed": 0, "pretrained": False, "matched_by": "content",
-            "dropped": 0, "parts": {},
-        },
-        "training": {}, "provenance": {},
-    }  # fmt: skip
-    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+        "split": {**split, "dropped": 0, "parts": {}},
+        "training": {},
+        "provenance": {},
+    }
+    parts = dict(zip(TRACED, trace.split(), strict=True))
     run = RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
     run.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="60%"))
     for executor in ("eager", "onnx"):
@@ -88,12 +89,12 @@ DAMAGE = ("flip", "truncate", "empty", "folder", "link", "unreadable", "remove",
 
 
 @contextmanager
-def damaged(file: Path, harm: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
+def damaged(file: Path, harm: str) -> Iterator[None]:
     """Damage a file; afterwards it is whole again."""
     content = file.read_bytes()
     if harm == "unreadable":
-        with patch.context() as inner:
-            _make_unreadable(file, inner)
+        with pytest.MonkeyPatch.context() as patch:
+            _make_unreadable(file, patch)
             yield
             file.chmod(0o644)
         return
@@ -120,28 +121,3 @@ def _make_unreadable(file: Path, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(io, "open", refuse)
         patch.setattr(builtins, "open", refuse)
-
-
-class Done(NamedTuple):
-    """What a command did: exit status, standard output, standard error."""
-
-    status: int
-    out: str
-    err: str
-
-
-def command(patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
-    """Run the command line as `exeunt` does; an exception that it does not turn into a line is raised."""
-    from exeunt.cli.main import main
-
-    capfd.readouterr()
-    with patch.context() as inner:
-        inner.setattr(sys, "argv", ["exeunt", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code or 0
-        else:
-            status = 0
-    out, err = capfd.readouterr()
-    return Done(int(status), out, err)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import base64
 import faulthandler
-import io
 import json
 import os
 import pickle
@@ -26,9 +25,10 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,17 +36,15 @@ import pyarrow.parquet as pq
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # where it runs as a program
 
+from command import called  # noqa: E402 - after the path
 from damaged_runs import WORDS, image_run, text_run  # noqa: E402
 
-from damaged_files import DEEP, Hangs, within  # noqa: E402 - after the path
+from damaged_files import DEEP, Hangs, within  # noqa: E402
 from exeunt._support.files import file_digest  # noqa: E402
 from exeunt._support.sealed_json import DIGEST  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
 from exeunt.runs.file_digests import FOLDERS  # noqa: E402
 from mutated_json import is_another_value, mutated, resealed  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 KINDS = ("image", "text", "cascade")
 COMMANDS = ("verify", "show", "predict", "serve", "evaluate", "calibrate")
@@ -74,13 +72,9 @@ class _Bomb:
 def content_of(how: str, content: bytes, rng: Any, other: bytes, sibling: bytes, marker: Path) -> bytes:
     """Return a file's content, mutated."""
     middle = int(rng.integers(len(content)))
-    if how == "flip":
-        return (
-            content[:middle] + bytes([content[middle] ^ (1 << int(rng.integers(8)))]) + content[middle + 1 :]
-        )
-    if how == "burst":
-        return content[:middle] + rng.bytes(64) + content[middle + 64 :]
     made: dict[str, Callable[[], bytes]] = {
+        "flip": lambda: content[:middle] + flipped(content[middle], rng) + content[middle + 1 :],
+        "burst": lambda: content[:middle] + rng.bytes(64) + content[middle + 64 :],
         "cut": lambda: content[:middle],
         "headless": lambda: content[middle + 1 :],
         "twice": lambda: content * 2,
@@ -94,6 +88,10 @@ def content_of(how: str, content: bytes, rng: Any, other: bytes, sibling: bytes,
         "pickle": lambda: pickle.dumps(_Bomb(marker)),
     }
     return made[how]()
+
+
+def flipped(byte: int, rng: Any) -> bytes:
+    return bytes([byte ^ (1 << int(rng.integers(8)))])
 
 
 def with_absurd_header(content: bytes) -> bytes:
@@ -159,35 +157,30 @@ def made_cascade(root: Path, seed: int) -> None:
 
     rng, source = np.random.default_rng(seed), root / "source"
     source.mkdir()
-    for part, n in (("train", 600), ("test", 300)):
+    for part, n in (("train", 300), ("test", 150)):
         drawn = [rng.choice(WORDS, 5).tolist() for _ in range(n)]
         lines = [f"{' '.join(words)} {i},{int('good' in words)}" for i, words in enumerate(drawn)]
         (source / f"{part}.csv").write_text("\n".join(["text,label", *lines]))
     quiet: dict[str, Any] = {"say": lambda _: None}
     models = {name: train_tfidf(str(source), root / name, **quiet) for name in ("first", "second")}
     make_cascade(root / "run", models, **quiet)
-    assert called("calibrate", str(root / "run"), "--budget", "100%", "--policy", "eero")[0] == 0
+    assert called("calibrate --budget 100% --policy eero", root / "run").status == 0
 
 
 class Case:
     """A run with inputs for it, another run of the same kind, and what the commands answer while all is whole."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self.kind, self.folder, self.data, self.texts = (
-            kind,
-            folder,
-            folder / "data",
-            ["good plot", "bad film"],
-        )
+        self.kind, self.folder, self.data = kind, folder, folder / "data"
+        self.texts = ["good plot", "bad film"]
         self.data.mkdir(parents=True)
         self.root, self.other = folder / "run", folder / "other"
         self.path = self.root / "run"
         for seed, root in enumerate((self.root, self.other)):
             root.mkdir()
             made_cascade(root, seed) if kind == "cascade" else made_network(root / "run", kind)
-            (root / "run" / "serving.json").write_text(
-                '{"budget": "%s", "loads": 0}' % ("90%" if seed else "95%")
-            )
+            served = {"budget": "90%" if seed else "95%", "loads": 0}
+            (root / "run" / "serving.json").write_text(json.dumps(served))
             (root / "run" / "evaluation.json").write_text('{"warning": ""}')
         self.inputs = self._write_inputs(np.random.default_rng(1))
         self.contents = {file: file.read_bytes() for file in self.files()}
@@ -227,14 +220,11 @@ class Case:
             return self._served()
         out = self.folder / "out.parquet"
         out.unlink(missing_ok=True)
-        more = OPTIONS.get(
-            command, ("--data", str(self.data), "--out", str(out)) if command == "predict" else ()
-        )
-        status, said, err = called(command, str(self.path), *more)
+        more = ("--data", self.data, "--out", out) if command == "predict" else OPTIONS.get(command, ())
+        status, said, err = called(command, self.path, *more)
         if command == "predict" and out.exists():
-            return status, pq.read_table(out).drop_columns(
-                ["confidence", "score", "first_score", "tie"]
-            ).to_pylist()
+            table = pq.read_table(out).drop_columns(["confidence", "score", "first_score", "tie"])
+            return status, table.to_pylist()
         return status, said if status == 0 or command == "verify" else err
 
     def _served(self) -> tuple[int, Any]:
@@ -264,22 +254,17 @@ class Case:
         status, answer = self.answer_in_time(command)
         if status in ("hung", "failed"):
             return str(status), str(answer)
+        if status == 0 and answer == self.whole[command][1]:
+            return "same", ""
         if status == 0:
-            is_same = answer == self.whole[command][1]
-            return (
-                ("same", "")
-                if is_same
-                else ("another answer", "" if may_change or command == "show" else str(answer))
-            )
+            return "another answer", "" if may_change or command == "show" else str(answer)
         if command == "verify":
             return ("refused", "") if "exeunt: unexpected" not in answer else ("failed", answer)
         if isinstance(answer, list):  # every input is refused, with the reason
             return "refused", ""
         *notes, last = answer.strip().splitlines()
-        is_line = (
-            status == 2 and last.startswith("exeunt: ") and all(note.startswith("note: ") for note in notes)
-        )
-        return "refused", "" if is_line else str(answer)
+        is_line = last.startswith("exeunt: ") and all(note.startswith("note: ") for note in notes)
+        return "refused", "" if status == 2 and is_line else str(answer)
 
     def answer_in_time(self, command: str) -> tuple[int | str, Any]:
         """Return what `answer` does; "hung" or "failed" and why where it does not."""
@@ -319,31 +304,13 @@ class Case:
         return ("another answer", str(wrong)) if wrong else ("told in a row", "")
 
 
-def called(*arguments: str) -> tuple[int, str, str]:
-    """Run the command line; an error that it does not turn into a line is raised."""
-    from exeunt.cli.main import main
-
-    out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["exeunt", *arguments]
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main()
-    except SystemExit as ended:
-        return int(ended.code or 0), out.getvalue(), err.getvalue()
-    finally:
-        sys.argv = before
-    return 0, out.getvalue(), err.getvalue()
-
-
 def mutations(case: Case, seed: int) -> Iterator[tuple[Path, str, bytes | None]]:
     """Yield files, what is done to each, and its new content; None where something else takes its place."""
     marker = case.folder / "code was run"
     rng = np.random.default_rng(seed)
     for file in case.files():
-        content, siblings = (
-            file.read_bytes(),
-            [one for one in case.files() if one.parent == file.parent != file],
-        )
+        content = file.read_bytes()
+        siblings = [one for one in case.files() if one.parent == file.parent != file]
         others = [one for one in siblings if one.read_bytes() != content] or case.files()
         sibling = others[int(rng.integers(len(others)))].read_bytes()
         other = sibling if file in case.inputs else (case.other / file.relative_to(case.root)).read_bytes()
@@ -357,17 +324,15 @@ def campaign(case: Case, seed: int, say: Callable[[str], None] = print) -> tuple
     """Return how often commands did what, and what was wrong."""
     counts, problems = Counter(), []
     for file, how, content in mutations(case, seed):
-        is_whole = content == file.read_bytes() or (
-            how == "gone" and file.stem.startswith(("plan-", "policy"))
-        )
+        may_lack = how == "gone" and file.stem.startswith(("plan-", "policy"))
+        is_whole = content == file.read_bytes() or may_lack
         counts["mutations"] += 1
         with in_place_of(file, how, content):
             for command in COMMANDS:
                 if command == "serve" and file in case.inputs:
                     continue
-                faulthandler.dump_traceback_later(
-                    3 * LONGEST_S, exit=True
-                )  # where even a signal is not looked at
+                # Where even a signal is not looked at.
+                faulthandler.dump_traceback_later(3 * LONGEST_S, exit=True)
                 what, wrong = case.problem(command, file, is_whole=is_whole)
                 faulthandler.cancel_dump_traceback_later()
                 counts[command, what] += 1
@@ -394,12 +359,11 @@ def sealed_again(root: Path, file: Path) -> None:
     run = next(folder for folder in file.parents if (folder / "bundle.json").exists())
     manifest, name = _read(run / "bundle.json"), file.relative_to(run).as_posix()
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if isinstance(files, dict) and name in files:
+    is_named = isinstance(files, dict) and name in files
+    if is_named:
         files[name] = file_digest(file)
         _write(run / "bundle.json", manifest)
-    if not isinstance(manifest, dict) or (
-        name != "bundle.json" and not (isinstance(files, dict) and name in files)
-    ):
+    if not isinstance(manifest, dict) or not (is_named or name == "bundle.json"):
         return
     digest = _read(run / "bundle.json").get(DIGEST)
     if (run / "policy.json").exists():
@@ -408,11 +372,10 @@ def sealed_again(root: Path, file: Path) -> None:
         _write(run / "policy.json", policy)
     for cascade in root.glob("*/cascade.json"):
         known = _read(cascade) if cascade.parent != run else {"models": []}
-        if used := [
-            one for one in known["models"] if (cascade.parent / one["run"]).resolve() == run.resolve()
-        ]:
-            for one in used:
-                one["digest"] = digest
+        used = [one for one in known["models"] if (cascade.parent / one["run"]).resolve() == run.resolve()]
+        for one in used:
+            one["digest"] = digest
+        if used:
             _write(cascade, known)
             sealed_again(root, cascade)
 
@@ -446,16 +409,16 @@ _NOT_USED = "not used: it was measured on another kind of machine"
 
 
 def sealed_campaign(
-    case: Case, seed: int, n: int, say: Callable[[str], None] = print
+    case: Case, seed: int, n: int, say: Callable[[str], None] = print, *, but: str = ""
 ) -> tuple[Counter[Any], list[str]]:
     """Return how often commands did what with files that were mutated n times each and whose digests fit, and what was
-    wrong.
+    wrong. `but`: the name of a run whose files are left alone.
     """
     counts, problems = Counter(), []
     # What transformers reads is not looked at: a size there that no memory holds is taken at its word.
     own = [file for file in case.contents if file not in case.inputs and file.parent.name not in FOLDERS]
     of_runs = [file for file in own if file.suffix == ".json" or file.parent.name == "traces"]
-    for place, file in enumerate(of_runs):
+    for place, file in enumerate(file for file in of_runs if but not in file.relative_to(case.root).parts):
         rng = np.random.default_rng([seed, place])
         for _ in range(n):
             how, may_change = mutate_value(file, rng)

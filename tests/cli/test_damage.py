@@ -6,9 +6,11 @@ away at once, and its answer must stay the same.
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +22,13 @@ import pyarrow.parquet as pq  # noqa: E402 - after the skips
 
 import exeunt.runs  # noqa: E402
 from exeunt.errors import ExeuntError  # noqa: E402
+from exeunt.runs.file_digests import TRACED  # noqa: E402
 from exeunt.runs.folder import RunFolder  # noqa: E402
 
-from .damaged_runs import DAMAGE, command, damaged, image_run, text_run  # noqa: E402
+from .command import called  # noqa: E402
+from .damaged_runs import DAMAGE, damaged, image_run, text_run  # noqa: E402
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-TRACES = {"traces/fit.parquet", "traces/calibrate.parquet", "traces/test.parquet"}
+FIT, CALIBRATE, TEST = TRACES = [f"traces/{part}.parquet" for part in TRACED]
 ANSWERING = {"weights.safetensors", "costs.json", "model/config.json", "policy.json", "plan-eager.json"}
 TOKENS = {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
 STAGES = {f"onnx/stage-{i:02d}.onnx" for i in range(3)}
@@ -35,15 +36,15 @@ ON_ONNX = {"policy.json", "onnx/manifest.json", *STAGES, "plan-onnx.json"}
 EVERYTHING = {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX, "plan-onnx.json"}
 
 READS = {
-    "show": {"costs.json", "traces/fit.parquet", "policy.json"},
-    "calibrate": {"costs.json", "traces/fit.parquet", "traces/calibrate.parquet"},
-    "evaluate": {"traces/calibrate.parquet", "traces/test.parquet", "policy.json"},
+    "show": {"costs.json", FIT, "policy.json"},
+    "calibrate": {"costs.json", FIT, CALIBRATE},
+    "evaluate": {CALIBRATE, TEST, "policy.json"},
     "predict": {*ANSWERING, *TOKENS},
     "export": {"weights.safetensors", "costs.json", "model/config.json", *TOKENS},
     "bench": {*TRACES, *ANSWERING, *TOKENS},
     "verify": EVERYTHING,
     "load": ANSWERING,
-    "diff": {"costs.json", "traces/test.parquet", "policy.json"},
+    "diff": {"costs.json", TEST, "policy.json"},
 }
 """Which files a command reads besides the manifest, which all read; on PyTorch."""
 READS_ON_ONNX = {
@@ -55,14 +56,7 @@ READS_ON_ONNX = {
 
 MAY_LACK = {"plan-eager.json", "plan-onnx.json"}
 """Files that no command needs."""
-REMEDIES = (
-    "again",
-    "restore it",
-    "`exeunt train`",
-    "`exeunt calibrate",
-    "move it away",
-    "change its permissions",
-)
+REMEDIES = "again|restore it|`exeunt train`|`exeunt calibrate|move it away|change its permissions"
 
 
 class Case:
@@ -98,11 +92,11 @@ class Case:
         }
         return [name, self.path, *more.get(name, [])]
 
-    def run(self, name: str, patch: pytest.MonkeyPatch, capfd: Any) -> tuple[int, Any, str]:
+    def run(self, name: str) -> tuple[int, Any, str]:
         """Return a command's exit status, what it answers, and its error output; the run is then as before."""
         if name == "load":
             return self._load()
-        status, answer, err = command(patch, capfd, *self.arguments(name))
+        status, answer, err = called(*self.arguments(name))
         out = self.folder / "out.parquet"
         if name == "predict":
             answer = pq.read_table(out).drop_columns(["confidence"]).to_pydict() if out.exists() else None
@@ -160,15 +154,15 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request, monkeypatch, capfd):
+def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request):
     case: Case = request.getfixturevalue(kind)
-    status, whole, err = case.run(name, monkeypatch, capfd)
+    status, whole, err = case.run(name)
     assert status == 0, err
     problems = []
     for file in sorted({"bundle.json", *(case.reads[name] & case.files())}):
         for harm in DAMAGE:
-            with damaged(case.path / file, harm, monkeypatch):
-                status, answer, err = case.run(name, monkeypatch, capfd)
+            with damaged(case.path / file, harm):
+                status, answer, err = case.run(name)
             if _may_be_missed(name, file, harm):
                 sound = status == 0
             elif file == "onnx/manifest.json" and harm in ("remove", "link") and name != "verify":
@@ -178,7 +172,7 @@ def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request, mo
             if not sound or "Traceback" in err:
                 problems.append(f"{file}, {harm}: status {status}, {err!r}")
     assert not problems, "\n".join(problems)
-    assert case.run(name, monkeypatch, capfd)[:2] == (0, whole)
+    assert case.run(name)[:2] == (0, whole)
 
 
 def _may_be_missed(name: str, file: str, harm: str) -> bool:
@@ -192,26 +186,26 @@ def _helps(err: str, file: Path) -> bool:
     output = [line for line in err.splitlines() if not line.startswith("warning: other work keeps ")]
     lines = [line for line in output if file.name in line or str(file.parent) in line]
     begins = bool(output) and output[0].startswith("exeunt: ")
-    return begins and len(lines) == 1 and any(remedy in lines[0] for remedy in REMEDIES)
+    return begins and len(lines) == 1 and re.search(REMEDIES, lines[0]) is not None
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case.values[1] != "verify"])
 @pytest.mark.parametrize("harm", ["remove", "folder"])
-def test_files_that_are_not_read_do_not_matter(kind, name, harm, request, monkeypatch, capfd):
+def test_files_that_are_not_read_do_not_matter(kind, name, harm, request):
     case: Case = request.getfixturevalue(kind)
-    _, whole, _ = case.run(name, monkeypatch, capfd)
+    _, whole, _ = case.run(name)
     written = {"policy.json"} if name == "calibrate" else set()
     others = case.files() - case.reads[name] - {"bundle.json"} - written
     with ExitStack() as stack:
         for file in others:
-            stack.enter_context(damaged(case.path / file, harm, monkeypatch))
-        status, answer, err = case.run(name, monkeypatch, capfd)
+            stack.enter_context(damaged(case.path / file, harm))
+        status, answer, err = case.run(name)
     assert (status, answer) == (0, whole), err
 
 
-def test_calibrate_says_that_a_folder_is_where_the_policy_belongs(image, monkeypatch, capfd):
-    with damaged(image.path / "policy.json", "folder", monkeypatch):
-        status, _, err = image.run("calibrate", monkeypatch, capfd)
+def test_calibrate_says_that_a_folder_is_where_the_policy_belongs(image):
+    with damaged(image.path / "policy.json", "folder"):
+        status, _, err = image.run("calibrate")
     assert status == 2
     assert _helps(err, image.path / "policy.json")
     assert "move it away" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 
@@ -20,22 +21,20 @@ from .command import called, environment
 @pytest.mark.parametrize(
     ("arguments", "told", "command"),
     [
-        (["trian"], "No such command 'trian'", "exeunt"),
-        (["train", "--model", "m"], "Missing option '--data'", "exeunt train"),
-        (["train", "--epochs"], "'--epochs' requires an argument", "exeunt train"),
-        (["train", "--epochs", "many"], "'--epochs'.*'many'", "exeunt train"),
-        (["train", "--epochs", "0"], "'--epochs'.*1.*'?0'?", "exeunt train"),
-        (["bench", "--epoch", "3", "run"], "No such option: --epoch", "exeunt bench"),
-        (["show"], "Missing argument 'RUN'", "exeunt show"),
+        ("trian", "No such command 'trian'", "exeunt"),
+        ("train --model m", "Missing option '--data'", "exeunt train"),
+        ("train --epochs", "'--epochs' requires an argument", "exeunt train"),
+        ("train --epochs many", "'--epochs'.*'many'", "exeunt train"),
+        ("train --epochs 0", "'--epochs'.*1.*'?0'?", "exeunt train"),
+        ("bench --epoch 3 run", "No such option: --epoch", "exeunt bench"),
+        ("show", "Missing argument 'RUN'", "exeunt show"),
     ],
 )
 def test_what_the_parser_refuses(arguments, told, command):
-    done = called(*arguments)
+    done = called(arguments)
     first, second = done.err.splitlines()
-    assert done.status == 2
-    assert not done.out
-    assert first.startswith("exeunt: ")
-    assert pytest.importorskip("re").search(told, first)
+    assert (done.status, done.out) == (2, "")
+    assert re.search(f"^exeunt: .*{told}", first)
     assert second == f"`{command} --help` lists what can be given"
 
 
@@ -44,33 +43,41 @@ def test_without_arguments_the_help_is_shown():
     assert called("--version").status == called().status == 0
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_fault_of_ours_is_two_lines_and_the_traceback_where_asked_for(monkeypatch, place):
-    def fail(_):
-        raise KeyError("no such key\nand a table of them")
+def raising(error):
+    """Return what raises an error, whatever it is called with."""
 
-    monkeypatch.setattr(RunFolder, "open", fail)
-    done = called("show", "run")
-    assert done == (
-        1,
-        "",
-        "exeunt: unexpected KeyError: 'no such key\\nand a table of them'\nadd --debug to see where\n",
-    )
-    arguments = ["show", "run"]
-    arguments.insert(place, "--debug")
-    assert "Traceback" in called(*arguments).err
-    assert called(*arguments).err.endswith(done.err)
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Return a function from an error to what `show` makes of it, where that is raised as the run is opened."""
+
+    def show(error, *arguments):
+        monkeypatch.setattr(RunFolder, "open", raising(error))
+        return called(*(arguments or ("show run",)))
+
+    return show
+
+
+def test_a_fault_of_ours_is_two_lines_and_the_traceback_where_asked_for(shown):
+    fault = KeyError("no such key\nand a table of them")
+    told = "exeunt: unexpected KeyError: 'no such key\\nand a table of them'\nadd --debug to see where\n"
+    assert shown(fault) == (1, "", told)
+    for arguments in ("--debug show run", "show --debug run", "show run --debug"):
+        err = shown(fault, arguments).err
+        assert "Traceback" in err
+        assert err.endswith(told)
 
 
 @pytest.mark.parametrize(
     ("error", "status"), [(InputError("wrong"), 2), (MissingExtra("install it"), 3), (ValueError(), 1)]
 )
-def test_the_exit_status_tells_what_kind_of_error_it_was(monkeypatch, error, status):
-    def fail(_):
-        raise error
-
-    monkeypatch.setattr(RunFolder, "open", fail)
-    assert called("show", "run").status == status
+def test_the_exit_status_tells_what_kind_of_error_it_was(shown, error, status):
+    assert shown(error).status == status
 
 
 def test_a_run_that_is_missing_is_told_before_a_missing_budget(tmp_path):
@@ -111,12 +118,8 @@ def test_an_error_while_another_is_handled_is_told_itself():
     assert described(_wrapped(errno.ENOENT), [])[0].startswith("unexpected RuntimeError: unexpected pos 704")
 
 
-def test_an_interruption_is_one_line(monkeypatch):
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "open", interrupt)
-    assert called("show", "run") == (130, "", "exeunt: interrupted\n")
+def test_an_interruption_is_one_line(shown):
+    assert shown(KeyboardInterrupt()) == (130, "", "exeunt: interrupted\n")
 
 
 @pytest.mark.parametrize("made_of_it", ["KeyboardInterrupt", "ImportError('half of it')"])
@@ -142,25 +145,25 @@ main(["show", {str(run.path)!r}])
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "exeunt: interrupted\n")
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_reader_that_has_gone_ends_the_command_quietly(run, options):
+def shown_by_a_process(run, out, **options):
+    command = [sys.executable, "-m", "exeunt", "show", str(run.path)]
+    environ = environment(run.path)
+    return subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environ, check=False, **options)
+
+
+def test_a_reader_that_has_gone_ends_the_command_quietly(run):
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", "exeunt", "show", str(run.path), *options],
-        stdout=writing, stderr=subprocess.PIPE, env=environment(run.path), check=False,
-    )  # fmt: skip
-    os.close(writing)
+    done = shown_by_a_process(run, writing)
     assert (done.returncode, done.stderr) == (141, b"")
+    with os.fdopen(writing, "w") as gone:
+        assert called("show --json", run.path, to=gone) == (141, "", "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
 def test_a_full_disk_behind_standard_output_is_told(run):
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run(
-            [sys.executable, "-m", "exeunt", "show", str(run.path)],
-            stdout=full, stderr=subprocess.PIPE, env=environment(run.path), check=False, text=True,
-        )  # fmt: skip
+        done = shown_by_a_process(run, full, text=True)
     assert (done.returncode, done.stderr[:47]) == (2, "exeunt: no space left on device, free some spac")
     assert len(done.stderr.splitlines()) == 1
 
@@ -168,14 +171,14 @@ def test_a_full_disk_behind_standard_output_is_told(run):
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        (["show", ""], "show"),
-        (["calibrate", "run", "--budget", ""], "--budget"),
-        (["bench", "run", "--executor="], "--executor"),
+        ("show ''", "show"),
+        ("calibrate run --budget ''", "--budget"),
+        ("bench run --executor=", "--executor"),
     ],
 )
 def test_an_empty_text_is_no_value(arguments, option):
     told = f"exeunt: an empty text was given for {option}: give a value, or leave it out\n"
-    assert called(*arguments) == (2, "", told)
+    assert called(arguments) == (2, "", told)
 
 
 def test_what_a_terminal_would_obey_is_shown_as_it_is_typed():
@@ -193,29 +196,15 @@ def test_an_interruption_tells_what_is_kept():
 
 
 def test_a_training_that_had_not_begun_keeps_nothing(monkeypatch, tmp_path):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
     pytest.importorskip("torch")
-    monkeypatch.setattr("exeunt.torch.training.run.run_training", interrupt)
-    arguments = [
-        "train",
-        "--model",
-        "exeunt.zoo:digits",
-        "--data",
-        "sklearn:digits",
-        "--out",
-        tmp_path / "run",
-    ]
+    monkeypatch.setattr("exeunt.torch.training.run.run_training", raising(KeyboardInterrupt()))
+    done = called("train --model exeunt.zoo:digits --data sklearn:digits --out", tmp_path / "run")
     told = "exeunt: interrupted; the training had not begun, and nothing was written\n"
-    assert called(*arguments) == (130, "", told)
+    assert done == (130, "", told)
 
 
 def test_an_interrupted_comparison_names_its_cache(monkeypatch, run, tmp_path):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("exeunt.cli.compare._measuring", interrupt)
+    monkeypatch.setattr("exeunt.cli.compare._measuring", raising(KeyboardInterrupt()))
     done = called("compare", run.path, "--cache", tmp_path / "kept")
     assert done.status == 130
     assert f"are kept in {tmp_path / 'kept'} (--cache): the same command goes on" in done.err

@@ -10,76 +10,75 @@ import pytest
 import exeunt as ex
 from exeunt._support.files import read_json
 from exeunt.runs.folder import RunFolder
-
-pytest.importorskip("typer")
-
 from exeunt.serve import events
 from exeunt.serve.settings import Settings
 
 from .command import printed as exeunt
+from .conftest import ABOUT
+
+
+def calibrate(run, options):
+    return exeunt(f"calibrate {run.path} {options}")
+
+
+def evaluate(run):
+    return exeunt(f"evaluate {run.path} --no-figures")
 
 
 def test_the_cheapest_within_a_loss(run):
-    told = exeunt("calibrate", run.path, "--max-loss", "5%")
+    told = calibrate(run, "--max-loss 5%")
     guarantee = run.policy.loss_certificate
-    assert guarantee.max_loss == 0.05
-    assert guarantee.delta == 0.05
+    assert (guarantee.max_loss, guarantee.delta) == (0.05, 0.05)
     assert str(guarantee) in told
     assert f"expected to save {1 - run.policy.expected_cost / run.cost.full:.1%}" in told
     assert run.policy.name == "auto"
-    assert str(guarantee) in exeunt("evaluate", run.path, "--no-figures")
+    assert str(guarantee) in evaluate(run)
 
 
 def test_no_loss_at_all(run):
-    told = exeunt("calibrate", run.path, "--max-loss", "0", "--policy", "eero")
+    told = calibrate(run, "--max-loss 0 --policy eero")
     assert run.policy.loss_certificate.max_loss == 0
     assert str(run.policy.certificate) in told
 
 
 def test_a_loss_and_a_budget(run):
-    exeunt("calibrate", run.path, "--max-loss", "10%", "--budget", "80%", "--policy", "eero")
+    calibrate(run, "--max-loss 10% --budget 80% --policy eero")
     assert run.policy.certificate.budget <= 0.8 * run.cost.full * (1 + 1e-9)
     assert run.policy.loss_certificate.delta == 0.025
-    with pytest.raises(
-        ex.Infeasible, match=r"the loss stands in the way.*a loss of 0\.5% at a budget of .*MACs"
-    ):
-        exeunt("calibrate", run.path, "--max-loss", "0.5%", "--budget", "30%", "--policy", "eero")
+    told = r"the loss stands in the way.*a loss of 0\.5% at a budget of .*MACs"
+    with pytest.raises(ex.Infeasible, match=told):
+        calibrate(run, "--max-loss 0.5% --budget 30% --policy eero")
 
 
-@pytest.mark.parametrize("options", [[], ["--jointly"]])
-def test_many_budgets_in_one_file(run, options):
-    told = exeunt("calibrate", run.path, "--budgets", "40%:80%:20%", "--policy", "eero", *options)
+@pytest.mark.parametrize("jointly", ["", "--jointly"])
+def test_many_budgets_in_one_file(run, jointly):
+    told = calibrate(run, f"--budgets 40%:80%:20% --policy eero {jointly}")
     policies = run.policy_set
     assert [policy.budget / run.cost.full for policy in policies] == pytest.approx([0.4, 0.6, 0.8])
-    assert policies.at("70%").certificate.delta == pytest.approx(0.05 / 3 if options else 0.05)
+    assert policies.at("70%").certificate.delta == pytest.approx(0.05 / 3 if jointly else 0.05)
     assert str(policies) in told
-    found = exeunt("evaluate", run.path, "--no-figures")
     accuracy = ex.evaluate(policies.at("40%"), run.trace("test")).accuracy
-    assert f"{accuracy:.2%}" in found
+    assert f"{accuracy:.2%}" in evaluate(run)
 
 
 def test_recorded_outputs_in_a_folder_take_the_place_of_the_runs_own(run, tmp_path):
-    held_out = run.trace("calibrate")
-    (tmp_path / "more").mkdir()
+    held_out, more = run.trace("calibrate"), tmp_path / "more"
+    more.mkdir()
     for number, rows in enumerate([slice(0, 700), slice(700, None)]):
-        held_out.take(rows).save(tmp_path / "more" / f"{number}.parquet")
-    made = []
-    for options in ([], ["--traces", tmp_path / "more"]):
-        exeunt("calibrate", run.path, "--agree", "80%", "--policy", "eero", *options)
-        made.append(run.policy)
-    assert made[0] == made[1]
-    made = []
-    for options in ([], ["--traces", tmp_path / "more"]):
-        told = exeunt("calibrate", run.path, "--budget", "60%", "--policy", "eero", *options)
-        made.append(run.policy)
-    assert made[0] == made[1]
+        held_out.take(rows).save(more / f"{number}.parquet")
+    for asked in ("--agree 80%", "--budget 60%"):
+        made = []
+        for traces in ("", f"--traces {more}"):
+            told = calibrate(run, f"{asked} --policy eero {traces}")
+            made.append(run.policy)
+        assert made[0] == made[1]
     assert "threshold found among 2,000 inputs" in told
-    exeunt("calibrate", run.path, "--budgets", "50%,60%", "--policy", "eero", "--traces", tmp_path / "more")
+    calibrate(run, f"--budgets 50%,60% --policy eero --traces {more}")
     assert run.policy_set.at("60%") == made[0]
     with pytest.raises(ex.InputError, match="--max-loss is tested on labelled inputs in memory"):
-        exeunt("calibrate", run.path, "--max-loss", "5%", "--traces", tmp_path / "more")
+        calibrate(run, f"--max-loss 5% --traces {more}")
     with pytest.raises(ex.InputError, match="share"):
-        exeunt("calibrate", run.path, "--budget", "60%", "--traces", run.path / "traces")
+        calibrate(run, f"--budget 60% --traces {run.path / 'traces'}")
 
 
 def test_a_run_folder_without_policies_says_how_to_make_some(run):
@@ -88,31 +87,28 @@ def test_a_run_folder_without_policies_says_how_to_make_some(run):
 
 
 def test_marginal_calibration_says_everywhere_that_it_certifies_nothing(run):
-    options = ("--budget", "50%", "--policy", "eero", "--calibration", "marginal")
-    told = exeunt("calibrate", run.path, *options)
+    told = calibrate(run, "--budget 50% --policy eero --calibration marginal")
     assert run.policy.certificate is None
-    for shown in (told, exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
-        assert (
-            "The budget is not certified: marginal calibration has no exact distribution of the mean cost"
-            in shown
-        )
+    nothing = "The budget is not certified: marginal calibration has no exact distribution of the mean cost"
+    for shown in (told, exeunt("show", run.path), evaluate(run)):
+        assert nothing in shown
     assert read_json(run.path / "evaluation.json")["certificate"] is None
-    exeunt("calibrate", run.path, "--budgets", "40%,60%", *options[2:])
-    for shown in (exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
+    calibrate(run, "--budgets 40%,60% --policy eero --calibration marginal")
+    for shown in (exeunt("show", run.path), evaluate(run)):
         assert "not certified" in shown
 
 
 def test_a_certified_budget_is_said_everywhere(run):
-    told = exeunt("calibrate", run.path, "--budget", "50%", "--policy", "eero")
-    guarantee = str(run.policy.certificate)
-    for shown in (told, exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
-        assert guarantee in shown
+    told = calibrate(run, "--budget 50% --policy eero")
+    guarantee = run.policy.certificate
+    for shown in (told, exeunt("show", run.path), evaluate(run)):
+        assert str(guarantee) in shown
         assert "not certified" not in shown
-    assert read_json(run.path / "evaluation.json")["certificate"] == run.policy.certificate.to_dict()
+    assert read_json(run.path / "evaluation.json")["certificate"] == guarantee.to_dict()
 
 
 def test_a_loss_is_tested_whatever_the_calibration(run):
-    exeunt("calibrate", run.path, "--max-loss", "10%", "--calibration", "marginal", "--policy", "eero")
+    calibrate(run, "--max-loss 10% --calibration marginal --policy eero")
     assert run.policy.loss_certificate.delta == 0.05
     assert run.policy.calibration == "marginal"
     told = exeunt("show", run.path)
@@ -120,36 +116,38 @@ def test_a_loss_is_tested_whatever_the_calibration(run):
     assert "The mean cost is not certified" in told
 
 
+SHARE = "--agree must be a share above 0% and at most 100%, such as 98%, got"
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ([], "--max-loss 1%"),
-        (["--budgets", "40%,60%", "--budget", "50%"], "neither"),
-        (["--budgets", "40%,60%", "--max-loss", "1%"], "neither"),
-        (["--budget", "50%", "--jointly"], "--budgets"),
-        (["--max-loss", "1%", "--delta", "none"], "--max-loss is a guarantee"),
-        (
-            ["--budget", "50%", "--calibration", "marginal", "--delta", "0.05"],
-            "no exact distribution to certify",
-        ),
-        (["--budgets", "40%,60%", "--jointly", "--calibration", "marginal"], "--jointly is a guarantee"),
-        (
-            ["--max-loss", "1%", "--budget", "50%", "--calibration", "marginal"],
-            "use --calibration sequential, or",
-        ),
-        (
-            ["--budget", "50%", "--calibration", "best"],
-            "--calibration must be sequential or marginal, got 'best'",
-        ),
-        (["--budgets", "40%,60%", "--jointly", "--delta", "none"], "--jointly is a guarantee"),
-        (["--max-loss", "half"], "'half'"),
-        (["--budgets", "40%:60%"], "first:last:step"),
-        (["--budgets", "50,60"], "write 50%"),
+        ("", "--max-loss 1%"),
+        ("--budgets 40%,60% --budget 50%", "neither"),
+        ("--budgets 40%,60% --max-loss 1%", "neither"),
+        ("--budget 50% --jointly", "--budgets"),
+        ("--max-loss 1% --delta none", "--max-loss is a guarantee"),
+        ("--budget 50% --calibration marginal --delta 0.05", "no exact distribution to certify"),
+        ("--budgets 40%,60% --jointly --calibration marginal", "--jointly is a guarantee"),
+        ("--max-loss 1% --budget 50% --calibration marginal", "use --calibration sequential, or"),
+        ("--budget 50% --calibration best", "--calibration must be sequential or marginal, got 'best'"),
+        ("--budgets 40%,60% --jointly --delta none", "--jointly is a guarantee"),
+        ("--max-loss half", "'half'"),
+        ("--budgets 40%:60%", "first:last:step"),
+        ("--budgets 50,60", "write 50%"),
+        ("--agree 102%", f"{SHARE} '102%'"),
+        ("--agree 0%", f"{SHARE} '0%'"),
+        ("--agree 98", "such as 98%, got '98'"),
+        ("--agree 98% --max-loss 2%", "--agree and --max-loss are two guarantees of answers: give one"),
+        ("--agree 98% --reference huge", "is one network, which agrees with its last exit: leave out"),
+        ("--budget 50% --reference huge", "--reference names the model to agree with"),
+        ("--agree 98% --delta none", "--agree is a guarantee"),
+        ("--agree 98% --budgets 50%,60%", "neither --budget nor --agree"),
     ],
 )
 def test_what_does_not_go_together_is_refused(run, options, told):
     with pytest.raises(ex.InputError, match=told):
-        exeunt("calibrate", run.path, *options)
+        calibrate(run, options)
 
 
 def with_calibration_part(run, *, edge):
@@ -161,34 +159,30 @@ def with_calibration_part(run, *, edge):
         logits = rng.normal(size=(1000, 3, 5))
         logits[np.arange(1000), :, label] += np.array([2.0, 4.0, 4.2]) + edge
         traces[part] = ex.ExitTrace.from_logits(logits, cost=run.cost, label=label)
-    names = ("model", "network", "inputs", "class_names", "data", "split", "training", "provenance")
-    about = {name: run.manifest[name] for name in names}
-    return RunFolder.create(run.path, cost=run.cost, traces=traces, about=about)
+    return RunFolder.create(run.path, cost=run.cost, traces=traces, about=ABOUT)
 
 
 SAID = "These inputs are not exchangeable with the calibration inputs (p = "
 
 
-@pytest.mark.parametrize("options", [["--budget", "60%"], ["--max-loss", "5%"], ["--budgets", "50%,70%"]])
+@pytest.mark.parametrize("options", ["--budget 60%", "--max-loss 5%", "--budgets 50%,70%"])
 def test_a_test_part_that_the_certificate_does_not_describe_is_said_and_kept(run, options):
     run = with_calibration_part(run, edge=1.5)
-    exeunt("calibrate", run.path, *options, "--policy", "eero")
-    told = exeunt("evaluate", run.path, "--no-figures")
+    calibrate(run, f"{options} --policy eero")
+    told = evaluate(run)
     assert SAID in told
     assert "exeunt train --calibration-data FILE" in told
     if run.has_policy:
-        caution = (
-            "for inputs like the calibration inputs, but not for the test part (see the warning above):\n"
-        )
-        assert f"{caution}{run.policy.guarantee}" in told
+        caution = "for inputs like the calibration inputs, but not for the test part (see the warning above):"
+        assert f"{caution}\n{run.policy.guarantee}" in told
     assert run.evaluation_warning.startswith(SAID)
     assert read_json(run.path / "evaluation.json")["warning"] == run.evaluation_warning
     assert about(run)["warning"] == run.evaluation_warning
-    exeunt("calibrate", run.path, *options, "--policy", "eero")
+    calibrate(run, f"{options} --policy eero")
     assert run.evaluation_warning == ""  # it was about the policy before
     fair = with_calibration_part(run, edge=0.0)
-    exeunt("calibrate", fair.path, *options, "--policy", "eero")
-    told = exeunt("evaluate", fair.path, "--no-figures")
+    calibrate(fair, f"{options} --policy eero")
+    told = evaluate(fair)
     assert "exchangeable with the calibration inputs (p" not in told
     assert "not for the test part" not in told
     assert fair.evaluation_warning == ""
@@ -197,9 +191,8 @@ def test_a_test_part_that_the_certificate_does_not_describe_is_said_and_kept(run
 def about(run):
     """What the server's page is told of a run that is loaded."""
     policies = dict.fromkeys(["a"], run.policy_set.policies[0] if run.has_policy_set else run.policy)
-    loaded = SimpleNamespace(
-        policies=policies, accuracy={"a": None}, exit_names=[], warning=run.evaluation_warning
-    )
+    facts = {"accuracy": {"a": None}, "exit_names": [], "warning": run.evaluation_warning}
+    loaded = SimpleNamespace(policies=policies, **facts)
     return events.about(SimpleNamespace(loaded=loaded, policy="a", limit=1.0), Settings(run=run.path))
 
 
@@ -209,8 +202,8 @@ def test_a_policy_from_other_recorded_outputs_is_not_compared_with_the_runs_own(
     run = with_calibration_part(run, edge=1.5)
     (tmp_path / "more").mkdir()
     good.save(tmp_path / "more" / "0.parquet")
-    exeunt("calibrate", run.path, "--budget", "60%", "--policy", "eero", "--traces", tmp_path / "more")
-    exeunt("evaluate", run.path, "--no-figures")
+    calibrate(run, f"--budget 60% --policy eero --traces {tmp_path / 'more'}")
+    evaluate(run)
     assert run.evaluation_warning == ""
 
 
@@ -221,11 +214,11 @@ def test_a_damaged_evaluation_names_the_remedy(run):
 
 
 def test_an_agreement_with_the_full_network(run):
-    told = exeunt("calibrate", run.path, "--agree", "95%", "--policy", "eero")
+    told = calibrate(run, "--agree 95% --policy eero")
     proof, test = run.policy.loss_certificate, run.recorded("test")
     assert (proof.max_loss, proof.measure, proof.reference) == (0.05, "agreement", "the full network")
     assert "at most 5% of the answers differ from those of the full network" in told
-    said = exeunt("evaluate", run.path, "--no-figures")
+    said = evaluate(run)
     agree = float((run.policy.answers(test) == test.prediction[:, -1]).mean())
     assert f"answering early changes {1 - agree:.2%} of the answers of the full network" in said
     assert f"accuracy {ex.evaluate(run.policy, test).accuracy:.2%}" in said  # the run has labels as well
@@ -233,21 +226,3 @@ def test_an_agreement_with_the_full_network(run):
     assert str(proof) in said
     found = read_json(run.path / "evaluation.json")
     assert (found["agreement"], found["reference"]) == (pytest.approx(agree), "the full network")
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--agree", "102%"], r"--agree must be a share above 0% and at most 100%, such as 98%, got '102%'"),
-        (["--agree", "0%"], r"--agree must be a share above 0% and at most 100%, such as 98%, got '0%'"),
-        (["--agree", "98"], "such as 98%, got '98'"),
-        (["--agree", "98%", "--max-loss", "2%"], "--agree and --max-loss are two guarantees of answers: give one"),
-        (["--agree", "98%", "--reference", "huge"], "is one network, which agrees with its last exit: leave out"),
-        (["--budget", "50%", "--reference", "huge"], "--reference names the model to agree with"),
-        (["--agree", "98%", "--delta", "none"], "--agree is a guarantee"),
-        (["--agree", "98%", "--budgets", "50%,60%"], "neither --budget nor --agree"),
-    ],
-)  # fmt: skip
-def test_an_agreement_that_cannot_be_asked_is_refused(run, options, told):
-    with pytest.raises(ex.InputError, match=told):
-        exeunt("calibrate", run.path, *options)

@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,34 +19,20 @@ Image = pytest.importorskip("PIL.Image")
 from exeunt.errors import FileError  # noqa: E402 - after the skips
 from exeunt.runs.folder import RunFolder  # noqa: E402
 
-from .damaged_runs import command, image_run  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from .command import Called, called, exeunt  # noqa: E402
+from .damaged_runs import image_run  # noqa: E402
 
 TRAIN = (
-    "train", "--model", "exeunt.zoo:digits", "--exits", "2", "--mode", "joint", "--epochs", "1", "--augment", "none",
-    "--fit", "4", "--calibrate", "4",
-)  # fmt: skip
+    "train --model exeunt.zoo:digits --exits 2 --mode joint --epochs 1 --augment none --fit 4 --calibrate 4"
+)
 COMMANDS = {
-    "calibrate": ("calibrate", "RUN", "--budget", "70%", "--policy", "eero"),
-    "calibrate for several budgets": ("calibrate", "RUN", "--budgets", "60%,80%", "--policy", "eero"),
-    "evaluate": ("evaluate", "RUN", "--no-figures"),
-    "predict": ("predict", "RUN", "--data", "PICTURES", "--out", "RUN/out.parquet"),
-    "export": ("export", "RUN"),
-    "bench": ("bench", "RUN", "--batch-size", "2", "--repeats", "1", "--max-seconds", "0.01"),
-    "bench --profile": (
-        "bench",
-        "RUN",
-        "--profile",
-        "--batch-size",
-        "2",
-        "--repeats",
-        "1",
-        "--max-seconds",
-        "0.01",
-    ),
+    "calibrate": "calibrate RUN --budget 70% --policy eero",
+    "calibrate for several budgets": "calibrate RUN --budgets 60%,80% --policy eero",
+    "evaluate": "evaluate RUN --no-figures",
+    "predict": "predict RUN --data PICTURES --out RUN/out.parquet",
+    "export": "export RUN",
+    "bench": "bench RUN --batch-size 2 --repeats 1 --max-seconds 0.01",
+    "bench --profile": "bench RUN --profile --batch-size 2 --repeats 1 --max-seconds 0.01",
 }
 SLOW = ("predict", "export", "bench", "bench --profile")  # they build, cut or time networks
 NAMED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in COMMANDS]
@@ -67,9 +54,9 @@ def whole(tmp_path_factory) -> Path:
     return folder
 
 
-def arguments(name: str, run: Path, whole: Path) -> list[str]:
+def ran(name: str, run: Path, whole: Path) -> Called:
     pictures = whole / "pictures" / "test" / "class0"
-    return [word.replace("RUN", str(run)).replace("PICTURES", str(pictures)) for word in COMMANDS[name]]
+    return called(COMMANDS[name].replace("RUN", str(run)).replace("PICTURES", str(pictures)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -89,17 +76,22 @@ def check_one_line(err: str) -> None:
     assert "no space left on device, free some space or choose another place" in lines[0]
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_no_room_for_the_last_step(name, whole, tmp_path, monkeypatch, capfd):
-    """Everything is written under a temporary name, and then cannot take its place."""
-    run = shutil.copytree(whole / "run", tmp_path / "run")
+def check_refused(name: str, run: Path, whole: Path) -> None:
+    """A command says that there is no room, and leaves the run as it was."""
     before = contents(run)
-    for step in ("replace", "rename"):
-        monkeypatch.setattr(os, step, refuse)
-    status, _, err = command(monkeypatch, capfd, *arguments(name, run, whole))
+    status, _, err = ran(name, run, whole)
     assert status == 2
     check_one_line(err)
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_room_for_the_last_step(name, whole, tmp_path, monkeypatch):
+    """Everything is written under a temporary name, and then cannot take its place."""
+    run = shutil.copytree(whole / "run", tmp_path / "run")
+    for step in ("replace", "rename"):
+        monkeypatch.setattr(os, step, refuse)
+    check_refused(name, run, whole)
 
 
 @pytest.fixture
@@ -116,33 +108,31 @@ def disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)  # a reader may not be collected yet
 
 
-def fill(disk: Path) -> None:
-    """Take all room."""
-    with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
+def fill(disk: Path, *, but: int = 0) -> None:
+    """Take all room but some bytes."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        file.truncate(file.tell() - but)
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_full_disk(name, whole, disk, monkeypatch, capfd):
+def test_a_full_disk(name, whole, disk):
     run = shutil.copytree(whole / "run", disk / "run")
-    before = contents(run)
     fill(disk)
-    status, _, err = command(monkeypatch, capfd, *arguments(name, run, whole))
-    assert status == 2
-    check_one_line(err)
-    assert contents(run) == before
+    check_refused(name, run, whole)
     (disk / "filler").unlink()
-    status, _, err = command(monkeypatch, capfd, *arguments(name, run, whole))
-    assert status == 0, err
+    done = ran(name, run, whole)
+    assert done.status == 0, done.err
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_run_that_may_not_be_written_to(name, whole, disk, monkeypatch, capfd):
+def test_a_run_that_may_not_be_written_to(name, whole, disk):
     run = shutil.copytree(whole / "run", disk / "run")
     before = contents(run)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    status, out, err = command(monkeypatch, capfd, *arguments(name, run, whole))
+    status, out, err = ran(name, run, whole)
     assert status == 2
     assert "Traceback" not in err
     (line,) = (line for line in err.splitlines() if line.startswith("exeunt: "))
@@ -152,29 +142,26 @@ def test_a_run_that_may_not_be_written_to(name, whole, disk, monkeypatch, capfd)
         assert "accuracy" in out  # which needs no file
 
 
-def train(monkeypatch: Any, capfd: Any, whole: Path, out: Path) -> tuple[int, str]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(whole / "cache"))
-    done = command(monkeypatch, capfd, *TRAIN, "--data", str(whole / "pictures"), "--out", str(out))
-    return done.status, done.err
+def train(whole: Path, out: Path) -> tuple[int, str]:
+    done = exeunt(TRAIN, "--data", whole / "pictures", "--out", out, cwd=whole, ok=False)
+    return done.returncode, done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0, 0.2, 0.4, 0.6, 0.8, 0.97])
-def test_training_on_a_disk_that_gets_full_goes_on_when_there_is_room(share, whole, disk, monkeypatch, capfd):
+def test_training_on_a_disk_that_gets_full_goes_on_when_there_is_room(share, whole, disk):
     """`share`: room as a share of what the finished run takes."""
     run, twin = disk / "run", whole / "trained"
-    assert RunFolder.exists(twin) or train(monkeypatch, capfd, whole, twin)[0] == 0
+    assert RunFolder.exists(twin) or train(whole, twin)[0] == 0
     room = int(share * sum(len(content) for content in contents(twin).values()))
-    fill(disk)
-    with (disk / "filler").open("r+b") as file:
-        file.truncate((disk / "filler").stat().st_size - room)
-    status, err = train(monkeypatch, capfd, whole, run)
+    fill(disk, but=room)
+    status, err = train(whole, run)
     assert status == 2
     check_one_line(err)
     assert not RunFolder.exists(run)
     assert not [name for name in contents(disk) if ".tmp" in name or ".new" in name]
     (disk / "filler").unlink()
-    status, err = train(monkeypatch, capfd, whole, run)
+    status, err = train(whole, run)
     assert status == 0, err
     RunFolder.open(run).files.check_all()
 
@@ -193,9 +180,7 @@ def test_libraries_that_write_files_themselves_say_that_there_is_no_room(written
         words = {f"a rather long word {i}": i for i in range(20_000)}
         model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a rather long word 0"))
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=model)
-    fill(disk)
-    with (disk / "filler").open("r+b") as file:
-        file.truncate((disk / "filler").stat().st_size - 100_000)
+    fill(disk, but=100_000)
     save = {
         "weights": lambda path: save_weights(network, path),
         "checkpoint": lambda path: save_checkpoint(path, {}, network.state_dict()),

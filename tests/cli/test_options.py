@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("typer")
 
 from exeunt.cli.app import app
 from exeunt.errors import InputError
@@ -22,7 +21,7 @@ from exeunt.torch.training.recipe import Recipe
 
 from .command import printed
 
-TRAIN = ["train", "--model", "exeunt.zoo:digits", "--data", "sklearn:digits", "--out", "run"]
+TRAIN = "train --model exeunt.zoo:digits --data sklearn:digits --out run"
 
 
 @pytest.fixture
@@ -32,97 +31,76 @@ def job(monkeypatch):
     monkeypatch.setattr("exeunt.torch.training.run.run_training", lambda job, *_, **__: made.append(job))
 
     def run(*arguments: str):
-        printed(*TRAIN, *arguments)
+        printed(TRAIN, *arguments)
         return made[-1]
 
     return run
 
 
-def test_a_task_that_there_is_not_is_named_with_those_that_there_are(job):
-    assert job("--task", "classify") == job()
-    with pytest.raises(InputError, match="there is no task 'clasify': choose one of classify"):
-        job("--task", "clasify")
-
-
 def test_every_option_of_recipes_and_heads_can_be_given():
-    (train,) = [
-        command.callback for command in app.registered_commands if command.callback.__name__ == "train"
-    ]
+    (train,) = (one.callback for one in app.registered_commands if one.callback.__name__ == "train")
     wanted = {field.name for group in (Recipe, HeadOptions) for field in dataclasses.fields(group)}
     wanted.remove("class_weights")  # with --balance-classes
-    wanted |= set(inspect.signature(attach).parameters) - {
-        "model",
-        "example",
-        "n_classes",
-        "new_classifier",  # the library says which layers it made
-        "masks",  # with --task segment
-        "check",
-        "verbose",
-        "head_options",  # those of HeadOptions
-    }
+    # The library says which layers it made, masks come with --task segment, and HeadOptions are known already.
+    others = {"new_classifier", "masks", "head_options", "model", "example", "n_classes", "check", "verbose"}
+    wanted |= set(inspect.signature(attach).parameters) - others
     assert wanted <= set(inspect.signature(train).parameters)
 
 
 def test_options_left_out_have_the_librarys_defaults(job):
     plain = job()
+    assert plain == job("--task", "classify")
+    assert plain.augment == "none"
     assert not {"momentum", "distill_weight", "teacher", "smoothing"} & set(plain.recipe)
     assert not {"norm", "dropout"} & set(plain.head)
 
 
-def test_an_empty_text_is_no_default(job):
-    assert job().augment == "none"
-    with pytest.raises(InputError, match="an empty text was given for --augment"):
-        job("--augment", "")
-
-
 def test_options_given_are_passed_on(job):
-    given = job(
-        "--mode", "distill", "--momentum", "0.8", "--distill-weight", "0.25", "--temperature", "3",
-        "--teacher", "original", "--smoothing", "0.1", "--backbone-rate", "0", "--norm", "layer",
-        "--dropout", "0.5", "--workers", "2",
-    )  # fmt: skip
-    expected = {
-        "momentum": 0.8, "distill_weight": 0.25, "temperature": 3.0, "teacher": "original", "smoothing": 0.1,
-        "backbone_rate": 0.0,
-    }  # fmt: skip
+    options = (
+        "--mode distill --momentum 0.8 --distill-weight 0.25 --temperature 3 --teacher original --smoothing 0.1 "
+        "--backbone-rate 0 --norm layer --dropout 0.5 --workers 2"
+    )
+    given = job(*options.split())
+    expected = {"momentum": 0.8, "distill_weight": 0.25, "temperature": 3.0, "teacher": "original"}
+    expected |= {"smoothing": 0.1, "backbone_rate": 0.0}
     assert {name: given.recipe[name] for name in expected} == expected
     assert (given.head["norm"], given.head["dropout"], given.workers) == ("layer", 0.5, 2)
 
 
 def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
-    seen = {}
+    seen, answered = {}, SimpleNamespace(n_answered=1)
     run = SimpleNamespace(cascade=(), manifest={"data": {}}, kind=KINDS[WEIGHTS])
     monkeypatch.setattr("exeunt.runs.folder.RunFolder.open", lambda _: run)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda *_, **__: None)
-    monkeypatch.setattr(
-        "exeunt.jobs.predict_inputs",
-        lambda *_, **options: seen.update(options) or SimpleNamespace(n_answered=1),
-    )
-    arguments = ["predict", "run", "--data", "x", "--out", str(tmp_path / "o.parquet"), "--workers", "3"]
-    printed(*arguments)
+    monkeypatch.setattr("exeunt.jobs.predict_inputs", lambda *_, **given: seen.update(given) or answered)
+    printed("predict run --data x --workers 3 --out", tmp_path / "o.parquet")
     assert seen["workers"] == 3
 
 
-@pytest.mark.parametrize("text", ["0", "200", "5%", "0.05", "99.9%", "0%", "1e3"])
-def test_parts_are_counts_or_shares(job, text):
-    share = text.endswith("%") or text == "0.05"
-    assert job("--fit", text).fit == (
-        float(text.rstrip("%")) / (100 if "%" in text else 1) if share else float(text)
-    )
-    assert isinstance(job("--fit", text).fit, float if share else int)
+@pytest.mark.parametrize(
+    ("text", "fit"),
+    [("0", 0), ("200", 200), ("1e3", 1000), ("5%", 0.05), ("0.05", 0.05), ("99.9%", 0.999), ("0%", 0.0)],
+)
+def test_parts_are_counts_or_shares(job, text, fit):
+    found = job("--fit", text).fit
+    assert (type(found), found) == (type(fit), pytest.approx(fit))
 
 
 @pytest.mark.parametrize(
-    "text", ["-1", "1.5", "100%", "-5%", "nan", "inf", "1e400", "1e400%", "many", "%", "1e13"]
+    ("option", "text", "told"),
+    [
+        *(
+            ("--fit", text, "fit must be a count such as 1000 or a share such as 5%")
+            for text in ("-1", "1.5", "100%", "-5%", "nan", "inf", "1e400", "1e400%", "many", "%", "1e13")
+        ),
+        ("--exits", "1001", "exits must be at most 1,000, got 1001"),
+        ("--augment", "", "an empty text was given for --augment"),
+        ("--task", "clasify", "there is no task 'clasify': choose one of classify"),
+    ],
 )
-def test_what_is_no_part_is_refused_before_the_data_are_read(job, text):
-    with pytest.raises(InputError, match="fit must be a count such as 1000 or a share such as 5%"):
-        job("--fit", text)
-
-
-def test_more_exits_than_any_network_has_places_are_refused(job):
-    with pytest.raises(InputError, match="exits must be at most 1,000, got 1001"):
-        job("--exits", "1001")
+def test_what_cannot_be_is_refused_before_the_data_are_read(job, option, text, told):
+    with pytest.raises(InputError, match=told):
+        job(option, text)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +108,6 @@ def test_more_exits_than_any_network_has_places_are_refused(job):
 )
 def test_a_batch_that_does_not_fit_in_memory_is_refused_before_it_is_made(inputs):
     network = TimedNetwork(SimpleNamespace(cascade=(), manifest={"inputs": inputs}), "eager", None)
-    with pytest.raises(
-        InputError, match=r"a batch of 1,000,000,000,000 inputs takes .* GiB of memory, .*--batch-size"
-    ):
+    told = r"a batch of 1,000,000,000,000 inputs takes .* GiB of memory, .*--batch-size"
+    with pytest.raises(InputError, match=told):
         network.batch(10**12)

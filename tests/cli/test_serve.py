@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,8 +16,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from .command import called, environment, exeunt
-from .test_tfidf import WORDS, written
+from .command import called, environment
+from .conftest import WORDS
 
 for package in ("sklearn", "skops", "fastapi", "uvicorn", "httpx"):
     pytest.importorskip(package)
@@ -25,31 +26,31 @@ TEXTS = {"texts": [f"{word} please" for word in WORDS]}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("serving")
-    (made / "data").mkdir()
-    written(made / "data", "train", 700, 0)
-    written(made / "data", "test", 300, 1)
-    exeunt("train", "--model", "tfidf", "--data", "data", "--out", "run", cwd=made)
-    exeunt("calibrate", "run", "--budget", "100%", cwd=made)
-    return made
+def folder(tfidf, tmp_path_factory):
+    return shutil.copytree(tfidf[0], tmp_path_factory.mktemp("serving"), dirs_exist_ok=True)
 
 
-def command(*options, workers):
+def started(folder, *options, workers, **more):
+    """A process that serves, or tries to."""
     served = [sys.executable, "-m", "exeunt", "serve", "run", "--port", "0", "--workers", str(workers)]
-    return [*served, *options]
+    environ = environment(folder)
+    return subprocess.Popen(
+        [*served, *options], cwd=folder, stderr=subprocess.PIPE, text=True, env=environ, **more
+    )
+
+
+def until(condition, seconds=60):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @contextmanager
 def serving(folder, *options, workers):
     """A process that serves, its address, and the lines of its log so far."""
-    with subprocess.Popen(
-        command(*options, workers=workers),
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(folder),
-    ) as process:
+    with started(folder, *options, workers=workers) as process:
         lines, there = [], threading.Event()
 
         def read():
@@ -104,9 +105,14 @@ def test_what_workers_count_is_added_up_and_outlives_them(folder, tmp_path, monk
         return {(one[count], one["exeunt_rows_waiting"], one["exeunt_budget"]) for one in said}
 
     def settled():  # how many rows wait in the other one it tells once a second
-        until = time.monotonic() + 10
-        while len(found := told()) > 1 or {waiting for _, waiting, _ in found} != {"0.0"}:
-            assert time.monotonic() < until
+        found = set()
+
+        def is_settled():
+            found.clear()
+            found.update(told())
+            return len(found) == 1 and {waiting for _, waiting, _ in found} == {"0.0"}
+
+        until(is_settled, 10)
         return found
 
     def counting():
@@ -121,10 +127,7 @@ def test_what_workers_count_is_added_up_and_outlives_them(folder, tmp_path, monk
         assert float(budget) > 0
         killed = min(counting())
         os.kill(killed, signal.SIGKILL)
-        until = time.monotonic() + 60
-        while list(tmp_path.glob(f"exeunt-*/gauge_live*_{killed}.db")):
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        until(lambda: not list(tmp_path.glob(f"exeunt-*/gauge_live*_{killed}.db")))
         assert settled() == before
         httpx.post(f"{url}/predict", json=TEXTS, timeout=60).raise_for_status()
         assert settled() == {("31.0", "0.0", budget)}
@@ -144,29 +147,24 @@ def test_a_worker_that_cannot_start_leaves_the_others_in_service_and_a_killed_se
     policy, away = folder / "run" / "policy.json", tmp_path / "policy.json"
 
     def answering(url):
-        return (
-            httpx.get(f"{url}/v2/health/ready", timeout=60).raise_for_status().json()["workers"]["answering"]
-        )
-
-    def until(condition):
-        end = time.monotonic() + 120
-        while not condition():
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        ready = httpx.get(f"{url}/v2/health/ready", timeout=60).raise_for_status().json()
+        return ready["workers"]["answering"]
 
     with serving(folder, workers=2) as (process, url, lines):
-        started = [re.search(r"server process \[(\d+)\]", line["what"]) for line in lines]
+        begun = [re.search(r"server process \[(\d+)\]", line["what"]) for line in lines]
         policy.rename(away)
         try:
-            os.kill(int(next(found for found in started if found)[1]), signal.SIGKILL)
-            until(lambda: any(line.get("next_start_s", 0.0) >= 2.0 for line in lines))  # it was tried twice
+            os.kill(int(next(found for found in begun if found)[1]), signal.SIGKILL)
+            until(
+                lambda: any(line.get("next_start_s", 0.0) >= 2.0 for line in lines), 120
+            )  # it was tried twice
             assert process.poll() is None
             assert answering(url) == 1
             assert "exeunt_workers 1.0" in httpx.get(f"{url}/metrics", timeout=60).text
             assert httpx.post(f"{url}/predict", json=TEXTS, timeout=60).status_code == 200
         finally:
             away.rename(policy)
-        until(lambda: answering(url) == 2)
+        until(lambda: answering(url) == 2, 120)
         (left,) = tmp_path.glob("exeunt-*")
     with serving(folder, workers=2):
         assert not left.exists()
@@ -174,19 +172,16 @@ def test_a_worker_that_cannot_start_leaves_the_others_in_service_and_a_killed_se
 
 @pytest.mark.slow
 def test_workers_end_with_what_looks_after_them(folder):
-    import httpx
+    def is_free(port):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            return False
+        return True
 
     with serving(folder, workers=2) as (process, url, _):
-        port = httpx.URL(url).port
         process.kill()  # the address is free only once no worker has it
-        until = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_server(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert time.monotonic() < until
-                time.sleep(0.1)
+        until(lambda: is_free(int(url.rpartition(":")[2])))
 
 
 @pytest.mark.slow
@@ -194,10 +189,7 @@ def test_workers_end_with_what_looks_after_them(folder):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_workers_hear_signals_while_they_start(folder, number, after_s):
     """As by Ctrl-C, all of them at once, or by the one that looks after them."""
-    with subprocess.Popen(
-        command(workers=2), cwd=folder, stderr=subprocess.PIPE, text=True, env=environment(folder),
-        start_new_session=True,
-    ) as process:  # fmt: skip
+    with started(folder, workers=2, start_new_session=True) as process:
         for line in process.stderr:
             if "Started parent" in line:
                 break
@@ -207,9 +199,7 @@ def test_workers_hear_signals_while_they_start(folder, number, after_s):
         process.stderr.read()
         process.wait(30)
     assert time.monotonic() - begun < 15
-    while _is_left(process.pid):  # what cleans up behind workers ends last
-        assert time.monotonic() - begun < 30
-        time.sleep(0.1)
+    until(lambda: not _is_left(process.pid), 30)  # what cleans up behind workers ends last
 
 
 def _is_left(group):
@@ -225,21 +215,12 @@ def test_an_address_is_held_from_the_start(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            [*command(workers=workers), "--port", port],
-            cwd=folder, stderr=subprocess.PIPE, text=True, env=environment(folder),
-        )
-        for workers in (2, 2, 1)
-    ]  # fmt: skip
-    until = time.monotonic() + 60
-    while sum(one.poll() is None for one in started) > 1:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    servers = [started(folder, "--port", port, workers=workers) for workers in (2, 2, 1)]
+    until(lambda: sum(one.poll() is None for one in servers) <= 1)
     time.sleep(2)
-    (left,) = (one for one in started if one.poll() is None)
+    (left,) = (one for one in servers if one.poll() is None)
     left.terminate()
-    for one in started:
+    for one in servers:
         said = one.communicate(timeout=60)[1]
         if one is not left:
             assert "in use" in said
@@ -247,34 +228,35 @@ def test_an_address_is_held_from_the_start(folder):
 
 
 def test_what_is_wrong_is_one_line(folder, tmp_path):
-    def said(*options):
-        done = called("serve", *options)
-        assert done.status == 2
-        return done.err
-
-    run = folder / "run"
-    assert "run folder" in said(tmp_path)
-    assert "the smallest budget" in said(run, "--budget", "1%")
-    assert "--tier must be a name and a budget" in said(run, "--tier", "gold")
-    assert "cannot read the API keys" in said(run, "--api-key-file", tmp_path / "none")
     (tmp_path / "keys").write_text("# none\n")
-    assert "holds no API key" in said(run, "--api-key-file", tmp_path / "keys")
-    assert "--when-full must be refuse or degrade" in said(run, "--when-full", "wait")
-    assert "--min-accuracy must be a share" in said(run, "--slo-ms", "50", "--min-accuracy", "x")
-    assert "--slo-ms must be above 0 and finite, got -5" in said(run, "--slo-ms", "-5")
-    for option in ("--min-accuracy", "--slo-quantile"):
-        assert f"{option} says how --slo-ms is to be kept: give --slo-ms, too" in said(run, option, "50%")
-    for option in ("--workers", "--threads"):
-        assert f"{option} must be 1 to" in said(run, option, 99_999)
-    twice = said(run, "--tier", "gold=50%", "--tier", "gold=60%")
-    assert "--tier gold is given twice, with 50% and 60%" in twice
-    assert "--tier bulk=1%: the smallest budget of this set is" in said(run, "--tier", "bulk=1%")
-    assert "--max-pixels must be above 0 and finite, got 0" in said(run, "--max-pixels", "0")
-    assert "--live-file must be a file" in said(run, "--live-file", tmp_path)
-    assert "the smallest budget" in said(run, "--budget", "1%", "--workers", 2)
-    assert "--host 0.0.0.0 opens the server to every network" in said(run, "--host", "0.0.0.0")
-    assert "--allowed-host must be a name" in said(run, "--host", "0.0.0.0", "--allowed-host", "a:80")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"port {port} at 127.0.0.1 is in use: " in said(run, "--port", port)
-        assert "choose another port by --port" in said(run, "--port", port)
+        for options, told in (
+            (tmp_path, "run folder"),
+            ("--budget 1%", "the smallest budget"),
+            ("--budget 1% --workers 2", "the smallest budget"),
+            ("--tier gold", "--tier must be a name and a budget"),
+            ("--tier gold=50% --tier gold=60%", "--tier gold is given twice, with 50% and 60%"),
+            ("--tier bulk=1%", "--tier bulk=1%: the smallest budget of this set is"),
+            (f"--api-key-file {tmp_path / 'none'}", "cannot read the API keys"),
+            (f"--api-key-file {tmp_path / 'keys'}", "holds no API key"),
+            ("--when-full wait", "--when-full must be refuse or degrade"),
+            ("--slo-ms 50 --min-accuracy x", "--min-accuracy must be a share"),
+            ("--slo-ms -5", "--slo-ms must be above 0 and finite, got -5"),
+            ("--min-accuracy 50%", "--min-accuracy says how --slo-ms is to be kept: give --slo-ms, too"),
+            ("--slo-quantile 50%", "--slo-quantile says how --slo-ms is to be kept: give --slo-ms, too"),
+            ("--workers 99999", "--workers must be 1 to"),
+            ("--threads 99999", "--threads must be 1 to"),
+            ("--max-pixels 0", "--max-pixels must be above 0 and finite, got 0"),
+            (f"--live-file {tmp_path}", "--live-file must be a file"),
+            ("--host 0.0.0.0", "--host 0.0.0.0 opens the server to every network"),
+            ("--host 0.0.0.0 --allowed-host a:80", "--allowed-host must be a name"),
+            (
+                f"--port {port}",
+                f"port {port} at 127.0.0.1 is in use: end what listens there, or choose another port by --port",
+            ),
+        ):
+            run = "" if options == tmp_path else folder / "run"
+            done = called(f"serve {run} {options}")
+            assert done.status == 2, options
+            assert told in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -14,35 +15,19 @@ from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import part_data
 from exeunt.runs.runner import load
 
-from .command import exeunt
+from .command import exeunt, refusal
+from .conftest import TFIDF, written
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skops")
 
-WORDS = ("balance", "card", "transfer", "refund")
-
-
-def written(folder, part, n, seed):
-    """Texts with a word of their class, and a third of them with another one, too."""
-    rng = np.random.default_rng(seed)
-    rows = ["text,label"]
-    for label in rng.integers(0, 4, n):
-        words = [WORDS[label], *rng.choice(["my", "is", "late", "please", "where", "the"], 5)]
-        words += [str(rng.choice(WORDS))] if rng.random() < 0.3 else []
-        rows.append(f"{' '.join(rng.permutation(words))} {rng.integers(10**6)},{WORDS[label]}")
-    (folder / f"{part}.csv").write_text("\n".join(rows))
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("tfidf")
-    (made / "data").mkdir()
-    written(made / "data", "train", 700, 0)
-    written(made / "data", "test", 300, 1)
-    said = exeunt("train", "--model", "tfidf", "--data", "data", "--out", "run", cwd=made)
-    assert "by the inverse strength of regularisation: 3: " in said.stdout
-    assert "next: exeunt cascade run RUN" in said.stdout
-    return made
+def folder(tfidf, tmp_path_factory):
+    made, said = tfidf
+    assert "by the inverse strength of regularisation: 3: " in said
+    assert "next: exeunt cascade run RUN" in said
+    return shutil.copytree(made, tmp_path_factory.mktemp("tfidf"), dirs_exist_ok=True)
 
 
 def test_it_is_a_run(folder, monkeypatch):
@@ -58,37 +43,24 @@ def test_it_is_a_run(folder, monkeypatch):
     counted = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4)).fit_transform(texts)
     assert run.cost.full == pytest.approx(4 * counted.nnz / len(texts))
     assert {"fit", "calibrate", "test"} < {*run.manifest["split"]["parts"]}
-    exeunt("calibrate", "run", "--budget", "100%", cwd=folder)
-    assert "within the budget" in exeunt("evaluate", "run", "--no-figures", cwd=folder).stdout
-    said = exeunt("predict", "run", "--data", "data", "--out", "answers.csv", cwd=folder).stdout
+    assert "within the budget" in exeunt("evaluate run --no-figures", cwd=folder).stdout
+    said = exeunt("predict run --data data --out answers.csv", cwd=folder).stdout
     assert "300 of 300" in said
     assert f"accuracy {1 - run.trace('test').risk[0]:.2%}" in said
     assert "tfidf" in exeunt("show", "run", cwd=folder).stdout
     assert "FAILED" not in exeunt("verify", "run", cwd=folder).stdout
-    again = exeunt("train", "--model", "tfidf", "--data", "data", "--out", "run", cwd=folder)
-    assert "finished already" in again.stdout
-    exeunt("train", "--config", "run/config.yaml", "--out", "again", cwd=folder)
-    np.testing.assert_array_equal(
-        RunFolder.open("again").trace("test").prediction, run.trace("test").prediction
-    )
+    assert "finished already" in exeunt(f"{TFIDF} --out run", cwd=folder).stdout
+    exeunt("train --config run/config.yaml --out again", cwd=folder)
+    again = RunFolder.open("again").trace("test")
+    np.testing.assert_array_equal(again.prediction, run.trace("test").prediction)
 
 
 def test_policies_are_made_on_other_data_that_are_named(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "log").mkdir(exist_ok=True)
     written(folder / "log", "calls", 200, 2)
-    train = (
-        "train",
-        "--model",
-        "tfidf",
-        "--data",
-        "data",
-        "--calibration-data",
-        "log/calls.csv",
-        "--out",
-        "log/run",
-    )
-    said = exeunt(*train, cwd=folder).stdout
+    train = f"{TFIDF} --calibration-data log/calls.csv --out log/run"
+    said = exeunt(train, cwd=folder).stdout
     assert "fit              120  validation (200)" in said
     assert "calibrate         80  validation (200)" in said
     run = RunFolder.open("log/run")
@@ -100,7 +72,7 @@ def test_policies_are_made_on_other_data_that_are_named(folder, monkeypatch):
         assert {*rows} <= {*texts}
         assert run.trace(part).n == len(data)
     assert len(part_data(run, "train")) == 700
-    assert "finished already" in exeunt(*train, cwd=folder).stdout
+    assert "finished already" in exeunt(train, cwd=folder).stdout
 
 
 def test_what_another_process_wrote_meanwhile_is_not_replaced(folder, monkeypatch):
@@ -122,11 +94,8 @@ def test_it_imports_no_torch(folder):
         "import sys, exeunt.runs; r = exeunt.load('run', policy=None); "
         "print(r(r.prepare(['where is my card'])).label, 'torch' in sys.modules)"
     )
-    exeunt("calibrate", "run", "--budget", "100%", cwd=folder)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["[1]", "False"]
+    done = subprocess.check_output([sys.executable, "-c", code], cwd=folder, text=True)
+    assert done.split() == ["[1]", "False"]
 
 
 def test_cascades(folder, monkeypatch):
@@ -138,21 +107,20 @@ def test_cascades(folder, monkeypatch):
     from exeunt.jobs.cascade_run import make_cascade
 
     monkeypatch.chdir(folder)
-    exeunt("train", "--model", "tfidf", "--data", "data", "--seen", "--out", "seen", cwd=folder)
-    said = exeunt("cascade", "run", "seen", "--out", "both", cwd=folder).stdout
+    exeunt(f"{TFIDF} --seen --out seen", cwd=folder)
+    said = exeunt("cascade run seen --out both", cwd=folder).stdout
     assert "divided anew" in said
     assert "90 to fit, 60 to calibrate, 150 to test" in said
-    exeunt("calibrate", "both", "--budget", "100%", "--delta", "none", cwd=folder)
-    assert "300 of 300" in exeunt("predict", "both", "--data", "data", "--out", "both.csv", cwd=folder).stdout
+    exeunt("calibrate both --budget 100% --delta none --policy eero", cwd=folder)
+    assert "300 of 300" in exeunt("predict both --data data --out both.csv", cwd=folder).stdout
 
     run = RunFolder.open("run")
     train = part_data(run, "train")
     mine = make_pipeline(CountVectorizer(), ComplementNB())
     texts = [train.content(i) for i in range(len(train))]
     mine.fit(texts, np.array(train.class_names)[train.labels])
-    cascade = make_cascade(
-        folder / "mine", {"words": mine, "run": run}, price={"words": 30}, say=lambda _: None
-    )
+    models, price = {"words": mine, "run": run}, {"words": 30}
+    cascade = make_cascade(folder / "mine", models, price=price, say=lambda _: None)
     part = part_data(run, "test")
     said = mine.predict([part.content(i) for i in range(len(part))])
     own = cascade.recorded("test")["words"]
@@ -167,38 +135,26 @@ def test_cascades(folder, monkeypatch):
 
 
 def test_mistakes(folder):
-    train = ("train", "--model", "tfidf", "--data", "data")
     (folder / "full").mkdir()
     (folder / "full" / "file").write_text("")
     (folder / "pairs.csv").write_text("a,b,label\nx,y,1\nz,w,0\n" * 20)
     alike = "\n".join(f"number {i},good" for i in range(100))
     (folder / "alike.csv").write_text(f"text,label\n{alike}\n")
     for arguments, says in (
-        ((*train, "--exits", "3", "--mode", "joint", "--out", "new"), "takes no --exits, --mode:"),
-        ((*train, "--seed", "1", "--out", "run"), "run holds something else"),
-        ((*train, "--out", "full"), "full holds something else"),
+        (f"{TFIDF} --exits 3 --mode joint --out new", "takes no --exits, --mode:"),
+        (f"{TFIDF} --seed 1 --out run", "run holds something else"),
+        (f"{TFIDF} --out full", "full holds something else"),
+        ("train --model tfidf --data sklearn:digits --out new", "single texts, and sklearn:digits"),
+        ("train --model tfidf --data pairs.csv --text-column a,b --out new", "holds pairs of texts"),
+        (f"{TFIDF} --fit 0 --out new", "no inputs for fit"),
+        ("train --model tfidf --data alike.csv --out new", "and one class teaches nothing"),
         (
-            ("train", "--model", "tfidf", "--data", "sklearn:digits", "--out", "new"),
-            "single texts, and sklearn:digits",
-        ),
-        (
-            ("train", "--model", "tfidf", "--data", "pairs.csv", "--text-column", "a,b", "--out", "new"),
-            "holds pairs of texts",
-        ),
-        ((*train, "--fit", "0", "--out", "new"), "no inputs for fit"),
-        (
-            ("train", "--model", "tfidf", "--data", "alike.csv", "--out", "new"),
-            "and one class teaches nothing",
-        ),
-        (
-            ("export", "run"),
+            "export run",
             "holds the estimator of scikit-learn, and this takes a run that holds the weights",
         ),
-        (("bench", "run"), "has one exit"),
-        (("calibrate", "run", "--budget", "100%", "--of", "time"), "has one exit"),
-        (("calibrate", "run", "--budget", "50%"), "below the cheapest exit"),
+        ("bench run", "has one exit"),
+        ("calibrate run --budget 100% --of time", "has one exit"),
+        ("calibrate run --budget 50%", "below the cheapest exit"),
     ):
-        done = exeunt(*arguments, cwd=folder, ok=False)
-        assert done.returncode, arguments
-        assert says in done.stderr, (arguments, done.stderr)
+        assert says in refusal(arguments, cwd=folder)
     assert not (folder / "new").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from unittest.mock import patch
 
 import numpy as np
@@ -20,8 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 Image = pytest.importorskip("PIL.Image")
 
-CLASSES = 10
-HEADS = ["--exits", "3", "--epochs", "10", "--size", "8", "--mean", "0.3,0.3,0.3", "--std", "0.38,0.38,0.38"]
+HEADS = "--exits 3 --epochs 6 --size 8 --mean 0.3,0.3,0.3 --std 0.38,0.38,0.38"
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def folder(tmp_path_factory):
     """A folder with a trained network, and with runs of labelled and of unlabelled heads on it."""
     made = tmp_path_factory.mktemp("unlabelled")
     save_trained(made / "digits.safetensors")
-    exeunt(*train("labelled"), cwd=made)
-    done = exeunt(*train("run", "--unlabelled", "--label-column", "none"), cwd=made)
+    exeunt(train("labelled"), cwd=made)
+    done = exeunt(train("run", "--unlabelled --label-column none"), cwd=made)
     (made / "said.txt").write_text(done.stdout)
     return made
 
@@ -41,9 +42,9 @@ def _cut_once():
         yield
 
 
-def train(out, *options, data="sklearn:digits"):
-    model = ["--model", "exeunt.zoo:digits", "--weights", "digits.safetensors"]
-    return ["train", *model, "--data", data, "--out", out, *HEADS, *options]
+def train(out, options="", data="sklearn:digits"):
+    model = "--model exeunt.zoo:digits --weights digits.safetensors"
+    return f"train {model} --data {data} --out {out} {HEADS} {options}"
 
 
 def pixels():
@@ -99,69 +100,58 @@ def test_a_run_without_labels_is_measured_by_agreement(folder):
 
 
 def test_every_command_works_without_labels(folder):
-    cwd = folder
-    certified = exeunt("calibrate", "run", "--max-loss", "8%", cwd=cwd).stdout
-    assert "at most 8% of the answers differ from those of the full network" in certified
-    assert exeunt("calibrate", "run", "--agree", "92%", cwd=cwd).stdout == certified
-    exeunt("calibrate", "run", "--budgets", "50%,70%", "--delta", "none", cwd=cwd)
-    table = exeunt("evaluate", "run", "--no-figures", cwd=cwd).stdout
-    assert " agreement " in table.splitlines()[1]
-    exeunt("calibrate", "run", "--budget", "60%", cwd=cwd)
-    done = exeunt("evaluate", "run", "--no-figures", cwd=cwd)
-    found = json.loads((cwd / "run" / "evaluation.json").read_text())
-    test = RunFolder.open(cwd / "run").trace("test")
-    expected = ex.evaluate(RunFolder.open(cwd / "run").policy, test)
-    assert f"agreement {expected.accuracy:.2%}" in done.stdout
-    assert (
-        f"answering early changes {1 - expected.accuracy:.2%} of the answers of the full network"
-        in done.stdout
-    )
-    assert (found["measure"], found["accuracy"]) == ("agreement", expected.accuracy)
-    assert found["full_network_accuracy"] is None
-    assert "right" not in done.stdout
+    def said(arguments):
+        return exeunt(arguments, cwd=folder).stdout
 
-    assert "disagreement" in exeunt("show", "run", cwd=cwd).stdout
-    assert "agreement/accuracy" in exeunt("diff", "run", "labelled", cwd=cwd).stdout
-    exeunt("verify", "run", cwd=cwd)
-    (cwd / "pictures").mkdir()
+    certified = said("calibrate run --max-loss 8% --policy eero")
+    assert "at most 8% of the answers differ from those of the full network" in certified
+    assert said("calibrate run --agree 92% --policy eero") == certified
+    said("calibrate run --budgets 50%,70% --delta none --policy eero")
+    assert " agreement " in said("evaluate run --no-figures").splitlines()[1]
+    said("calibrate run --budget 60%")
+    told = said("evaluate run --no-figures")
+    found, run = json.loads((folder / "run" / "evaluation.json").read_text()), RunFolder.open(folder / "run")
+    accuracy = ex.evaluate(run.policy, run.trace("test")).accuracy
+    assert f"agreement {accuracy:.2%}" in told
+    assert f"answering early changes {1 - accuracy:.2%} of the answers of the full network" in told
+    assert (found["measure"], found["accuracy"]) == ("agreement", accuracy)
+    assert found["full_network_accuracy"] is None
+    assert "right" not in told
+
+    assert "disagreement" in said("show run")
+    assert "agreement/accuracy" in said("diff run labelled")
+    said("verify run")
+    (folder / "pictures").mkdir()
     for i, image in enumerate(pixels()[0][:30]):
-        Image.fromarray(image).save(cwd / "pictures" / f"{i:02d}.png")
-    answers = exeunt("predict", "run", "--data", "pictures", cwd=cwd).stdout.splitlines()
-    assert len(answers) == 31
-    exeunt("record", "run", "--data", "pictures", "--out", "recorded", cwd=cwd)
-    exeunt("calibrate", "run", "--budget", "60%", "--traces", "recorded", "--delta", "none", cwd=cwd)
-    for options, own in ((["--traces", "recorded"], False), ([], True), (["--budget", "90%"], True)):
-        exeunt("calibrate", "run", "--agree", "60%", "--policy", "eero", *options, cwd=cwd)
+        Image.fromarray(image).save(folder / "pictures" / f"{i:02d}.png")
+    assert len(said("predict run --data pictures").splitlines()) == 31
+    said("record run --data pictures --out recorded")
+    said("calibrate run --budget 60% --traces recorded --delta none --policy eero")
+    for options, own in (("--traces recorded", False), ("", True), ("--budget 90%", True)):
+        said(f"calibrate run --agree 60% --policy eero {options}")
         with patch.object(ex, "evaluate", wraps=ex.evaluate) as evaluated:
-            exeunt("evaluate", "run", "--no-figures", cwd=cwd)
+            said("evaluate run --no-figures")
         # Compared with the calibration inputs of the run only if it was made from these.
         assert (evaluated.call_args_list[0].kwargs["calibration"] is not None) == own
-    budgets = ["--budgets", "60%", "--splits", "2", "--policies", "eero,auto", "--workers", "0"]
-    exeunt("compare", "run", *budgets, "--out", "report.html", cwd=cwd)
+    said("compare run --budgets 60% --splits 1 --policies eero,auto --workers 0 --out report.html")
 
 
 def test_the_accuracy_comes_beside_the_agreement_where_the_test_inputs_have_labels(folder, tmp_path):
-    parts = {"train": slice(0, 700), "test": slice(700, 1200)}
-    for part, rows in parts.items():
-        write_table(tmp_path / f"{part}.parquet", rows, labelled=500 if part == "test" else 20)
-    (tmp_path / "digits.safetensors").write_bytes((folder / "digits.safetensors").read_bytes())
-    exeunt(*train("run", "--unlabelled", "--unseen", data="."), cwd=tmp_path)
-    exeunt("calibrate", "run", "--budget", "60%", "--delta", "none", cwd=tmp_path)
-    said = exeunt("evaluate", "run", "--no-figures", cwd=tmp_path).stdout
+    write_table(tmp_path / "train.parquet", slice(0, 700), labelled=20)
+    write_table(tmp_path / "test.parquet", slice(700, 1200), labelled=500)
+    shutil.copy(folder / "digits.safetensors", tmp_path)
+    exeunt(train("run", "--unlabelled --unseen --epochs 2", data="."), cwd=tmp_path)
+    exeunt("calibrate run --budget 60% --delta none --policy eero", cwd=tmp_path)
+    said = exeunt("evaluate run --no-figures", cwd=tmp_path).stdout
     run = RunFolder.open(tmp_path / "run")
-    assert [run.labelled_trace(part).label is None for part in ("fit", "calibrate", "test")] == [
-        True,
-        True,
-        False,
-    ]
+    lacks = [run.labelled_trace(part).label is None for part in ("fit", "calibrate", "test")]
+    assert lacks == [True, True, False]
     assert f"the full network is {1 - run.labelled_trace('test').risk[-1]:.2%} right: answering early" in said
     assert "agreement " in said
 
 
 def write_table(path, rows, *, labelled):
     """A table of digits of which the first so many have a label."""
-    import io
-
     images, labels = pixels()
     cells = []
     for image in images[rows]:
@@ -177,19 +167,19 @@ def test_exports_cascades_and_servers_take_a_run_without_labels(folder):
     from exeunt.serve.loaded_run import load_run
     from exeunt.serve.settings import Settings
 
-    done = exeunt("export", "run", "--precision", "int8", cwd=folder)
+    done = exeunt("export run --precision int8", cwd=folder)
     assert "The agreement of the last exit is " in done.stdout
-    exeunt("calibrate", "run", "--budget", "60%", cwd=folder)
-    exeunt("export", "run", "--one-file", cwd=folder)
+    exeunt("calibrate run --budget 60%", cwd=folder)
+    exeunt("export run --one-file", cwd=folder)
     loaded = load_run(Settings(run=folder / "run", executor="onnx"))
     assert list(loaded.accuracy.values()) == [pytest.approx(1.0, abs=0.1)]
-    assert "agreement" in exeunt("bench", "run", "--batch-size", "8", "--repeats", "2", cwd=folder).stdout
+    assert "agreement" in exeunt("bench run --batch-size 8 --repeats 2", cwd=folder).stdout
     # Of equally expensive models the last is the reference. The labels that one model knows are those of all.
     for name, models, shown in (
-        ("same", ["run@int8", "run"], ["agreement", "of the answers of run"]),
-        ("mixed", ["run", "labelled"], ["accuracy", "run alone is"]),
+        ("same", "run@int8 run", ["agreement", "of the answers of run"]),
+        ("mixed", "run labelled", ["accuracy", "run alone is"]),
     ):
-        exeunt("cascade", *models, "--out", name, cwd=folder)
-        exeunt("calibrate", name, "--budget", "60%", cwd=folder)
-        said = exeunt("evaluate", name, "--no-figures", cwd=folder).stdout
+        exeunt(f"cascade {models} --out {name}", cwd=folder)
+        exeunt(f"calibrate {name} --budget 60%", cwd=folder)
+        said = exeunt(f"evaluate {name} --no-figures", cwd=folder).stdout
         assert all(text in said for text in shown), said

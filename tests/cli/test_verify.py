@@ -25,7 +25,6 @@ def test_a_line_for_each_part_and_a_status(tmp_path):
     status, lines = verify(run.path)
     assert status == 1
     (found,) = (line for line in lines if "FAILED" in line)
-    assert found.startswith(
-        f"test trace       FAILED   {run.path / 'traces' / 'test.parquet'} (the recorded outputs"
-    )
+    told = f"test trace       FAILED   {run.path / 'traces' / 'test.parquet'} (the recorded outputs"
+    assert found.startswith(told)
     assert lines[-1] == "8 of 9 parts are as they were written"

@@ -47,7 +47,7 @@ def hardest(run, n, start=1300):
 
 
 def written(cells, path):
-    table = pa.table({name: pa.array(list(column)) for name, column in cells.items()})
+    table = pa.table({name: pa.array(column) for name, column in cells.items()})
     if path.suffix == ".csv":
         pyarrow.csv.write_csv(table, path)
     elif path.suffix == ".jsonl":
@@ -61,9 +61,8 @@ def written(cells, path):
 def test_a_file_of_like_inputs_and_one_of_harder_inputs(calibrated, tmp_path, ending):
     same = called("watch", calibrated.path, written(predictions(calibrated), tmp_path / f"same.{ending}"))
     assert same.status == 0, same.err
-    assert re.fullmatch(
-        r"2,000 inputs watched\nno drift \(evidence at most [\d,]+, an alarm at 100,000\)\n", same.out
-    )
+    none = r"2,000 inputs watched\nno drift \(evidence at most [\d,]+, an alarm at 100,000\)\n"
+    assert re.fullmatch(none, same.out)
     harder = called("watch", calibrated.path, written(hardest(calibrated, 300), tmp_path / f"hard.{ending}"))
     found = re.search(r"Drift: since about input (\d+) \(between \d+ and \d+; noticed at (\d+)\)", harder.out)
     assert 580 < int(found[1]) < 620 < int(found[2]) < 700
@@ -73,31 +72,19 @@ def test_a_file_of_like_inputs_and_one_of_harder_inputs(calibrated, tmp_path, en
 def test_the_report_of_a_comparison_draws_the_watch_of_a_run_with_a_policy(
     calibrated, tmp_path, monkeypatch, capsys
 ):
-    options = (
-        "--splits",
-        1,
-        "--workers",
-        0,
-        "--budgets",
-        "60%",
-        "--policies",
-        "eero",
-        "--cache",
-        tmp_path / "kept",
-    )
-    page = tmp_path / "page.html"
-    assert called("compare", calibrated.path, *options, "--out", page).status == 0
+    page, options = tmp_path / "page.html", "--splits 1 --workers 0 --budgets 60% --policies eero"
+    done = called(f"compare {options} --cache {tmp_path / 'kept'} --out", page, calibrated.path)
+    assert done.status == 0
     about = f"<figcaption><b>{calibrated.path.name}</b>: 2,000 inputs watched: no drift (evidence"
     assert about in page.read_text()
     assert "data:image/svg+xml;base64," in page.read_text()
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     assert _watches({"run": calibrated.path, "trace": calibrated.trace("test")}, 0) == {}
-    assert re.search(
-        r"the report does not draw the watches of runs: .*exeunt\[plots\]", capsys.readouterr().out
-    )
+    missing = r"the report does not draw the watches of runs: .*exeunt\[plots\]"
+    assert re.search(missing, capsys.readouterr().out)
 
 
-def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path):
+def test_a_figure_is_drawn_if_it_is_asked_for(calibrated, tmp_path, not_drawn):
     file = written(predictions(calibrated), tmp_path / "same.parquet")
     done = called("watch", calibrated.path, file, "--figure", tmp_path / "watch")
     assert f"written to {tmp_path / 'watch.svg'}" in done.out
@@ -108,13 +95,11 @@ def test_the_watch_goes_on_in_a_state_file_and_is_restarted(calibrated, tmp_path
     first = written(predictions(calibrated, slice(0, 700)), tmp_path / "1.parquet")
     second = written(predictions(calibrated, slice(700, 1400)), tmp_path / "2.parquet")
     later = written(hardest(calibrated, 200, start=1400), tmp_path / "3.parquet")
-    options = ("--state", tmp_path / "watch.json", "--run-length", "50000")
-    assert called("watch", calibrated.path, first, *options).out.startswith("700 inputs watched\nno drift")
-    assert "an alarm at 50,000" in called("watch", calibrated.path, second, *options).out
-    told = called("watch", calibrated.path, later, *options).out
-    assert told.startswith("2,200 inputs watched\nDrift: since about input 2,001 (")
-    again = called("watch", calibrated.path, first, *options, "--restart").out
-    assert again.startswith("2,900 inputs watched\nno drift")
+    watch = f"watch {calibrated.path} --state {tmp_path / 'watch.json'} --run-length 50000"
+    assert called(watch, first).out.startswith("700 inputs watched\nno drift")
+    assert "an alarm at 50,000" in called(watch, second).out
+    assert called(watch, later).out.startswith("2,200 inputs watched\nDrift: since about input 2,001 (")
+    assert called(watch, first, "--restart").out.startswith("2,900 inputs watched\nno drift")
 
 
 def test_inputs_without_an_answer_are_left_out_and_a_folder_of_parts_is_read_in_order(calibrated, tmp_path):
@@ -126,17 +111,19 @@ def test_inputs_without_an_answer_are_left_out_and_a_folder_of_parts_is_read_in_
     for start in (0, 1000):
         part = {name: column[start : start + 1000] for name, column in cells.items()}
         written(part, tmp_path / "parts" / f"{start:012d}.parquet")
-    assert called("watch", calibrated.path, tmp_path / "parts").out.startswith(
-        "1,992 inputs watched, 8 left out\n"
-    )
+    told = called("watch", calibrated.path, tmp_path / "parts").out
+    assert told.startswith("1,992 inputs watched, 8 left out\n")
 
 
 def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
     cells = predictions(calibrated) | {name: np.full(2000, None) for name in WATCHED}
-    table = {name: pa.array(list(column)) for name, column in cells.items()}
-    table |= {name: table[name].cast("double") for name in WATCHED}
-    pq.write_table(pa.table(table), tmp_path / "exits.parquet")
-    assert "no drift" in called("watch", calibrated.path, tmp_path / "exits.parquet").out
+    cells |= {name: pa.array(cells[name], "double") for name in WATCHED}
+    file = written(cells, tmp_path / "exits.parquet")
+    assert "no drift" in called("watch", calibrated.path, file).out
+
+
+ANSWER = {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5]}
+NAMED = "name another with --group-column, or write it with `exeunt predict --group-column 'user id'`"
 
 
 @pytest.mark.parametrize(
@@ -144,18 +131,10 @@ def test_without_scores_exits_alone_are_watched(calibrated, tmp_path):
     [
         ({"exit": [0]}, (), "has no column 'score': give predictions of this version"),
         ({"exit": [0], "score": [0.5]}, (), "has no column 'first_score': give predictions of this version"),
+        ({**ANSWER, "exit": [7]}, (), "has an answer at exit 7, where the policy of"),
+        (ANSWER, ("--group-column", "user id"), NAMED),
         (
-            {"exit": [7], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
-            (),
-            "has an answer at exit 7, where the policy of",
-        ),
-        (
-            {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5]},
-            ("--group-column", "user id"),
-            "name another with --group-column, or write it with `exeunt predict --group-column 'user id'`",
-        ),
-        (
-            {"exit": [0], "score": [0.5], "first_score": [0.5], "tie": [0.5], "users": [["a", "b"]]},
+            {**ANSWER, "users": [["a", "b"]]},
             ("--group-column", "users"),
             "the column 'users' holds list<",
         ),
@@ -168,41 +147,41 @@ def test_files_that_cannot_be_watched_are_refused(calibrated, tmp_path, cells, o
 
 
 def test_files_that_are_missing_or_no_predictions_are_named(calibrated, tmp_path):
-    done = called("watch", calibrated.path, tmp_path / "none.parquet")
-    assert "there are no predictions at" in done.err
     (tmp_path / "text.parquet").write_text("text")
-    done = called("watch", calibrated.path, tmp_path / "text.parquet")
-    assert done.status == 2
-    assert "as predictions" in done.err
     (tmp_path / "parts").mkdir()
-    assert "holds no parts of predictions" in called("watch", calibrated.path, tmp_path / "parts").err
+    for name, told in (
+        ("none.parquet", "there are no predictions at"),
+        ("text.parquet", "as predictions"),
+        ("parts", "holds no parts of predictions"),
+    ):
+        done = called("watch", calibrated.path, tmp_path / name)
+        assert done.status == 2
+        assert told in done.err
 
 
 def test_options_of_the_state_are_refused_where_they_would_do_nothing(calibrated, tmp_path):
-    file, state = written(predictions(calibrated, slice(100)), tmp_path / "some.parquet"), tmp_path / "state"
-    assert "--restart takes back an alarm" in called("watch", calibrated.path, file, "--restart").err
-    done = called("watch", calibrated.path, file, "--state", tmp_path / "none" / "state")
-    assert "does not exist, create it first" in done.err
-    assert not done.out
-    assert called("watch", calibrated.path, file, "--state", state, "--run-length", 500).status == 0
-    done = called("watch", calibrated.path, file, "--state", state, "--run-length", 1000)
-    assert "has a run length of 500: leave out --run-length" in done.err
-    assert called("watch", calibrated.path, file, "--state", state, "--run-length", 500).status == 0
-
-
-def in_groups(run):
-    """Mark a run's policy as one whose calibration inputs came in groups."""
-    run.save_policy(replace(run.policy, n_groups=50))
-    return run
+    file = written(predictions(calibrated, slice(100)), tmp_path / "some.parquet")
+    watch, state = f"watch {calibrated.path} {file}", f"--state {tmp_path / 'state'}"
+    for options, told in (
+        ("--restart", "--restart takes back an alarm"),
+        (f"--state {tmp_path / 'none' / 'state'}", "does not exist, create it first"),
+        (f"{state} --run-length 500", ""),
+        (f"{state} --run-length 1000", "has a run length of 500: leave out --run-length"),
+        (f"{state} --run-length 500", ""),
+    ):
+        done = called(f"{watch} {options}")
+        assert done.status == (2 if told else 0)
+        assert told in done.err
+        assert not (told and done.out)
 
 
 def test_inputs_need_the_column_of_their_groups_where_calibration_inputs_came_in_groups(calibrated, tmp_path):
-    run = in_groups(calibrated)
-    cells = predictions(run, slice(0, 100)) | {"user": np.arange(100) // 2}
-    file = written(cells, tmp_path / "x.parquet")
+    calibrated.save_policy(replace(calibrated.policy, n_groups=50))
+    cells = predictions(calibrated, slice(0, 100)) | {"user": np.arange(100) // 2}
+    watch = ("watch", calibrated.path, written(cells, tmp_path / "x.parquet"))
     told = "came in groups, and these name none: name the column of their groups with --group-column"
-    assert told in called("watch", run.path, file).err
-    done = called("watch", run.path, file, "--group-column", "user")
+    assert told in called(*watch).err
+    done = called(*watch, "--group-column", "user")
     assert done.out.startswith("50 groups watched\n"), done.err
 
 
@@ -221,30 +200,28 @@ def test_conversations_are_drift_unless_each_counts_once(calibrated, tmp_path):
 def test_groups_are_told_apart_by_their_names_as_written_across_parts_and_runs(calibrated, tmp_path, ending):
     names = ["007", "7", "ü", "NA", "7", "007", "a b", "ü", "null", "nan"]
     cells = predictions(calibrated, slice(0, 10)) | {"user": names}
-    file, options = written(cells, tmp_path / f"x.{ending}"), ("--group-column", "user")
-    assert called("watch", calibrated.path, file, *options).out.startswith("7 groups watched\n")
+    watch = ("watch --group-column user", calibrated.path, written(cells, tmp_path / f"x.{ending}"))
     state = ("--state", tmp_path / "watch.json")
-    for _ in range(2):
-        assert called("watch", calibrated.path, file, *options, *state).out.startswith("7 groups watched\n")
+    for options in ((), state, state):
+        assert called(*watch, *options).out.startswith("7 groups watched\n")
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 @pytest.mark.parametrize("empty", [None, "", "  "])
 def test_a_row_that_names_no_group_is_named_unless_it_is_left_out(calibrated, tmp_path, ending, empty):
     cells = predictions(calibrated, slice(0, 10)) | {"user": [*"abcdef", empty, *"hij"]}
+    watch, file = f"watch --group-column user {calibrated.path}", tmp_path / f"x.{ending}"
     if ending != "csv":  # CSV cannot tell an error that is empty from none
         cells["error"] = [*[None] * 6, "cannot be read", *[None] * 3]
-        file = written(cells, tmp_path / f"y.{ending}")
-        done = called("watch", calibrated.path, file, "--group-column", "user")
+        done = called(watch, written(cells, file))
         assert done.out.startswith("9 groups watched, 1 input left out\n"), done.err
     cells["error"] = [None] * 10
-    file = written(cells, tmp_path / f"x.{ending}")
-    done = called("watch", calibrated.path, file, "--group-column", "user")
-    assert done.status == 2
-    assert done.err.startswith(
-        "exeunt: row 6 of the predictions (rows count from 0) names no group: its cell in the column 'user' is empty"
+    done = called(watch, written(cells, file))
+    told = (
+        "row 6 of the predictions (rows count from 0) names no group: its cell in the column 'user' is empty"
     )
-    assert not done.out
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"exeunt: {told}")
 
 
 def test_rows_of_parts_are_counted_together(calibrated, tmp_path):

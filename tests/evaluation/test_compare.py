@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,13 +65,38 @@ def test_every_cell_is_one_fit_and_one_replay(trace, here):
     assert (result.seconds[:, 0] <= result.seconds[:, 1]).all()
 
 
-def test_processes_change_nothing_and_progress_is_reported(trace, here, tmp_path):
-    reported = []
-    two = ex.compare(
-        trace, **OPTIONS, workers=2, cache=tmp_path, progress=lambda done, of: reported.append((done, of))
+def test_processes_change_nothing_and_progress_is_reported(trace, here, tmp_path, monkeypatch):
+    reported, started = [], recorded_starts(monkeypatch)
+    other = ex.compare(
+        trace, **OPTIONS, workers=1, cache=tmp_path, progress=lambda *done: reported.append(done)
     )
-    assert same(two, here)
+    assert same(other, here)
     assert reported == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    (process,) = started
+    assert process.returncode is not None
+
+
+def test_splits_are_shared_out_among_processes(trace, here, tmp_path, monkeypatch):
+    """As if each process had measured its splits at once."""
+    given = []
+
+    def start(jobs, answers):
+        given.append([split for _, split in jobs])
+        for cache, split in jobs:
+            cache.measure(split)
+            answers.write("null\n")
+        return SimpleNamespace(poll=lambda: None, terminate=lambda: None, wait=lambda: None)
+
+    monkeypatch.setattr(processes, "_start", start)
+    assert same(ex.compare(trace, **OPTIONS, workers=2, cache=tmp_path), here)
+    assert given == [[0, 2], [1]]
+
+
+def recorded_starts(monkeypatch):
+    """Return the list of the processes that are started from now on."""
+    start, started = processes._start, []
+    monkeypatch.setattr(processes, "_start", lambda *given: started.append(start(*given)) or started[-1])
+    return started
 
 
 def test_an_interrupted_run_resumes(trace, here, tmp_path, monkeypatch):
@@ -81,9 +107,12 @@ def test_an_interrupted_run_resumes(trace, here, tmp_path, monkeypatch):
     files[2].write_text(files[2].read_text()[:200])  # as no kill leaves it, but a full disk may
     measured = []
     original = SplitCache.measure
-    monkeypatch.setattr(
-        SplitCache, "measure", lambda self, split: (measured.append(split), original(self, split))
-    )
+
+    def measure(cache, split):
+        measured.append(split)
+        original(cache, split)
+
+    monkeypatch.setattr(SplitCache, "measure", measure)
     again = ex.compare(trace, **OPTIONS, workers=0, cache=tmp_path)
     assert measured == [1, 2]
     assert again.to_dict() == whole.to_dict()  # the times too: those of split 0 were kept
@@ -95,14 +124,13 @@ def test_an_interrupted_run_resumes(trace, here, tmp_path, monkeypatch):
 
 def test_whatever_changes_results_is_measured_anew(trace, make_trace, tmp_path):
     few = {"budgets": "50%", "policies": ["msdnet"], "splits": 1, "workers": 0, "cache": tmp_path}
-    variants = [
-        {}, {"budgets": "60%"}, {"policies": ["eero"]}, {"seed": 1}, {"test": 0.4}, {"fit": 0.2}, {"delta": 0.2},
-    ]  # fmt: skip
-    for variant in variants:
-        ex.compare(trace, **{**few, **variant})
-    ex.compare(make_trace(500, seed=1), **few)
-    ex.compare(trace.with_cost(ex.CostModel([1, 2, 3, 4])), **few)
-    assert len(list(tmp_path.glob("comparison/*"))) == len(variants) + 2
+    changes = {"budgets": "60%", "policies": ["eero"], "seed": 1, "test": 0.4, "fit": 0.2, "delta": 0.2}
+    for name, value in changes.items():
+        ex.compare(trace, **{**few, name: value})
+    others = (trace, make_trace(500, seed=1), trace.with_cost(ex.CostModel([1, 2, 3, 4])))
+    for other in others:
+        ex.compare(other, **few)
+    assert len(list(tmp_path.glob("comparison/*"))) == len(changes) + len(others)
 
 
 SCRIPT = """
@@ -139,19 +167,17 @@ def test_a_killed_run_leaves_whole_files_and_no_process(trace, tmp_path):
 
 @pytest.mark.parametrize("event", ["processes are killed", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
 def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
-    start, started = processes._start, []
-    monkeypatch.setattr(processes, "_start", lambda *given: started.append(start(*given)) or started[-1])
+    started, n = recorded_starts(monkeypatch), 2 if event == "Ctrl-C" else 1
 
     def progress(done, _):
         if done == 2 and event == "Ctrl-C":
             raise KeyboardInterrupt
         if done == 2:
-            for process in started:  # one of two may have nothing left to do
-                process.kill()
+            started[0].kill()
 
     with pytest.raises((RuntimeError, KeyboardInterrupt), match=r"process that measured splits|^$"):
-        ex.compare(trace, policies=["optimised"], splits=60, workers=2, progress=progress)
-    assert len(started) == 2
+        ex.compare(trace, policies=["optimised"], budgets="50%", splits=200, workers=n, progress=progress)
+    assert len(started) == n
     assert all(process.returncode is not None for process in started)
     assert all(process.stdin.closed for process in started)
 
@@ -178,10 +204,8 @@ def test_several_traces_by_name_and_by_path(trace, make_trace, tmp_path):
     other = make_trace(300, m=2, seed=3)
     trace.save(tmp_path / "first.parquet")
     rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "third.npz", logits=rng.standard_normal((90, 2, 3)), labels=rng.integers(0, 3, 90),
-        macs=np.array([1.0, 2.0]),
-    )  # fmt: skip
+    logits, labels = rng.standard_normal((90, 2, 3)), rng.integers(0, 3, 90)
+    np.savez(tmp_path / "third.npz", logits=logits, labels=labels, macs=np.array([1.0, 2.0]))
     few = {"budgets": ["70%"], "policies": ["eero", "msdnet"], "splits": 2, "workers": 0}
     found = ex.compare({"first": trace, "second": other}, **few)
     assert [result.name for result in found.traces] == ["first", "second"]
@@ -209,9 +233,8 @@ def test_certified_policies_that_cannot_meet_a_budget_are_empty(trace):
     said = " ".join(found.summary())
     assert "`eero` cannot meet 17% of the cost" in said
     assert f"The reason: {found.traces[0].refusals[0]}. " in said
-    assert re.match(
-        r"\d+ calibration inputs cannot certify a budget of .* at delta=1e-06", found.traces[0].refusals[0]
-    )
+    reason = r"\d+ calibration inputs cannot certify a budget of .* at delta=1e-06"
+    assert re.match(reason, found.traces[0].refusals[0])
     assert "no guarantee is seen to be broken" in said
     json.dumps(found.to_dict(), allow_nan=False)
 
@@ -223,9 +246,8 @@ def test_certified_policies_that_cannot_meet_a_budget_are_empty(trace):
 )
 def test_every_policy_keeps_its_guarantee_over_the_splits(make_trace, policies):
     """Counted against the distribution of the mean cost of their policies, and not kept by spending next to nothing."""
-    comparison = ex.compare(
-        make_trace(900), budgets="50%,75%", policies=policies, splits=6, delta=0.2, workers=0
-    )
+    options = {"policies": policies, "splits": 6, "delta": 0.2, "workers": 0}
+    comparison = ex.compare(make_trace(900), budgets="50%,75%", **options)
     found = guarantees(comparison.traces, 0.2)
     assert {(one.policy, one.of) for one in found} == {(name, 6) for name in policies}
     assert found[0].p_value > 0.01
@@ -284,18 +306,17 @@ def test_without_labels_policies_are_compared_by_their_agreement_with_the_last_e
 
 
 def test_traces_that_cannot_be_compared_are_refused(trace, tmp_path):
-    with pytest.raises(ex.InputError, match="no trace"):
-        ex.compare([])
-    with pytest.raises(ex.InputError, match="a name each"):
-        ex.compare([trace, trace])
-    with pytest.raises(ex.InputError, match="there is no trace file"):
-        ex.compare(tmp_path / "absent.parquet")
     trace.save(tmp_path / "a.parquet")
-    with pytest.raises(ex.InputError, match="two traces are named 'a'"):
-        ex.compare([tmp_path / "a.parquet", tmp_path / "a.parquet"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ex.InputError, match="not a folder"):
-        ex.compare(trace, splits=1, cache=tmp_path / "file")
+    for traces, options, shown in (
+        ([], {}, "no trace"),
+        ([trace, trace], {}, "a name each"),
+        (tmp_path / "absent.parquet", {}, "there is no trace file"),
+        ([tmp_path / "a.parquet"] * 2, {}, "two traces are named 'a'"),
+        (trace, {"splits": 1, "cache": tmp_path / "file"}, "not a folder"),
+    ):
+        with pytest.raises(ex.InputError, match=shown):
+            ex.compare(traces, **options)
 
 
 @pytest.mark.slow
@@ -310,8 +331,7 @@ def test_graded_answers_are_compared_by_their_measure(trace, tmp_path):
     """Sentences, files and the report call it by its name; losses of 0 and 1 give the numbers of the labels."""
     graded = replace(trace, label=None, grades=Grades(1.0 - trace.correct, "IoU"))
     options = {"budgets": "50%,80%", "splits": 2, "policies": ["eero", "stopping"], "workers": 0}
-    found = ex.compare({"a": graded}, cache=tmp_path / "cache", **options)
-    usual = ex.compare({"a": trace}, cache=tmp_path / "cache", **options)
+    found, usual = (ex.compare({"a": one}, cache=tmp_path / "cache", **options) for one in (graded, trace))
     for name in ("accuracy", "mean_cost", "oracle", "exits", "mixture_accuracy"):
         np.testing.assert_array_equal(getattr(found.traces[0], name), getattr(usual.traces[0], name))
     text = " ".join(found.summary())

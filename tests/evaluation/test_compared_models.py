@@ -25,18 +25,19 @@ def world(n=900):
             sure[:, None], said[:, None], cost=cost, label=label, id=id_, name="confidence"
         )
 
-    return ex.CascadeTrace(
-        {"large": answering(0.85, 10), "small": answering(0.7, 2), "poor": answering(0.5, 10)}
-    )
+    skills = {"large": (0.85, 10), "small": (0.7, 2), "poor": (0.5, 10)}
+    return ex.CascadeTrace({name: answering(*one) for name, one in skills.items()})
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
-    return ex.compare(
-        {"services": world()}, budgets="30%,12 usd,8 usd per 1", policies=["eero", "msdnet"], splits=2, workers=0,
-        cache=cache,
-    )  # fmt: skip
+    options = {
+        "policies": ["eero", "msdnet"],
+        "splits": 2,
+        "workers": 0,
+        "cache": tmp_path_factory.mktemp("cache"),
+    }
+    return ex.compare({"services": world()}, budgets="30%,12 usd,8 usd per 1", **options)
 
 
 def test_every_policy_is_that_of_a_cascade(comparison):
@@ -68,9 +69,8 @@ def test_all_parts_have_the_exits_in_one_order():
     """Prices depend on the input, and one part may hold those for which the other model is cheaper."""
     long, made = np.arange(40) < 18, world(40)
     prices = {"large": np.where(long, 3.0, 1.0), "small": np.where(long, 1.0, 3.0), "poor": np.full(40, 9.0)}
-    models = ex.CascadeTrace(
-        {name: made[name].with_cost(ex.CostModel(price[:, None])) for name, price in prices.items()}
-    )
+    priced = {name: made[name].with_cost(ex.CostModel(price[:, None])) for name, price in prices.items()}
+    models = ex.CascadeTrace(priced)
     assert models.exit_names == ("large", "small", "poor")
     parts = models.take(long), models.take(~long), models.take(slice(10, 30)).take(slice(0, 8))
     for part in parts:
@@ -97,11 +97,7 @@ def test_a_comparison_of_models_is_kept_and_shown(comparison, tmp_path):
 
 def test_what_is_told_is_about_models(comparison, tmp_path):
     (trace,) = comparison.traces
-    assert (trace.models, trace.whole, trace.one_exit) == (
-        ("small", "large", "poor"),
-        "poor alone",
-        "model",
-    )
+    assert (trace.models, trace.whole, trace.one_exit) == (("small", "large", "poor"), "poor alone", "model")
     told = comparison.summary()
     assert told[0].startswith("At 30% of the cost of poor alone, `eero` answers ")
     assert " points above poor alone, and costs " in told[0]
@@ -129,11 +125,9 @@ def test_a_policy_that_is_worse_than_a_random_mixture_is_a_warning():
     label = rng.integers(0, 3, n)
     prediction = np.stack([label, np.where(rng.uniform(size=n) < 0.3, label, (label + 1) % 3)], axis=1)
     prediction[:, 0] = np.where(rng.uniform(size=n) < 0.9, label, (label + 1) % 3)
-    trace = ex.ExitTrace.from_scores(
-        rng.uniform(size=(n, 2)), prediction, cost=ex.CostModel([1, 2]), label=label
-    )
+    cost = ex.CostModel([1, 2])
+    trace = ex.ExitTrace.from_scores(rng.uniform(size=(n, 2)), prediction, cost=cost, label=label)
     told = ex.compare(trace, budgets="75%,95%", policies=["msdnet"], splits=5, workers=0).summary()
     (warning,) = [sentence for sentence in told if sentence.startswith("Warning")]
-    assert warning == (
-        "Warning: on trace, a random mixture of two exits is better than `msdnet` at 75%, 95% of the cost."
-    )
+    better = "on trace, a random mixture of two exits is better than `msdnet` at 75%, 95% of the cost."
+    assert warning == f"Warning: {better}"

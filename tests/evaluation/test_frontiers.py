@@ -76,9 +76,8 @@ def test_budgets_that_nobody_can_certify_are_empty_not_zero(trace):
 
 def test_one_split_has_no_interval_and_progress_is_told(trace):
     reported = []
-    table = ex.frontier(
-        {"eero": ex.eero}, trace, ["50%"], splits=1, progress=lambda done, of: reported.append((done, of))
-    )
+    told = {"splits": 1, "progress": lambda *done: reported.append(done)}
+    table = ex.frontier({"eero": ex.eero}, trace, ["50%"], **told)
     assert np.isnan(table.rows()[0]["accuracy_low"])
     assert reported == [(1, 1)]
 
@@ -112,9 +111,7 @@ def test_intervals_of_shares_end_at_0_and_1():
 
 
 def test_intervals_of_spend_do_not_begin_below_0(make_trace):
-    two = np.array(
-        [0.2, 0.4]
-    )  # t with one degree of freedom: the interval is 12.7 standard errors to each side
+    two = np.array([0.2, 0.4])  # t with one degree of freedom: 12.7 standard errors to each side
     mean, low, high = mean_interval(two)
     assert low < 0
     assert mean_interval(two, within=(0.0, np.inf)) == (mean, 0.0, high)

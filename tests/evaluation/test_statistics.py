@@ -97,10 +97,8 @@ def test_budgets_that_a_policy_cannot_meet_are_named_and_take_nothing_from_the_r
     accuracy, cost = comparison.traces[0].accuracy.copy(), comparison.traces[0].mean_cost.copy()
     accuracy[1, 0, :2] = cost[1, 0, :2] = np.nan
     accuracy[2, 1] = cost[2, 1] = np.nan
-    broken = replace(
-        comparison,
-        traces=(replace(comparison.traces[0], accuracy=accuracy, mean_cost=cost), comparison.traces[1]),
-    )
+    first, second = comparison.traces
+    broken = replace(comparison, traces=(replace(first, accuracy=accuracy, mean_cost=cost), second))
     policies = broken.to_dict()["traces"][0]["policies"]
     partly, never = policies[1]["points"][0], policies[2]["points"][1]
     assert partly["of"] == 4
@@ -161,12 +159,9 @@ def same_numbers(found, expected):
 
 def test_every_policy_of_the_catalogue_is_described(comparison):
     assert all(text.endswith(".") for text in DESCRIPTIONS.values())
-    other = replace(
-        comparison,
-        traces=tuple(
-            replace(trace, policies=("eero", "msdnet", "patience", "other")) for trace in comparison.traces
-        ),
-    )
+    policies = ("eero", "msdnet", "patience", "other")
+    traces = tuple(replace(trace, policies=policies) for trace in comparison.traces)
+    other = replace(comparison, traces=traces)
     assert other.to_dict()["about"] == {name: DESCRIPTIONS[name] for name in ("eero", "msdnet", "patience")}
 
 
@@ -213,11 +208,12 @@ def test_the_summary_says_what_the_numbers_say(comparison):
 @given(st.lists(st.floats(0, 1), max_size=6), st.integers(0, 7))
 def test_the_distribution_of_a_count_is_that_of_all_outcomes(chances, count):
     outcomes = itertools.product((0, 1), repeat=len(chances))
-    expected = sum(
-        np.prod([c if hit else 1 - c for hit, c in zip(outcome, chances, strict=True)])
-        for outcome in outcomes
-        if sum(outcome) >= count
-    )
+    found = [
+        [c if hit else 1 - c for hit, c in zip(one, chances, strict=True)]
+        for one in outcomes
+        if sum(one) >= count
+    ]
+    expected = sum(map(np.prod, found))
     assert at_least(count, np.array(chances)) == pytest.approx(expected, abs=1e-12)
 
 
@@ -242,9 +238,8 @@ def test_guarantees_are_held_against_the_distribution_of_their_policies(comparis
     assert "is `msdnet` at 87.5% of the cost on a: 6 of 6 splits." in " ".join(kept.summary())
     assert "this guarantee looks broken" in " ".join(kept.summary())
     kept.traces[0].mean_cost[1, 2] = 1.0
-    assert (
-        "No policy exceeded any budget in any split: no guarantee is seen to be broken." in kept.summary()[-2]
-    )
+    none = "No policy exceeded any budget in any split: no guarantee is seen to be broken."
+    assert none in kept.summary()[-2]
     assert "suspicious" not in " ".join(kept.summary())
 
 
@@ -252,11 +247,8 @@ def test_too_few_splits_tell_nothing_of_guarantees(comparison):
     """3 of 5 at one of twelve budgets is no more than chance does, and two splits show nothing whatever they do."""
     kept = certified(comparison, 0.08)
     kept.traces[0].mean_cost[1, 2, 3:] = 1.0
-    first = slice(None, 5)
-    five = replace(kept.traces[0], **{
-        name: getattr(kept.traces[0], name)[..., first]
-        for name in ("accuracy", "mean_cost", "chance", "oracle", "exits", "mixture_accuracy", "mixture_cost")
-    })  # fmt: skip
+    by_split = ("accuracy", "mean_cost", "chance", "oracle", "exits", "mixture_accuracy", "mixture_cost")
+    five = replace(kept.traces[0], **{name: getattr(kept.traces[0], name)[..., :5] for name in by_split})
     (worst, *_) = guarantees((five,), 0.05)
     assert (worst.over_budget, worst.of) == (3, 5)
     assert worst.p_value == pytest.approx(12 * binom.sf(2, 5, 0.08))
@@ -290,10 +282,8 @@ def test_splits_that_share_inputs_exceed_a_budget_independently(make_trace, seed
         limits = sequential_thresholds(RankedInMemory(scores[rows[:n]], ties[:n]), counts, 3)
         exits = exits_under(scores[rows[n : n + t]], ties[:t], limits)
         over.append(cost[exits].sum() > budget * t)
-    chance, over = (
-        1 - MeanCostDistribution(counts, cost).batch_probability_within(budget, t),
-        np.array(over),
-    )
+    chance = 1 - MeanCostDistribution(counts, cost).batch_probability_within(budget, t)
+    over = np.array(over)
     assert 0.1 < chance < 0.4
     for hits, p in ((over, chance), (over[::2] & over[1::2], chance**2)):
         assert binom.sf(hits.sum() - 1, len(hits), p) > 1e-4
@@ -307,9 +297,8 @@ def test_a_guarantee_just_kept_is_exceeded_as_often_as_allowed(comparison):
     result = replace(comparison.traces[0], parts=np.array([1.0, calibrate, test]))
     from scipy.special import ndtri
 
-    seen, later = (
-        rng.binomial(n, 0.5, rounds) / n for n in (calibrate, test)
-    )  # the mean cost of exits that cost 0 and 1
+    # The mean cost of exits that cost 0 and 1.
+    seen, later = (rng.binomial(n, 0.5, rounds) / n for n in (calibrate, test))
     budget = seen - ndtri(delta) * 0.5 / calibrate**0.5  # P(long-run mean 0.5 > budget) = delta
     assert np.mean(budget < 0.5) == pytest.approx(delta, abs=0.02)
     assert np.mean(later > budget) == pytest.approx(share_over_budget(result, delta), abs=0.02)

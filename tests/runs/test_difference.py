@@ -105,13 +105,8 @@ def test_what_only_the_details_tell_apart(run):
 def test_answers_are_those_of_a_replay_on_the_common_inputs(run, tmp_path):
     """An oracle by loops, with half of the inputs in common, in another order."""
     trace = run.trace("test")
-    rng = np.random.default_rng(5)
-    order = rng.permutation(trace.n)[:12]
-    other_outputs = made_trace(7, 12)
-    common = ex.ExitTrace.from_scores(
-        other_outputs.scores["margin"], other_outputs.prediction, cost=other_outputs.cost,
-        label=trace.label[order], id=trace.id[order],
-    )  # fmt: skip
+    order, outputs = np.random.default_rng(5).permutation(trace.n)[:12], made_trace(7, 12)
+    common = replace(outputs, label=trace.label[order], id=trace.id[order])
     folder = tmp_path / "b"
     folder.mkdir()
     (folder / "weights.safetensors").write_bytes(b"x")
@@ -127,28 +122,23 @@ def test_answers_are_those_of_a_replay_on_the_common_inputs(run, tmp_path):
         elsewhere += exits[row] != 2
         right += mine == trace.label[row]
         spent += trace.cost.cumulative[exits[row]]
-    assert found.n == 12
-    assert found.answered_differently == different / 12
-    assert found.left_elsewhere == elsewhere / 12
-    assert found.results[0].accuracy == right / 12
-    assert found.results[0].cost == pytest.approx(spent / 12)
-    assert found.results[1].cost == common.cost.full
+    first, second = found.results
+    assert (found.n, found.answered_differently, found.left_elsewhere) == (12, different / 12, elsewhere / 12)
+    assert (first.accuracy, first.cost) == (right / 12, pytest.approx(spent / 12))
+    assert second.cost == common.cost.full
     assert 0 < different < 12
 
 
 def test_pooled_answers_are_compared_as_they_are_given(run):
-    own, ensemble = (policy_of(run, answer=answer) for answer in ("own", "ensemble"))
-    found = compare_answers(Side("a", run, own), Side("b", run, ensemble))
-    test = run.trace("test")
-    assert [result.accuracy for result in found.results] == [
-        ex.evaluate(policy, test).accuracy for policy in (own, ensemble)
+    policies = [policy_of(run, answer=answer) for answer in ("own", "ensemble")]
+    sides = [Side(policy.answer.name, run, policy) for policy in policies]
+    found, test = compare_answers(*sides), run.trace("test")
+    assert [one.accuracy for one in found.results] == [
+        ex.evaluate(policy, test).accuracy for policy in policies
     ]
-    said = [
-        policy.answer.on(test).prediction[np.arange(test.n), policy.route(test)] for policy in (own, ensemble)
-    ]
-    assert found.answered_differently == (said[0] != said[1]).mean() > 0
-    told = {one.what for one in differing(Side("a", run, own), Side("b", run, ensemble))["policy"]}
-    assert "answer" in told
+    own, ensemble = (policy.answers(test) for policy in policies)
+    assert found.answered_differently == (own != ensemble).mean() > 0
+    assert "answer" in {one.what for one in differing(*sides)["policy"]}
 
 
 def test_classes_are_compared_by_name(run):
@@ -165,16 +155,14 @@ def test_runs_without_common_inputs_have_no_answers_to_compare(run, tmp_path):
 
 
 def test_what_is_no_side_is_refused(run, tmp_path):
-    lone = tmp_path / "lone.json"
+    lone, foreign, other = tmp_path / "lone.json", tmp_path / "foreign.json", made_run(tmp_path / "b", 3)
     policy_of(run).save(lone)
-    with pytest.raises(ex.InputError, match="lies in no run"):
-        open_sides(str(lone), str(lone))
-    with pytest.raises(ex.InputError, match="does not exist"):
-        open_sides(str(run.path), str(tmp_path / "nowhere"))
-    with pytest.raises(ex.InfeasibleBudget, match="smallest budget of this set"):
-        open_sides(f"{run.path}@40%", str(run.path))
-    other = made_run(tmp_path / "b", 3)
-    foreign = tmp_path / "foreign.json"
     replace(policy_of(other), run=other.digest).save(foreign)
-    with pytest.raises(ex.ArtefactError, match=r"foreign\.json was calibrated for another"):
-        open_sides(str(run.path), str(foreign))
+    for first, second, error, told in (
+        (lone, lone, ex.InputError, "lies in no run"),
+        (run.path, tmp_path / "nowhere", ex.InputError, "does not exist"),
+        (f"{run.path}@40%", run.path, ex.InfeasibleBudget, "smallest budget of this set"),
+        (run.path, foreign, ex.ArtefactError, r"foreign\.json was calibrated for another"),
+    ):
+        with pytest.raises(error, match=told):
+            open_sides(str(first), str(second))

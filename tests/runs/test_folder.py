@@ -10,19 +10,16 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt._support.sealed_json import content_digest
+from damaged_files import damage
 from exeunt.engine.plan import Plan
 from exeunt.policy.calibration import NEVER
 from exeunt.runs.executors import open_executor
+from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.runner import load
 from exeunt.timing.timing_tools import describe_machine
 from made_runs import ABOUT, made_run, made_trace
-
-
-@pytest.fixture
-def trace() -> ex.ExitTrace:
-    return made_trace()
+from mutated_json import resealed
 
 
 @pytest.fixture
@@ -30,11 +27,11 @@ def run(tmp_path) -> RunFolder:
     return made_run(tmp_path / "run")
 
 
-def test_reads_back_what_was_written(run, trace):
+def test_reads_back_what_was_written(run):
     again = RunFolder.open(run.path)
     assert again.manifest == run.manifest
-    assert again.cost == trace.cost
-    for part in ("fit", "calibrate", "test"):
+    assert again.cost == made_trace().cost
+    for part in TRACED:
         np.testing.assert_array_equal(again.trace(part).id, run.trace(part).id)
     assert again.manifest["provenance"]["seed"] == 3
     assert set(again.manifest["provenance"]["packages"]) == {"numpy"}
@@ -54,7 +51,7 @@ def test_what_is_about_a_policy_goes_with_it_and_with_its_run(run):
     policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="50%")
     files = [run.path / name for name in ("evaluation.json", "one-file.onnx", "web/model.onnx")]
     (run.path / "web").mkdir()
-    parts = {part: run.trace(part) for part in ("fit", "calibrate", "test")}
+    parts = {part: run.trace(part) for part in TRACED}
 
     def made_again():
         RunFolder.create(run.path, cost=run.cost, traces=parts, about=ABOUT)
@@ -72,19 +69,13 @@ def test_an_executor_runs_on_at_least_one_thread(run):
             open_executor(run, "eager", threads=threads)
 
 
-def test_refuses_what_is_not_a_run_folder(tmp_path):
-    with pytest.raises(ex.InputError, match="does not exist"):
-        RunFolder.open(tmp_path / "nowhere")
-    with pytest.raises(ex.InputError, match="is not a run folder"):
-        RunFolder.open(tmp_path)
-    (tmp_path / "bundle.json").write_text('{"format": "something else"}')
-    with pytest.raises(ex.ArtefactError, match="not a manifest"):
-        RunFolder.open(tmp_path)
-
-
 def _touch(file):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
+
+
+DATA = r"seems to hold data \({}\): make one with `exeunt train --data \S+ --out RUN`$"
+HUB = r"Hugging Face model, not a run folder: make one with `exeunt train --model hf:\S+ --out RUN`$"
 
 
 @pytest.mark.parametrize(
@@ -93,42 +84,35 @@ def _touch(file):
         ("training/checkpoint.pt", r"unfinished run.*the `exeunt train` command that began it"),
         ("weights.safetensors", r"lost its bundle\.json.*restore the file from a copy"),
         (".hidden", "it is empty: make one with `exeunt train"),
-        (
-            "train.parquet",
-            r"seems to hold data \(train\.parquet\): make one with `exeunt train --data \S+ --out RUN`$",
-        ),
-        ("train/cats/1.png", r"seems to hold data \(train\): .* --data "),
-        ("cat.JPG", r"seems to hold data \(cat\.JPG\)"),
+        ("train.parquet", DATA.format(r"train\.parquet")),
+        ("train/cats/1.png", DATA.format("train")),
+        ("cat.JPG", DATA.format(r"cat\.JPG")),
         ("gateway.json", r"the folder of a gateway, not a run folder: `exeunt gateway certify FILE`"),
-        (
-            "config.json",
-            r"Hugging Face model, not a run folder: make one with `exeunt train --model hf:\S+ --out RUN`$",
-        ),
+        ("config.json", HUB),
         ("digits/bundle.json", "it holds some: give one of digits$"),
         ("bundle.json/nested", r"a bundle\.json that is not a file: move it away"),
         ("notes.txt", r"not a run folder \(it has no bundle\.json\): make one"),
+        ("../elsewhere", r"x does not exist"),
     ],
 )
 def test_another_folder_is_told_for_what_it_is(tmp_path, file, said):
-    _touch(tmp_path / "x" / file)
+    _touch(tmp_path / file if file.startswith("..") else tmp_path / "x" / file)
     with pytest.raises(ex.InputError, match=said):
         RunFolder.open(tmp_path / "x")
 
 
 def test_parts_of_a_run_and_folders_of_runs_say_what_to_give_instead(run, tmp_path):
-    with pytest.raises(ex.InputError, match=rf"part of a run folder: give {run.path}$"):
-        RunFolder.open(run.path / "tokenizer" / "nested")
-    with pytest.raises(
-        ex.InputError, match=r"not a run folder but a file, or a broken link: give the folder"
-    ):
-        RunFolder.open(run.path / "bundle.json")
     for name in ("a", "b", "c"):
         _touch(tmp_path / name / "bundle.json")
-    with pytest.raises(ex.InputError, match=r"it holds some: give one of a, b, c and 1 more$"):
-        RunFolder.open(tmp_path)
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ex.InputError, match="gone is not a run folder but a file"):
-        RunFolder.open(tmp_path / "gone")
+    for path, said in (
+        (run.path / "tokenizer" / "nested", rf"part of a run folder: give {run.path}$"),
+        (run.path / "bundle.json", "not a run folder but a file, or a broken link: give the folder"),
+        (tmp_path, r"it holds some: give one of a, b, c and 1 more$"),
+        (tmp_path / "gone", "gone is not a run folder but a file"),
+    ):
+        with pytest.raises(ex.InputError, match=said):
+            RunFolder.open(path)
 
 
 READ = {
@@ -141,16 +125,9 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-@pytest.mark.parametrize("harm", ["edit", "truncate", "remove"])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
 def test_refuses_damage(run, name, harm):
-    file = run.path / name
-    content = file.read_bytes()
-    if harm == "edit":
-        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    elif harm == "truncate":
-        file.write_bytes(content[:-1])
-    else:
-        file.unlink()
+    damage(run.path / name, harm)
     again = RunFolder.open(run.path)
     with pytest.raises(ex.ArtefactError, match=rf"{name} \(.+\) is .*restore it from a copy.*`exeunt train`"):
         READ[name](again)
@@ -161,9 +138,8 @@ def test_refuses_damage(run, name, harm):
 
 def test_a_file_is_hashed_once(run, monkeypatch):
     hashed = []
-    monkeypatch.setattr(
-        "exeunt.runs.file_digests.check_file", lambda file, *_, **__: hashed.append(file.name)
-    )
+    check = "exeunt.runs.file_digests.check_file"
+    monkeypatch.setattr(check, lambda file, *_, **__: hashed.append(file.name))
     again = RunFolder.open(run.path)
     for _ in range(2):
         for read in READ.values():
@@ -180,26 +156,13 @@ def test_refuses_files_that_were_added_to_model_and_tokenizer(run):
             RunFolder.open(run.path).files.check_folder(name)
 
 
-def _rewrite(run, manifest):
-    (run.path / "bundle.json").write_text(json.dumps(manifest))
+def _rewrite(run, text):
+    (run.path / "bundle.json").write_text(text)
 
 
 def _edit_manifest(run, **changes):
     """Change the manifest and make its digest fit."""
-    body = {name: value for name, value in {**run.manifest, **changes}.items() if name != "sha256"}
-    _rewrite(run, body | {"sha256": content_digest(body)})
-
-
-def test_a_run_of_before_0_1_is_refused_with_what_to_do(run):
-    _edit_manifest(run, version=1)
-    with pytest.raises(ex.ArtefactError, match=r"of the old format 1, not of 2: .* repeat what made the run"):
-        RunFolder.open(run.path)
-
-
-def test_refuses_newer_version(run):
-    _edit_manifest(run, version=99)
-    with pytest.raises(ex.ArtefactError, match=r"99.*upgrade"):
-        RunFolder.open(run.path)
+    _rewrite(run, json.dumps(resealed({**run.manifest, **changes})))
 
 
 def test_refuses_files_outside(run):
@@ -214,54 +177,65 @@ def test_refuses_files_outside(run):
         _ = RunFolder.open(run.path).cost
 
 
-def test_refuses_truncated_manifest(run):
-    file = run.path / "bundle.json"
-    file.write_text(file.read_text()[:-20])
-    with pytest.raises(ex.ArtefactError, match="truncated"):
-        RunFolder.open(run.path)
-
-
-def test_no_run_folder_without_weights(trace, tmp_path):
+def test_no_run_folder_without_weights(run, tmp_path):
     with pytest.raises(ex.InputError, match="weights"):
-        RunFolder.create(tmp_path, cost=trace.cost, traces={}, about={})
+        RunFolder.create(tmp_path, cost=run.cost, traces={}, about={})
 
 
-@pytest.mark.parametrize(
-    "changes", [{"class_names": ABOUT["class_names"][::-1]}, {"sha256": "0"}, {"sha256": None}, {"more": 1}]
+def _without(entries, word):
+    return {name: value for name, value in entries.items() if word not in name}
+
+
+CLASSES = ABOUT["class_names"]
+FILES = dict.fromkeys(
+    ["weights.safetensors", "costs.json", *(f"traces/{part}.parquet" for part in TRACED)], "0"
 )
-def test_refuses_an_edited_manifest(run, changes):
-    _rewrite(run, run.manifest | changes)
-    with pytest.raises(ex.ArtefactError, match=r"bundle\.json was edited"):
-        RunFolder.open(run.path)
-
-
-@pytest.mark.parametrize("part", ["fit", "calibrate", "test"])
-def test_refuses_a_manifest_without_a_trace(run, part):
-    files = {name: digest for name, digest in run.manifest["files"].items() if part not in name}
-    _edit_manifest(run, files=files)
-    with pytest.raises(ex.ArtefactError, match=rf"does not name the files traces/{part}\.parquet"):
-        RunFolder.open(run.path)
+EDITED = r"bundle\.json was edited"
+NO_ENTRY = "cannot be read as a manifest: "
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "is_sealed", "reason"),
     [
-        ({"class_names": ABOUT["class_names"][1:]}, "class_names are those of"),
-        ({"class_names": [*ABOUT["class_names"][1:], 5]}, r"class_names\[\d+\] must be a text, got 5"),
-        ({"model": {**ABOUT["model"], "n_classes": "5"}}, r"model\.n_classes must be a whole number"),
-        ({"inputs": {}}, r"inputs\.kind is missing"),
+        ({"class_names": CLASSES[::-1]}, False, EDITED),
+        ({"sha256": "0"}, False, EDITED),
+        ({"sha256": None}, False, EDITED),
+        ({"more": 1}, False, EDITED),
+        ({"version": 1}, True, r"of the old format 1, not of 2: .* repeat what made the run"),
+        ({"version": 99}, True, r"99.*upgrade"),
+        *(
+            ({"files": _without(FILES, file)}, True, rf"does not name the files {file}: it is damaged")
+            for file in [*FILES][1:]
+        ),
+        ({"class_names": CLASSES[1:]}, True, f"{NO_ENTRY}class_names are those of"),
+        ({"class_names": [*CLASSES[1:], 5]}, True, rf"{NO_ENTRY}class_names\[\d+\] must be a text, got 5"),
+        (
+            {"model": {**ABOUT["model"], "n_classes": "5"}},
+            True,
+            rf"{NO_ENTRY}model\.n_classes must be a whole",
+        ),
+        ({"inputs": {}}, True, rf"{NO_ENTRY}inputs\.kind is missing"),
     ],
 )
-def test_refuses_a_manifest_whose_digest_fits_and_whose_entries_do_not(run, changes, reason):
-    _edit_manifest(run, **changes)
-    with pytest.raises(ex.ArtefactError, match=rf"cannot be read as a manifest: {reason}"):
+def test_refuses_a_manifest_that_was_edited_whether_or_not_its_digest_fits(run, changes, is_sealed, reason):
+    if is_sealed:
+        _edit_manifest(run, **changes)
+    else:
+        _rewrite(run, json.dumps({**run.manifest, **changes}))
+    with pytest.raises(ex.ArtefactError, match=reason):
         RunFolder.open(run.path)
 
 
-def test_refuses_a_manifest_without_its_digest(run):
-    _rewrite(run, {name: value for name, value in run.manifest.items() if name != "sha256"})
-    with pytest.raises(ex.ArtefactError, match="digest does not match"):
-        RunFolder.open(run.path)
+def test_refuses_what_is_no_manifest(run):
+    whole = json.dumps(run.manifest)
+    for text, reason in (
+        (whole[:-20], "is not complete JSON"),
+        ('{"format": "something else"}', "not a manifest"),
+        (json.dumps(_without(run.manifest, "sha256")), "digest does not match"),
+    ):
+        _rewrite(run, text)
+        with pytest.raises(ex.ArtefactError, match=reason):
+            RunFolder.open(run.path)
 
 
 PLAN = Plan("onnx", ((0, 1), (2, 2)), (7, 9), (1, 4), ((0, 0), (1, 2)))
@@ -313,14 +287,9 @@ def test_the_plan_for_the_device_at_hand_is_loaded(run, monkeypatch):
 
     def open_executor(run, name, *, segments, **options):
         opened.append(segments)
-        return SimpleNamespace(
-            name=name,
-            n_exits=3,
-            restarts=(),
-            border=1e-5,
-            mask_scale=1,
-            segments=segments or ((0, 0), (1, 1), (2, 2)),
-        )
+        segments = segments or ((0, 0), (1, 1), (2, 2))
+        facts = {"restarts": (), "border": 1e-5, "mask_scale": 1}
+        return SimpleNamespace(name=name, n_exits=3, segments=segments, **facts)
 
     monkeypatch.setattr("exeunt.runs.runner.open_executor", open_executor)
     policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
@@ -340,18 +309,19 @@ def test_a_damaged_plan_is_refused(run):
     run.save_plan(PLAN)
     file = run.path / "plan-onnx.json"
     sound = file.read_text()
+    known = json.loads(sound)
     for text, says in (
         (sound.replace('"onnx"', '"other"'), "digest does not match; measure it again"),
         (sound.replace("exeunt-plan", "exeunt-other"), "is not a plan of exeunt"),
         (sound.replace('"version": 1', '"version": 2'), "upgrade exeunt"),
+        (
+            json.dumps(resealed({**known, "plan": {**known["plan"], "sizes": [4, 1]}})),
+            "cannot be read as a plan",
+        ),
     ):
         file.write_text(text)
         with pytest.raises(ex.ArtefactError, match=says):
             run.plan("onnx")
-    body = json.loads(sound)["plan"] | {"sizes": [4, 1]}
-    file.write_text(json.dumps({**json.loads(sound), "sha256": content_digest(body), "plan": body}))
-    with pytest.raises(ex.ArtefactError, match="cannot be read as a plan"):
-        run.plan("onnx")
 
 
 @pytest.mark.parametrize(
@@ -365,7 +335,7 @@ def test_a_damaged_plan_is_refused(run):
 def test_a_run_that_could_not_be_read_back_is_not_made(tmp_path, change, message):
     (tmp_path / "weights.safetensors").write_bytes(b"w")
     trace = made_trace()
-    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    parts = dict(zip(TRACED, trace.split(), strict=True))
     with pytest.raises(ex.InputError, match=message):
         RunFolder.create(tmp_path, cost=trace.cost, traces=parts, about={**ABOUT, **change})
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]

@@ -120,14 +120,30 @@ def test_offline_by_choice_says_so(constants, monkeypatch):
     assert failing("a/b", OSError()).startswith("HF_HUB_OFFLINE is set, and this machine keeps no copy")
 
 
-@pytest.mark.parametrize("kind", ["model", "tokeniser", "data", "weights"])
+def build_model(*arguments, **options):
+    pytest.importorskip("torch")
+    from exeunt.torch import build_model
+
+    build_model(*arguments, **options)
+
+
+OPENED = {
+    "datasets": lambda: open_source("hf:nobody/nothing"),
+    "tokenizers": lambda: load_tokenizer("nobody/nothing"),
+    "transformers": lambda: build_model("hf:nobody/nothing"),
+    "timm": lambda: build_model("timm:test_resnet", weights="pretrained"),
+}
+
+
+@pytest.mark.parametrize("package", OPENED)
 def test_a_hub_that_does_not_answer_is_called_once_whatever_comes_from_it(
-    constants, silent, monkeypatch, kind
+    constants, silent, monkeypatch, package
 ):
+    pytest.importorskip(package)
     monkeypatch.setattr(constants, "ENDPOINT", address(silent))
-    monkeypatch.setattr("exeunt._support.hub._WAIT_S", 0.2)
+    monkeypatch.setattr("exeunt._support.hub._WAIT_S", 0.1)
     with pytest.raises(InputError, match="does not answer, and this machine keeps no copy"):
-        _opened(kind)
+        OPENED[package]()
     assert _calls(silent) == 1
 
 
@@ -140,34 +156,9 @@ def _calls(server: socket.socket) -> int:
     return n
 
 
-def _opened(kind):
-    if kind == "data":
-        pytest.importorskip("datasets")
-        open_source("hf:nobody/nothing")
-    elif kind == "tokeniser":
-        pytest.importorskip("transformers")
-        load_tokenizer("nobody/nothing")
-    elif kind == "model":
-        pytest.importorskip("transformers")
-        pytest.importorskip("torch")
-        from exeunt.torch import build_model
-
-        build_model("hf:nobody/nothing")
-    else:
-        pytest.importorskip("timm")
-        from exeunt.torch import build_model
-
-        build_model("timm:test_resnet", weights="pretrained")
-
-
 def test_a_file_that_is_kept_need_not_be_downloaded(nobody, tmp_path):
-    check_download(nobody, _touched(tmp_path / "kept.pth"), "the weights")
-    with pytest.raises(
-        InputError, match="does not answer, and this machine keeps no copy of the weights: connect"
-    ):
+    (tmp_path / "kept.pth").touch()
+    check_download(nobody, tmp_path / "kept.pth", "the weights")
+    told = "does not answer, and this machine keeps no copy of the weights: connect"
+    with pytest.raises(InputError, match=told):
         check_download(nobody, tmp_path / "absent.pth", "the weights")
-
-
-def _touched(path):
-    path.touch()
-    return path

@@ -20,6 +20,7 @@ from exeunt.watch import Watch
 from mutated_json import mutated
 
 N = 200
+KINDS = ("policy", "certified policy", "costs", "split", "watch", "plan")
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +30,8 @@ def written(parts) -> dict[str, tuple[Any, Any]]:
     policy, rows = ex.eero(fit, calibrate, budget="60%"), PartRows.of("train", 9, np.array([0, 2, 5]))
     watch = Watch(policy)
     watch.update(np.zeros(9, dtype=int), np.full(9, 0.9), np.full(9, 0.9))
-    split = SplitPlan(
-        source="mine",
-        fingerprint="0",
-        seed=0,
-        pretrained=False,
-        matched_by="content",
-        dropped=0,
-        parts={"fit": rows},
-    )
+    facts = {"source": "mine", "fingerprint": "0", "seed": 0, "pretrained": False, "matched_by": "content"}
+    split = SplitPlan(**facts, dropped=0, parts={"fit": rows})
     plan = Plan("eager", ((0, 0), (1, 2)), (64, 64), (8, 16), ((2, 4), (2, 4)))
     return {
         "policy": (policy, Policy.from_dict),
@@ -80,7 +74,7 @@ def test_a_value_of_another_kind_is_named(written, kind, changes, reason):
         read({**whole.to_dict(), **changes})
 
 
-@pytest.mark.parametrize("kind", ["policy", "certified policy", "costs", "split", "watch", "plan"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_mutated_values_are_refused_in_a_line_or_read_as_they_stand(written, kind):
     (whole, read), rng, refused, read_n = written[kind], np.random.default_rng(61), 0, 0
 

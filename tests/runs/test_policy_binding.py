@@ -30,31 +30,22 @@ def calibrated(run: RunFolder, budget: str = "60%", **options) -> ex.Policy:
     return ex.eero(run.trace("fit"), run.trace("calibrate"), budget=budget, **options)
 
 
-def policies_of(run: RunFolder) -> ex.PolicySet:
-    return ex.PolicySet.make(ex.eero, run.trace("fit"), run.trace("calibrate"), budgets=["50%", "70%"])
+SAVED = {
+    "policy.json": lambda run: run.save_policy(calibrated(run)),
+    "policies.json": lambda run: run.save_policy_set(
+        ex.PolicySet((calibrated(run, "50%"), calibrated(run, "70%")))
+    ),
+}
 
 
-def test_a_policy_of_another_run_is_refused_and_the_remedy_told(here, other):
-    made = (
-        ("policy.json", "policy", lambda: other.save_policy(calibrated(other))),
-        ("policies.json", "policy_set", lambda: other.save_policy_set(policies_of(other))),
-    )
-    for name, read, save in made:
-        save()
-        shutil.copy(other.path / name, here.path)
-        with pytest.raises(ex.ArtefactError, match=rf"{name} was calibrated for another.*exeunt calibrate"):
-            getattr(here, read)
-        getattr(other, read)
-
-
-def test_a_run_that_was_moved_or_copied_keeps_its_policy(here, tmp_path):
-    for name, save in (
-        ("one", lambda: here.save_policy(calibrated(here))),
-        ("several", lambda: here.save_policy_set(policies_of(here))),
-    ):
-        save()
-        moved = RunFolder.open(shutil.copytree(here.path, tmp_path / name))
-        assert moved.policies == here.policies
+@pytest.mark.parametrize("name", SAVED)
+def test_a_policy_is_moved_with_its_run_and_that_of_another_is_refused(here, other, tmp_path, name):
+    SAVED[name](other)
+    moved = RunFolder.open(shutil.copytree(other.path, tmp_path / "moved"))
+    assert moved.policies == other.policies
+    shutil.copy(other.path / name, here.path)
+    with pytest.raises(ex.ArtefactError, match=rf"{name} was calibrated for another.*exeunt calibrate"):
+        _ = here.policies
 
 
 def test_a_policy_cannot_be_rebound_by_saving_it_in_another_run(here, other):
@@ -78,19 +69,12 @@ def test_a_policy_made_from_traces_has_no_run_nor_has_its_file(here, tmp_path):
 def test_a_file_that_names_no_run_is_replayed(here, other):
     """As `Policy.save` in Python writes it."""
     policy = calibrated(here)
-    for run, expected in ((here, policy), (other, None)):
-        for save in (
-            lambda run: policy.save(run.path / "policy.json"),
-            lambda run: ex.PolicySet((policy,)).save(run.path / "policies.json"),
-        ):
-            save(run)
-            if expected is None:
-                with pytest.raises(
-                    ex.ArtefactError, match=r"does not say.*exeunt calibrate \S+ --budget 60%"
-                ):
-                    _ = run.policy
-            else:
-                assert run.policy == expected
+    for name, made in (("policy.json", policy), ("policies.json", ex.PolicySet((policy,)))):
+        for run in (here, other):
+            made.save(run.path / name)
+        assert here.policy == policy
+        with pytest.raises(ex.ArtefactError, match=r"does not say.*exeunt calibrate \S+ --budget 60%"):
+            _ = other.policy
 
 
 def test_a_file_that_names_no_run_and_cannot_be_replayed_is_refused(here):

@@ -20,6 +20,7 @@ image_module = pytest.importorskip("PIL.Image")
 
 PREPARE = Preprocess(size=(6, 9), mode="pad", mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.5))
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 9, 3), dtype=np.uint8)
+PICTURE = image_module.fromarray(PIXELS[0])
 
 
 def preparation(entry, folder=Path(), columns=()):
@@ -38,18 +39,10 @@ def test_images_are_prepared_as_in_training_in_whatever_form_they_come(images, t
     files = [tmp_path / f"{place}.png" for place in range(4)]
     for file, image in zip(files, PIXELS, strict=True):
         image_module.fromarray(image).save(file)
-    forms = [
-        PIXELS,
-        list(PIXELS),
-        tuple(PIXELS),
-        iter(PIXELS),
-        files,
-        [str(file) for file in files],
-        [file.read_bytes() for file in files],
-        [image_module.fromarray(image) for image in PIXELS],
-        [PIXELS[0], files[1], str(files[2]), image_module.fromarray(PIXELS[3])],
-    ]
-    for form in forms:
+    pictures = [image_module.fromarray(image) for image in PIXELS]
+    mixed = [PIXELS[0], files[1], str(files[2]), pictures[3]]
+    arrays = (PIXELS, list(PIXELS), tuple(PIXELS), iter(PIXELS))
+    for form in (*arrays, files, [*map(str, files)], [file.read_bytes() for file in files], pictures, mixed):
         found = images(form)
         assert (found.dtype, found.shape) == (np.float32, (4, 3, 6, 9))
         np.testing.assert_array_equal(found, expected)
@@ -58,10 +51,8 @@ def test_images_are_prepared_as_in_training_in_whatever_form_they_come(images, t
 
 def test_images_of_any_size_are_brought_to_that_of_the_network(images):
     large, grey = np.repeat(PIXELS[0], 2, axis=0), PIXELS[1][:, :, 0]
-    found = images([large, grey])
-    np.testing.assert_array_equal(
-        found, [PREPARE.normalise(PREPARE.resize(large)), PREPARE.normalise(PREPARE.resize(grey))]
-    )
+    expected = [PREPARE.normalise(PREPARE.resize(image)) for image in (large, grey)]
+    np.testing.assert_array_equal(images([large, grey]), expected)
     free = preparation({"kind": "image", **Preprocess().to_dict()})
     assert free([large, large]).shape == (2, 3, 12, 9)
     with pytest.raises(ex.InputError, match="differ in size"):
@@ -70,13 +61,7 @@ def test_images_of_any_size_are_brought_to_that_of_the_network(images):
 
 @pytest.mark.parametrize(
     ("one", "kind"),
-    [
-        (PIXELS[0], "ndarray"),
-        ("cat.png", "str"),
-        (image_module.fromarray(PIXELS[0]), "Image"),
-        (7, "int"),
-        ({"x": PIXELS}, "dict"),
-    ],
+    [(PIXELS[0], "ndarray"), ("cat.png", "str"), (PICTURE, "Image"), (7, "int"), ({"x": PIXELS}, "dict")],
 )
 def test_one_image_is_not_taken_for_many(images, one, kind):
     with pytest.raises(ex.InputError, match=rf"takes a list of images, got a {kind}: put it in a list"):
@@ -84,10 +69,12 @@ def test_one_image_is_not_taken_for_many(images, one, kind):
 
 
 def test_an_image_that_cannot_be_read_is_named(images):
-    with pytest.raises(UnreadableImage, match=r"cannot read the image no/such\.png: there is no such file"):
-        images([PIXELS[0], "no/such.png"])
-    with pytest.raises(UnreadableImage, match=r"the image number 1: pixels must be uint8 .* got float64"):
-        images([PIXELS[0], PIXELS[1] / 255])
+    for image, told in (
+        ("no/such.png", r"cannot read the image no/such\.png: there is no such file"),
+        (PIXELS[1] / 255, "the image number 1: pixels must be uint8 .* got float64"),
+    ):
+        with pytest.raises(UnreadableImage, match=told):
+            images([PIXELS[0], image])
 
 
 def texts(folder, columns=()):
@@ -98,15 +85,19 @@ def texts(folder, columns=()):
 
 
 def test_texts_become_tokens(tmp_path):
-    found = texts(tmp_path)(["good", "bad bad good"])
+    prepare = texts(tmp_path)
+    found = prepare(["good", "bad bad good"])
     assert found["input_ids"].tolist() == [[2, 5, 3, 0, 0], [2, 6, 6, 5, 3]]
     assert found["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
     assert all(isinstance(value, np.ndarray) for value in found.values())
-    assert {value.shape[0] for value in texts(tmp_path)([]).values()} == {0}
-    with pytest.raises(ex.InputError, match="takes texts: give a list of str, got a int"):
-        texts(tmp_path)(["good", 7])
-    with pytest.raises(ex.InputError, match="takes a list of texts, got a str"):
-        texts(tmp_path)("good")
+    assert {value.shape[0] for value in prepare([]).values()} == {0}
+    for wrong, told in (
+        (["good", 7], "takes texts: give a list of str, got a int"),
+        ("good", "takes a list of texts, got a str"),
+        ([("good", "bad")], "takes texts: give a list of str, got a tuple of str, str"),
+    ):
+        with pytest.raises(ex.InputError, match=told):
+            prepare(wrong)
 
 
 def test_pairs_of_texts_become_tokens_of_both(tmp_path):
@@ -126,8 +117,6 @@ def test_pairs_of_texts_become_tokens_of_both(tmp_path):
     ):
         with pytest.raises(ex.InputError, match=takes + kind + "$"):
             pairs(wrong)
-    with pytest.raises(ex.InputError, match="takes texts: give a list of str, got a tuple of str, str"):
-        texts(tmp_path)([("good", "bad")])
 
 
 def test_what_cannot_have_been_prepared_is_refused(images):
@@ -140,10 +129,9 @@ def test_what_cannot_have_been_prepared_is_refused(images):
     infinite = raw.copy()
     infinite[0, 0, 0, 0] = np.inf  # which rows are to be flagged is for the executor to say
     images.check(infinite)
+    told = r"between 0 and 255, prepared images between -2 and 3.*runner\.prepare"
     for wrong in (raw, (raw,), {"x": raw}, PIXELS):
-        with pytest.raises(
-            ex.InputError, match=r"between 0 and 255, prepared images between -2 and 3.*runner\.prepare"
-        ):
+        with pytest.raises(ex.InputError, match=told):
             images.check(wrong)
 
 

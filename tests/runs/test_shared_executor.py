@@ -28,15 +28,11 @@ def answered(run, policies, names):
     shared = open_shared(run, policies)
     engine = Engine(shared.executor, policies, shared.plan, exits=shared.exits)
     runner = load(run, policy=policies[names[0]])
-    parts = np.array_split(np.arange(120), 2 * len(names))
-    tickets = [
-        (
-            engine.submit(runner.prepare([data.content(i) for i in rows]), policy=name, id=keys[rows]),
-            name,
-            rows,
-        )
-        for rows, name in zip(parts, 2 * names, strict=True)
-    ]
+    parts = zip(np.array_split(np.arange(120), 2 * len(names)), 2 * names, strict=True)
+    tickets = []
+    for rows, name in parts:
+        inputs = runner.prepare([data.content(i) for i in rows])
+        tickets.append((engine.submit(inputs, policy=name, id=keys[rows]), name, rows))
     engine.drain()
     trace = run.recorded("test")
     for ticket, name, rows in tickets:
@@ -52,21 +48,16 @@ def answered(run, policies, names):
 
 
 def test_policies_of_a_network_share_its_exits(exported):
-    trace = exported.recorded("calibrate")
-    policies = {
-        "half": ex.eero(exported.recorded("fit"), trace, budget="55%"),
-        "most": ex.eero(exported.recorded("fit"), trace, budget="90%"),
-    }
-    shared = answered(exported, policies, ["half", "most"])
+    parts = [exported.recorded(part) for part in ("fit", "calibrate")]
+    policies = {budget: ex.eero(*parts, budget=budget) for budget in ("55%", "90%")}
+    shared = answered(exported, policies, list(policies))
     assert shared.places == tuple(range(exported.cost.n_exits))
     assert set(map(tuple, shared.exits.values())) == {shared.places}
 
 
 def test_policies_of_a_cascade_skip_models_and_use_other_exits(exported, tmp_path):
-    price = {"mine": 0.1 * exported.cost.first}
-    cascade = make_cascade(
-        tmp_path / "run", {"mine": Brightness(), "large": exported}, price=price, say=lambda _: None
-    )
+    models, price = {"mine": Brightness(), "large": exported}, {"mine": 0.1 * exported.cost.first}
+    cascade = make_cascade(tmp_path / "run", models, price=price, say=lambda _: None)
     cascade = replace(cascade, objects={"mine": Brightness()})
     last = exported.cost.n_exits - 1
     mine = CascadeStep("mine", 1)

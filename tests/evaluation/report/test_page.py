@@ -6,7 +6,7 @@ import io
 import re
 
 import pytest
-from made_report import made_report
+from made_report import NAMES, made_report
 
 from exeunt.evaluation.report import DrawnWatch
 
@@ -18,6 +18,17 @@ def css(page, selector):
     return page.find_element("css selector", selector)
 
 
+def count(page, selector):
+    return len(page.find_elements("css selector", selector))
+
+
+def of_all(page, selector, what):
+    """Return something of each element, an expression of JavaScript in `e`."""
+    return page.execute_script(
+        f"return [...document.querySelectorAll(arguments[0])].map((e) => {what})", selector
+    )
+
+
 def texts(page, selector):
     return [found.text for found in page.find_elements("css selector", selector)]
 
@@ -27,19 +38,13 @@ def click(page, selector):
     css(page, selector).click()
 
 
-def press(page, selector, key):
-    css(page, selector).send_keys(key)
-
-
 def shown(page, chart):
-    script = f"return [...new Set([...document.querySelectorAll('#{chart} .line')].map(l => l.parentNode.dataset.key))]"
-    return set(page.execute_script(script))
+    return {*of_all(page, f"#{chart} .line", "e.parentNode.dataset.key")}
 
 
 def tip(page):
-    read = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
     (title,), labels, values = (
-        page.execute_script(read, f"#tip:not([hidden]) {tag}") for tag in ("strong", "dt", "dd")
+        of_all(page, f"#tip:not([hidden]) {tag}", "e.textContent") for tag in ("strong", "dt", "dd")
     )
     return {"title": title} | dict(zip(labels, values, strict=True))
 
@@ -57,9 +62,7 @@ def with_interval(point, name, write):
 
 
 def rows(page, table):
-    return page.execute_script(
-        f"return [...document.querySelectorAll('#{table} tbody tr')].map(row => row.dataset.key)"
-    )
+    return of_all(page, f"#{table} tbody tr", "e.dataset.key")
 
 
 def test_the_page_opens_with_the_best_few_and_asks_for_nothing(open_page):
@@ -72,16 +75,16 @@ def test_the_page_opens_with_the_best_few_and_asks_for_nothing(open_page):
     assert shown(page, "cost") == {"auto", "eero", best}
     assert css(page, "#budget-value strong").text == "50%"
     assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
-    assert len(page.find_elements("css selector", "#frontier [data-key=exits] .point")) > 5
+    assert count(page, "#frontier [data-key=exits] .point") > 5
 
 
 def test_a_click_in_the_legend_switches_a_policy_off_in_every_chart(open_page):
-    page = open_page(made_report())
+    page = open_page()
     entry = "#policies li[data-key=auto] .entry"
     click(page, entry)
     assert css(page, entry).get_attribute("aria-pressed") == "false"
     for chart in ("frontier", "cost", "rates"):
-        assert not page.find_elements("css selector", f"#{chart} [data-key=auto]")
+        assert not count(page, f"#{chart} [data-key=auto]")
     click(page, "#frontier-view [data-view=gain]")
     assert "auto" not in shown(page, "frontier")
     click(page, entry)
@@ -90,13 +93,11 @@ def test_a_click_in_the_legend_switches_a_policy_off_in_every_chart(open_page):
     assert page.execute_script(f"return document.activeElement === document.querySelector('{entry}')")
 
 
-def test_all_none_default_and_only_this(open_page):
-    data = made_report()
-    names = {policy["name"] for policy in data["traces"][0]["policies"]}
-    page = open_page(data)
+def test_all_none_default_and_only_this_and_references(open_page):
+    page = open_page()
     first = shown(page, "cost")
     click(page, "#show-all")
-    assert shown(page, "cost") == names
+    assert shown(page, "cost") == set(NAMES[:6])
     click(page, "#show-none")
     assert shown(page, "cost") == set()
     assert rows(page, "table")
@@ -104,19 +105,14 @@ def test_all_none_default_and_only_this(open_page):
     assert shown(page, "cost") == {"gaussian"}
     click(page, "#show-some")
     assert shown(page, "cost") == first
-
-
-def test_references_are_switched_too(open_page):
-    page = open_page(made_report())
     click(page, "#references li[data-key=oracle] .entry")
     assert {"oracle", "mixture"} < shown(page, "frontier")
     click(page, "#references li[data-key=mixture] .entry")
-    assert "oracle" in shown(page, "frontier")
-    assert "mixture" not in shown(page, "frontier")
+    assert shown(page, "frontier") & {"oracle", "mixture"} == {"oracle"}
 
 
 def test_pointing_at_a_mark_shows_its_numbers(open_page):
-    from selenium.webdriver import ActionChains
+    from selenium.webdriver import ActionChains, Keys
 
     data = made_report()
     page = open_page(data)
@@ -133,9 +129,7 @@ def test_pointing_at_a_mark_shows_its_numbers(open_page):
         "same shares at random": percent(point["at_random"]),
         "over budget": f"{point['over_budget']} of {point['of']} splits",
     }
-    page.execute_script(
-        "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))"
-    )
+    page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not css(page, "#tip").is_displayed()
 
 
@@ -144,8 +138,8 @@ def test_arrow_keys_walk_over_the_marks(open_page):
 
     data = made_report()
     page = open_page(data)
-    assert len(page.find_elements("css selector", "#cost .point[tabindex='0']")) == 1
-    page.execute_script("document.querySelector(\"#cost .point[tabindex='0']\").focus()")
+    assert count(page, "#cost .point[tabindex='0']") == 1
+    of_all(page, "#cost .point[tabindex='0']", "e.focus()")
     assert tip(page)["title"] == "auto"
     page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     second = data["traces"][0]["policies"][0]["points"][1]
@@ -167,7 +161,7 @@ def test_the_table_sorts_by_any_column_and_what_is_missing_comes_last(open_page)
     click(page, "#table [data-column=gain] button")
     assert css(page, "#table [data-column=gain]").get_attribute("aria-sort") == "ascending"
     assert rows(page, "table") == [*sorted(gains, key=gains.get), "msdnet"]
-    press(page, "#table [data-column=name] button", Keys.ENTER)
+    css(page, "#table [data-column=name] button").send_keys(Keys.ENTER)
     assert rows(page, "table") == sorted(policies)
     assert css(page, "#table [data-column=gain]").get_attribute("aria-sort") == "none"
     click(page, "#overall [data-column=fit_seconds] button")
@@ -177,12 +171,10 @@ def test_the_table_sorts_by_any_column_and_what_is_missing_comes_last(open_page)
 
 def test_names_stand_on_the_line_of_their_numbers(open_page):
     page = open_page(made_report(policies=3))
-    bottoms = page.execute_script("""
-      return [...document.querySelectorAll("#table tbody tr, #table tfoot tr")].map((row) => {
-        const text = (node) => { const range = document.createRange(); range.selectNode(node);
-          return range.getBoundingClientRect().bottom; };
-        return [text(row.querySelector(".named > span:last-child").firstChild), text(row.cells[1].firstChild)]; })
-    """)
+    page.execute_script("""window.bottom = (node) => {
+      const range = document.createRange(); range.selectNode(node); return range.getBoundingClientRect().bottom; }""")
+    pair = "[bottom(e.querySelector('.named > span:last-child').firstChild), bottom(e.cells[1].firstChild)]"
+    bottoms = of_all(page, "#table tbody tr, #table tfoot tr", pair)
     assert len(bottoms) == 6
     assert all(name == pytest.approx(number, abs=1) for name, number in bottoms)
 
@@ -192,11 +184,8 @@ def test_nearly_a_second_is_a_second(open_page):
     for row, took in zip(data["overall"], [0.996, 0.994, 0.0123, 1.26, 104.2], strict=False):
         row["fit_seconds"] = took
     page = open_page(data)
-    shown = [
-        css(page, f"#overall tr[data-key='{row['policy']}'] [data-column=fit_seconds]").text
-        for row in data["overall"][:5]
-    ]
-    assert shown == ["1 s", "990 ms", "12 ms", "1.3 s", "104 s"]
+    cells = [f"#overall tr[data-key='{name}'] [data-column=fit_seconds]" for name in NAMES[:5]]
+    assert [css(page, cell).text for cell in cells] == ["1 s", "990 ms", "12 ms", "1.3 s", "104 s"]
 
 
 def test_exits_outside_the_chart_are_counted_and_not_cut_in_half(open_page):
@@ -223,20 +212,13 @@ def test_exits_outside_the_chart_are_counted_and_not_cut_in_half(open_page):
 def test_the_page_of_models_speaks_of_models(open_page):
     data = made_report(exits=3)
     trace = data["traces"][0]
-    trace |= {
-        "models": ["small", "other", "large"],
-        "one_exit": "model",
-        "whole": "large alone",
-        "unit": "usd",
-    }
-    for point, name in zip(trace["exit_points"], trace["models"], strict=True):
+    models = ["small", "other", "large"]
+    trace |= {"models": models, "one_exit": "model", "whole": "large alone", "unit": "usd"}
+    for point, name in zip(trace["exit_points"], models, strict=True):
         point["name"] = name
+    page = open_page(data)
     for budget in (0, 6):
-        page = open_page(data)
-        page.execute_script(
-            "const s = document.getElementById('budget'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))",
-            budget,
-        )
+        of_all(page, "#budget", f"(e.value = {budget}, e.dispatchEvent(new Event('input')))")
         told = page.execute_script("""
           const said = ["title", "aria-label", "aria-valuetext"];
           return [document.querySelector(".layout").innerText, document.querySelector(".wide").innerText,
@@ -244,15 +226,10 @@ def test_the_page_of_models_speaks_of_models(open_page):
                   ...said.flatMap((is) => [...document.querySelectorAll(`[${is}]`)].map((e) => e.getAttribute(is)))
                  ].join(" ");
         """)
-        for words in (
-            "share of the cost of large alone",
-            "mixture of two models",
-            "each model alone",
-            "answered at each of the 3 models",
-            "0 is the cheapest",
-            "large alone 93.40",
-        ):
-            assert words.lower() in told.lower(), words
+        for words in ("share of the cost of large alone", "mixture of two models", "each model alone"):
+            assert words in told.lower()
+        for words in ("answered at each of the 3 models", "0 is the cheapest", "large alone 93.40"):
+            assert words in told.lower()
         assert re.findall(r"\bexits?\b|full network", told) == []
 
 
@@ -278,11 +255,10 @@ def test_no_word_of_a_chart_lies_where_its_lines_are(open_page, width):
 def test_the_product_is_drawn_last_in_a_colour_of_its_own(open_page):
     page = open_page(made_report(policies=14))
     click(page, "#show-all")
-    lines = page.execute_script("""
-      return [...document.querySelectorAll("#frontier .line")].map((line) =>
-        [line.parentNode.dataset.key, getComputedStyle(line).stroke, parseFloat(getComputedStyle(line).strokeWidth)]);
-    """)
-    product, others = lines[-1], lines[:-1]
+    line = (
+        "[e.parentNode.dataset.key, getComputedStyle(e).stroke, parseFloat(getComputedStyle(e).strokeWidth)]"
+    )
+    *others, product = of_all(page, "#frontier .line", line)
     assert product[0] == "auto"
     assert all(product[1] != colour and product[2] > thick for _, colour, thick in others)
 
@@ -291,16 +267,12 @@ def test_the_axis_starts_where_a_typical_budget_can_be_judged(open_page):
     data = made_report()
     points = [point for policy in data["traces"][0]["policies"][:2] for point in policy["points"]]
     for point in points:
-        point["accuracy"] = (
-            0.933 - 0.02 * max(0.0, 0.5 - point["budget"]) ** 2 - 0.5 * (point["budget"] < 0.3)
-        )
-        point["accuracy_low"], point["accuracy_high"] = point["accuracy"] - 1e-3, point["accuracy"] + 1e-3
+        below = max(0.0, 0.5 - point["budget"])
+        level = 0.933 - 0.02 * below**2 - 0.5 * (point["budget"] < 0.3)
+        point |= {"accuracy": level, "accuracy_low": level - 1e-3, "accuracy_high": level + 1e-3}
     page = open_page(data)
-    for name in ("auto", "eero"):
-        if name == "auto":
-            click(page, "#policies li[data-key=auto] .only")
-        else:
-            click(page, "#policies li[data-key=eero] .entry")
+    click(page, "#policies li[data-key=auto] .only")
+    click(page, "#policies li[data-key=eero] .entry")
     ticks = texts(page, "#frontier .axis:nth-of-type(1) .tick")
     assert min(float(tick) for tick in ticks if "%" not in tick) > 85
     assert "2 points of policies" in css(page, "#frontier-caption").text
@@ -315,17 +287,17 @@ def test_counts_over_the_budget_are_held_against_what_a_kept_guarantee_may_do(op
     assert "delta at 5% may exceed the budget on up to 8.2% of" in css(page, "#cost-caption").text
     page = open_page(made_report(delta=None))
     click(page, "#cost-view [data-view=over]")
-    assert not page.find_elements("css selector", "#cost .labels .tone-level")
+    assert not count(page, "#cost .labels .tone-level")
     assert "by chance about half of the splits are over it" in css(page, "#cost-caption").text
 
 
 def test_every_policy_is_described_where_it_is_named(open_page):
-    page = open_page(made_report(about={"eero": "The paper's <b>rates</b>."}))
-    assert texts(page, "#about dt") == ["eero"]
-    assert texts(page, "#about dd") == ["The paper's <b>rates</b>."]
+    about = "The paper's <b>rates</b>."
+    page = open_page(made_report(about={"eero": about}))
+    assert (texts(page, "#about dt"), texts(page, "#about dd")) == (["eero"], [about])
     for place in ("#policies li[data-key=eero] .entry", "#table tr[data-key=eero] th"):
-        assert css(page, place).get_attribute("title") == "The paper's <b>rates</b>."
-    assert not css(open_page(made_report()), ".about").is_displayed()
+        assert css(page, place).get_attribute("title") == about
+    assert not css(open_page(), ".about").is_displayed()
 
 
 def test_the_slider_chooses_the_budget_of_rates_and_table(open_page):
@@ -333,20 +305,15 @@ def test_the_slider_chooses_the_budget_of_rates_and_table(open_page):
 
     data = made_report()
     page = open_page(data)
-    press(page, "#budget", Keys.HOME)
-    press(page, "#budget", Keys.ARROW_RIGHT)
+    css(page, "#budget").send_keys(Keys.HOME, Keys.ARROW_RIGHT)
     point = data["traces"][0]["policies"][0]["points"][1]
     assert css(page, "#budget").get_attribute("aria-valuetext").startswith("32.5")
     cell = css(page, "#table tr[data-key=auto] [data-column=accuracy]")
     assert cell.get_attribute("textContent").startswith(percent(point["accuracy"]))
-    segments = page.find_elements("css selector", "#rates [data-key=auto] .segment")
-    labels = [segment.get_attribute("aria-label") for segment in segments]
-    assert [
-        f"answered here: {percent(rate)}" in text for rate, text in zip(point["rates"], labels, strict=True)
-    ]
-    widths = page.execute_script(
-        "return [...document.querySelectorAll('#rates [data-key=auto] rect')].map(r => +r.getAttribute('width'))"
-    )
+    labels = of_all(page, "#rates [data-key=auto] .segment", "e.getAttribute('aria-label')")
+    for rate, label in zip(point["rates"], labels, strict=True):
+        assert f"answered here: {percent(rate)}" in label
+    widths = of_all(page, "#rates [data-key=auto] rect", "+e.getAttribute('width')")
     assert widths == pytest.approx([rate * sum(widths) for rate in point["rates"]], rel=0.05, abs=1)
 
 
@@ -376,7 +343,7 @@ def test_the_figure_of_a_watch_is_shown_and_fits_a_phone(open_page):
     assert css(page, "figcaption").text == "net <b>: no drift"
     assert css(page, "figure img").get_property("naturalWidth") == 500
     assert page.execute_script("return document.documentElement.scrollWidth") <= 390
-    assert not css(open_page(made_report()), "[aria-labelledby='watch-title']").is_displayed()
+    assert not css(open_page(), "[aria-labelledby='watch-title']").is_displayed()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -422,15 +389,14 @@ def test_names_stay_text(open_page):
     data["traces"][0]["policies"][0]["name"] = data["overall"][0]["policy"] = name
     page = open_page(data)
     assert page.execute_script("return window.hurt") is None
-    assert not page.find_elements("css selector", "img")
+    assert not count(page, "img")
     click(page, "#show-all")
     assert name in texts(page, "#policies .entry")
     assert css(page, "#command").text == name
 
 
 def test_the_command_is_copied(open_page):
-    data = made_report()
-    page = open_page(data)
+    page = open_page()
     click(page, "#copy")
     page.execute_async_script("setTimeout(arguments[0], 100)")
     assert css(page, "#copy").text == "copied"
@@ -461,9 +427,7 @@ def test_print_leaves_out_what_only_a_screen_needs(open_page):
     for selector in (".pick", ".only", "#copy", "#frontier-view"):
         assert not css(page, selector).is_displayed()
     assert css(page, "#frontier svg").is_displayed()
-    assert (
-        page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    )
+    assert of_all(page, "body", "getComputedStyle(e).backgroundColor") == ["rgb(255, 255, 255)"]
 
 
 def test_graded_answers_are_called_by_their_measure(open_page):
