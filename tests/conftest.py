@@ -25,8 +25,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
+from chromium import browser, chromium
 from cut_once import exported_once
 from exeunt._support.limits import usable_cores
+
+__all__ = ["browser", "chromium"]
 
 # Examples are drawn the same way on every run: a failing test fails for everybody.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)

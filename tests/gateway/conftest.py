@@ -9,10 +9,6 @@ from typing import Any
 
 import pytest
 
-from chromium import browser
-
-__all__ = ["browser"]
-
 MISSING = [name for name in ("httpx", "openai", "starlette", "typer", "yaml") if find_spec(name) is None]
 ALONE = ("dependence", "evidence", "graders", "labels", "request_stream", "saved_policies")
 """Tests that need none of these."""

@@ -1,14 +1,10 @@
-"""A browser, and what npm installed."""
+"""What npm installed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-
-from chromium import browser
-
-__all__ = ["browser", "node_modules"]
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,11 @@ import pytest
 from made_server import made_images, made_run, running
 from page_server import EXITS, POLICIES, PageServer, made_about, made_events
 
-from chromium import browser, set_screen, shown
+from chromium import set_screen, shown
 
 WebDriverWait = pytest.importorskip(
     "selenium.webdriver.support.wait", reason="selenium is not installed"
 ).WebDriverWait
-
-__all__ = ["browser"]
 
 BURST = 130  # seconds: in the middle of it
 

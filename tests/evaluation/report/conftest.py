@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 from made_report import made_report
 
-from chromium import browser
 from exeunt.evaluation.report import write_report
-
-__all__ = ["browser", "open_page"]
 
 OpenPage = Callable[..., Any]
 
