@@ -17,7 +17,7 @@ pytest.importorskip("rich")
 
 
 from exeunt.cli.compare import _check_out
-from exeunt.cli.compared_traces import Tables, open_traces
+from exeunt.cli.tables import Tables, open_traces
 
 from .command import exeunt
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from exeunt._support.progress import Progress
 from exeunt._support.text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
-from exeunt.cli.options import Execution, RunPath, option, seed_option, with_groups
+from exeunt.cli.options import Execution, changed, option, seed_option, with_groups
+from exeunt.cli.tables import Tables, is_table, open_models
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -38,14 +41,34 @@ class _Options:
         "run's own calibration part."
     )
     batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
+    out: Path | None = option("Of a table: the run folder to write.")
     seed: int = seed_option()
 
 
 @with_groups
 def calibrate(
-    path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|TABLE",
+            help="Run folder that `exeunt train` made; RUN@int8 is the run at this precision. Or a table (.csv, "
+            ".parquet) of what models answered: it becomes a run of these models in --out.",
+            show_default=False,
+        ),
+    ],
+    guarantee: Guarantee,
+    rule: Rule,
+    options: _Options,
+    execution: Execution,
+    tables: Tables,
 ) -> None:
-    """Choose thresholds that keep a budget, on inputs that the network has not seen."""
+    """Choose thresholds that keep a budget or a loss, on inputs that the network has not seen."""
+    if is_table(path):
+        path = _run_of_table(path, tables, guarantee, options.out)
+    elif wrong := changed(tables) or options.out:
+        raise InputError(
+            f"{wrong}: such options are about a table (.csv, .tsv, .txt, .parquet), and {path} is none"
+        )
     run = _opened(path)
     run.kind.action("calibrate", _calibrate_run)(run, guarantee, rule, options, execution)
 
@@ -111,6 +134,27 @@ def _calibrate_run(
     if removed:
         echo(f"\nremoved, because they come from an earlier calibration: {listed(removed, 3)}")
     echo(f"\nwritten to {run.path}; next: exeunt evaluate {quote(str(run.path))}")
+
+
+def _run_of_table(path: Path, tables: Tables, guarantee: Guarantee, out: Path | None) -> Path:
+    """Write the run of the models that answered a table, and return its folder."""
+    from exeunt.live.live_run import make_log_run
+    from exeunt.trace.table_columns import read_table
+
+    if out is None:
+        raise InputError(f"{path} is a table: name the folder of the run that it becomes with --out")
+    guarantee.checked_delta(certifies=True)  # before anything is written
+    if tables.cost is not None:
+        raise InputError(
+            "--cost is of the exits of one network, whose runs `exeunt train` makes: `exeunt compare` and Python "
+            "(ExitTrace.from_table) make policies of such a table. Models have a --price each"
+        )
+    table = read_table(path, **tables.format)
+    if guarantee.agree is not None and tables.loss is None:
+        tables = replace(tables, label="")
+    models, classes = open_models(table, path.name, tables, echo)
+    make_log_run(out, models, name=path.name, classes=classes, say=echo)
+    return out
 
 
 def _opened(path: Path) -> RunFolder:

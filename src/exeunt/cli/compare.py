@@ -12,7 +12,6 @@ import typer
 
 from exeunt._support.progress import Progress
 from exeunt._support.text import echo
-from exeunt.cli.compared_traces import Tables, open_traces
 from exeunt.cli.options import (
     Cluster,
     delta_or_none,
@@ -22,6 +21,7 @@ from exeunt.cli.options import (
     this_command,
     with_groups,
 )
+from exeunt.cli.tables import Tables, open_traces
 from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
