@@ -17,7 +17,8 @@ pytest.importorskip("rich")
 
 
 from exeunt.cli.compare import _check_out
-from exeunt.cli.tables import Tables, open_traces
+from exeunt.cli.opened_tables import open_traces
+from exeunt.cli.tables import Tables
 
 from .command import exeunt
 

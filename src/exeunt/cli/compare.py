@@ -12,6 +12,7 @@ import typer
 
 from exeunt._support.progress import Progress
 from exeunt._support.text import echo
+from exeunt.cli.opened_tables import open_traces
 from exeunt.cli.options import (
     Cluster,
     delta_or_none,
@@ -21,7 +22,7 @@ from exeunt.cli.options import (
     this_command,
     with_groups,
 )
-from exeunt.cli.tables import Tables, open_traces
+from exeunt.cli.tables import Tables
 from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:

@@ -101,11 +101,15 @@ def make_log_run(
     *,
     name: str,
     classes: Sequence[str] = (),
+    assumption: str = "",
+    worst_against: str | None = None,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Make a run of models of one exit each, of what a log says of them; `name`: of the log.
 
-    `classes`: in the order of their numbers in `models`; none of graded answers. Any models of these names and classes
+    `classes`: in the order of their numbers in `models`; none of graded answers. `assumption`: what certificates
+    assume beside exchangeable inputs, see `RunFolder.assumption`. `worst_against`: the model that losses are measured
+    against, where missing grades were replaced by the worst there can be. Any models of these names and classes
     may answer with the run. Raises InputError for a folder that holds something else than the run of a log.
     """
     if folder.exists() and not _is_of_log(folder) and (not folder.is_dir() or any(folder.iterdir())):
@@ -121,7 +125,13 @@ def make_log_run(
         },
         classes=classes,
         kind="text",
-        data={"name": name, "log": True, "fingerprint": hashlib.sha256(models.id.tobytes()).hexdigest()[:32]},
+        data={
+            "name": name,
+            "log": True,
+            "assumption": assumption,
+            "worst_against": worst_against,
+            "fingerprint": hashlib.sha256(models.id.tobytes()).hexdigest()[:32],
+        },
         training=dict.fromkeys(models.names, "log"),
         say=say,
     )

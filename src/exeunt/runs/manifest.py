@@ -49,6 +49,8 @@ class _MoreOfData(_Data, total=False):
     reference: _Reference
     masks: Mapping[str, Any] | None
     log: bool
+    assumption: str
+    worst_against: str | None
 
 
 class _Inputs(TypedDict):

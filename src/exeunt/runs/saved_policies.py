@@ -32,6 +32,7 @@ class SavedPolicies:
     budget: str | None
 
     digest: str
+    assumption: str
     cost: CostModel
     cascade: Any
     recorded: Callable[[str], ExitTrace | CascadeTrace]  # see `RunFolder`
@@ -75,8 +76,7 @@ class SavedPolicies:
 
         Removes what was made with those, and returns the names of these files. Raises as `check_policy` does.
         """
-        self.check_policy(policy)
-        replace(policy, run=self.digest).save(self.path / POLICY)
+        self._bound(policy).save(self.path / POLICY)
         return remove_of_policy(self.path, POLICIES)
 
     @property
@@ -97,10 +97,19 @@ class SavedPolicies:
 
     def save_policy_set(self, policies: PolicySet) -> list[str]:
         """Write policies for several budgets, as `save_policy` does."""
-        for policy in policies:
-            self.check_policy(policy)
-        PolicySet(tuple(replace(policy, run=self.digest) for policy in policies)).save(self.path / POLICIES)
+        PolicySet(tuple(map(self._bound, policies))).save(self.path / POLICIES)
         return remove_of_policy(self.path, POLICY)
+
+    def _bound(self, policy: Policy) -> Policy:
+        """Return the policy with this run's digest, and certificates that say what its data assume."""
+        self.check_policy(policy)
+        if not self.assumption:
+            return replace(policy, run=self.digest)
+        cost, loss = (
+            certificate and replace(certificate, further=self.assumption)
+            for certificate in (policy.certificate, policy.loss_certificate)
+        )
+        return replace(policy, run=self.digest, certificate=cost, loss_certificate=loss)  # type: ignore[arg-type]
 
     @property
     def evaluation_warning(self) -> str:
