@@ -53,6 +53,10 @@ class _Options:
         "where there are labels.",
         default=False,
     )
+    all: bool = option(
+        "Print every policy, with intervals over the splits, not only the best one of each budget.",
+        default=False,
+    )
     out: Path | None = option("File to write: a report (.html) or the numbers (.json).")
     workers: int | None = option(
         "Processes to compute with; 0 for none besides this one. Default: one per core.", min=0
@@ -109,7 +113,21 @@ def compare(
         else:
             comparison.save(out)
     written = [] if out is None else [f"written to {out}"]
-    echo("\n".join([f"{comparison}\n", *comparison.summary(), *written]))
+    if options.all:
+        echo("\n".join([f"{comparison}\n", *comparison.summary()]))
+    else:
+        remarks = [f"On {trace.name}: {trace.remark}" for trace in comparison.traces if trace.remark]
+        echo(
+            "\n".join(
+                [
+                    comparison.by_budget(),
+                    *remarks,
+                    "all policies, with intervals: --all, or --out report.html",
+                ]
+            )
+        )
+    for line in written:
+        echo(line)
 
 
 def _watches(traces: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:

@@ -438,6 +438,12 @@ def agreeing(inputs: ExitTrace | CascadeTrace, reference: str | None = None) -> 
     return inputs.with_reference(name=reference or "the full network")
 
 
+def is_bounded(trace: ExitTrace | CascadeTrace) -> bool:
+    """Return whether the most that any input can cost is known, of every model."""
+    traces = [trace] if isinstance(trace, ExitTrace) else [trace[name] for name in trace.names]
+    return all(np.isfinite(part.cost.highest) for part in traces)
+
+
 def single_exits(inputs: ExitTrace | CascadeTrace) -> ExitTrace:
     """Return the exits that a user may take instead of a policy: those of the trace, or of each model alone."""
     return inputs.alone if isinstance(inputs, CascadeTrace) else inputs
