@@ -31,7 +31,7 @@ def guessed(options: Tables, there: Sequence[str], say: Callable[[str], None]) -
             f"{','.join(names) or 'none'}; or for one network what its exits cost, such as --cost 1,4,13, with "
             f"--confidence 'conf_{{}}' --prediction 'pred_{{}}'. The columns are {', '.join(there)}"
         )
-    guesses: dict[str, Any] = {} if options.models else {"models": ",".join(names)}
+    guesses: dict[str, Any] = {} if options.model_names else {"models": ",".join(names)}
     graded = options.label == "label" and "label" not in there and options.prediction is None
     wanted = {
         "price": not options.is_described,

@@ -107,8 +107,9 @@ class Tables:
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """The models that are named, or that a YAML file describes."""
-        return tuple(self._described) if self._described else column_names(self.models)
+        """The models that are named, also by their prices, or that a YAML file describes."""
+        priced = tuple(part.partition("=")[0].strip() for part in column_names(self.price) if "=" in part)
+        return tuple(self._described) or column_names(self.models) or priced
 
     @property
     def is_described(self) -> bool:
