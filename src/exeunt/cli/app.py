@@ -26,7 +26,7 @@ from exeunt.errors import InputError
 
 app = typer.Typer(
     name="exeunt",
-    help="Pay less for models, with a certificate: language models behind an API, classifiers of your own, networks with "
+    help="Pay less for models, with a certificate: language models behind an API, your own classifiers, networks with "
     "early exits. `exeunt demo` shows it.",
     add_completion=False,
     pretty_exceptions_enable=False,

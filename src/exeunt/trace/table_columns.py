@@ -91,7 +91,7 @@ def read_columns(table: Any, columns: TableColumns) -> dict[str, Any]:
     )
     m = len(next(iter(columns_of.values())))
     _check_as_many(columns_of)
-    _check_columns(
+    check_columns(
         data,
         [*(name for names in columns_of.values() for name in names), *filter(None, single.values())],
     )
@@ -175,7 +175,7 @@ def _of_exits(
 def read_prices(table: pa.Table, price: float | str) -> float | Floats:
     """Return a price above 0, or the column of this name with the price of each input (n,)."""
     if isinstance(price, str):
-        _check_columns(table, [price])
+        check_columns(table, [price])
     values = _numbers(table, price) if isinstance(price, str) else np.array(arrays.finite(price, "price"))
     if (bad := values <= 0).any():
         where = f" in row {int(np.argmax(bad))} of column {price!r}" if isinstance(price, str) else ""
@@ -305,7 +305,7 @@ def read_features(table: pa.Table, names: Sequence[str]) -> Floats:
 
     Raises InputError for columns that are missing, or hold something else, gaps, or lists of several lengths.
     """
-    _check_columns(table, names)
+    check_columns(table, names)
     return np.hstack([_feature(table, name) for name in names])
 
 
@@ -339,7 +339,7 @@ def of_models(columns: TableColumns, names: Sequence[str]) -> TableColumns:
     return cast(TableColumns, listed)
 
 
-def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
+def check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
     """Raise InputError unless the table has rows, and each wanted column once, wanted for one purpose."""
     there = table.column_names
     if missing := [name for name in wanted if name not in there]:

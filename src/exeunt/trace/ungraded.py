@@ -12,13 +12,18 @@ from scipy.stats import ks_2samp
 from exeunt._support.arrays import Booleans
 from exeunt._support.text import counted, listed
 from exeunt.errors import InputError
+from exeunt.trace.table_columns import check_columns
 
 _SURE = 0.01
 """Rows are said to differ where the smallest p-value, times the number of columns, is below this."""
 
 
 def ungraded_rows(table: pa.Table, names: Sequence[str]) -> Booleans:
-    """Return the rows (n,) in which one of these columns is empty. Raises InputError if that is so in all rows."""
+    """Return the rows (n,) in which one of these columns is empty.
+
+    Raises InputError if that is so in all rows, and for columns that are missing.
+    """
+    check_columns(table, names)
     empty = np.array([_empty(table, name) for name in names])
     if table.num_rows and empty.any(axis=0).all():
         always = [name for name, cells in zip(names, empty, strict=True) if cells.all()]
