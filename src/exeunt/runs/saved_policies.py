@@ -13,16 +13,24 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypedDict
 
+from exeunt._support.checked_types import check_kind
 from exeunt._support.files import read_json
+from exeunt._support.sealed_json import read_built
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
-from exeunt.runs.file_digests import EVALUATED, EVALUATION, POLICY_INSIDE
+from exeunt.runs.file_digests import EVALUATED, EVALUATION, POLICY_INSIDE, TIMING
 from exeunt.trace import CascadeTrace, ExitTrace
 
 POLICY, POLICIES = "policy.json", "policies.json"
+
+
+class _Timing(TypedDict):
+    machine: Mapping[str, Any]
+    original: str
+    time: Mapping[str, str]
 
 
 class SavedPolicies:
@@ -110,6 +118,22 @@ class SavedPolicies:
             for certificate in (policy.certificate, policy.loss_certificate)
         )
         return replace(policy, run=self.digest, certificate=cost, loss_certificate=loss)  # type: ignore[arg-type]
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """What `exeunt bench` measured of the policy: machine, original (model), and time (shares by batch size).
+
+        {} before. Raises ArtefactError if the file is damaged.
+        """
+
+        def build(body: Any) -> dict[str, Any]:
+            check_kind(body, _Timing, "timing")
+            return dict(body)
+
+        file = self.path / TIMING
+        if not os.path.lexists(file):
+            return {}
+        return read_built(file, build, kind="timing", remedy="repeat `exeunt bench`")
 
     @property
     def evaluation_warning(self) -> str:
