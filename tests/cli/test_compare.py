@@ -12,7 +12,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.cli.compare import _check_out
-from exeunt.cli.compared_traces import Tables, open_traces
+from exeunt.cli.opened_tables import open_traces
+from exeunt.cli.tables import Tables
 
 from .command import exeunt, refusal
 

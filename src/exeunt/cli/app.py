@@ -13,6 +13,7 @@ from exeunt.cli.bench import bench
 from exeunt.cli.calibrate import calibrate
 from exeunt.cli.cascade import cascade
 from exeunt.cli.compare import compare
+from exeunt.cli.demo import demo
 from exeunt.cli.evaluate import evaluate
 from exeunt.cli.export import export
 from exeunt.cli.gateway import GATEWAY_VERBS, ServeByDefault
@@ -25,7 +26,8 @@ from exeunt.errors import InputError
 
 app = typer.Typer(
     name="exeunt",
-    help="Make a trained classifier answer within a compute budget.",
+    help="Pay less for models, with a certificate: language models behind an API, your own classifiers, networks with "
+    "early exits. `exeunt demo` shows it.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -57,6 +59,7 @@ def _flowing(docstring: str | None) -> str:
 
 gateway = typer.Typer(cls=ServeByDefault, no_args_is_help=True)
 _BEFORE_GATEWAY = (
+    demo,
     train,
     calibrate,
     evaluate,

@@ -17,6 +17,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 if TYPE_CHECKING:
     from exeunt.jobs.timed_run import TimedNetwork
     from exeunt.policy import Policy
+    from exeunt.runs.folder import RunFolder
     from exeunt.timing.bench import Alternative, TimedAlternative
     from exeunt.trace import ExitTrace
 
@@ -83,6 +84,8 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
     alone = list(_alone(timed, sizes, macs))
     timings = time_alternatives([*alone, *_under(policies, timed, macs)], inputs, **options.limits)
     measure = run.trace("test").measure
+    if run.has_policy:
+        _keep(run, alone[0].name, timings)
     echo(f"{timed.name}, {alone[0].name} = 100%")
     for size in sizes:
         echo(_table(size, unit, [timing for timing in timings if timing.batch_size == size], measure))
@@ -90,6 +93,18 @@ def bench(path: RunPath, options: _Options, execution: Execution) -> None:
         echo(f"there is no plan for this machine: exeunt bench {quote(str(run.path))} --profile makes one")
     for figure in _draw(timed, timings, measure):
         echo(f"written to {figure}")
+
+
+def _keep(run: RunFolder, original: str, timings: Sequence[TimedAlternative]) -> None:
+    """Write what share of the original model's time the run's policy takes, by the plan where there is one."""
+    from exeunt._support.files import write_json
+    from exeunt.runs.file_digests import TIMING
+    from exeunt.timing.timing_tools import describe_machine
+
+    shares = {timing.batch_size: timing.share for timing in timings if timing.name == _OWN}
+    shares |= {timing.batch_size: timing.share for timing in timings if timing.name == _OWN + _PLANNED}
+    time = {str(size): share.percent for size, share in shares.items()}
+    write_json(run.path / TIMING, {"machine": describe_machine(), "original": original, "time": time})
 
 
 def _measure(timed: TimedNetwork, options: _Options) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from exeunt._support.progress import Progress
 from exeunt._support.text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
-from exeunt.cli.options import Execution, RunPath, option, seed_option, with_groups
+from exeunt.cli.opened_tables import is_table, open_models
+from exeunt.cli.options import Execution, changed, option, seed_option, with_groups
+from exeunt.cli.tables import Tables
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -38,14 +42,39 @@ class _Options:
         "run's own calibration part."
     )
     batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
+    out: Path | None = option("Of a table: the run folder to write.")
+    ungraded: str | None = option(
+        "Of a table: what becomes of rows in which an answer has no grade, or that have no label. drop leaves them "
+        "out, and certificates assume that they are like the others; worst counts missing grades as the worst there "
+        "can be. Default: they are refused."
+    )
     seed: int = seed_option()
 
 
 @with_groups
 def calibrate(
-    path: RunPath, guarantee: Guarantee, rule: Rule, options: _Options, execution: Execution
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|TABLE",
+            help="Run folder that `exeunt train` made; RUN@int8 is the run at this precision. Or a table (.csv, "
+            ".parquet) of what models answered: it becomes a run of these models in --out.",
+            show_default=False,
+        ),
+    ],
+    guarantee: Guarantee,
+    rule: Rule,
+    options: _Options,
+    execution: Execution,
+    tables: Tables,
 ) -> None:
-    """Choose thresholds that keep a budget, on inputs that the network has not seen."""
+    """Choose thresholds that keep a budget or a loss, on inputs that the network has not seen."""
+    if is_table(path):
+        path = _run_of_table(path, tables, guarantee, options)
+    elif wrong := changed(tables) or (options.out and "--out") or (options.ungraded and "--ungraded"):
+        raise InputError(
+            f"{wrong}: such options are about a table (.csv, .tsv, .txt, .parquet), and {path} is none"
+        )
     run = _opened(path)
     run.kind.action("calibrate", _calibrate_run)(run, guarantee, rule, options, execution)
 
@@ -73,7 +102,7 @@ def _calibrate_run(
     if run.runs_whole:
         _refuse_whole(run, amounts)
     fit, held_out = _inputs(run, guarantee, options.traces)
-    costs, reference = run.cost, None
+    costs, reference = run.cost, _reference(run, guarantee)
     if in_time:
         seeded, how = partial(make, seed=options.seed, **answer), {"seed": options.seed, **vars(execution)}
         timed = _timed(run, seeded, amounts or [_TYPICAL_BUDGET], options.batch_size, **how)
@@ -88,7 +117,7 @@ def _calibrate_run(
             fit, held_out, policy=make, budgets=amounts, jointly=guarantee.jointly, **common
         )
         removed = run.save_policy_set(policies)
-        echo("\n".join([str(policies), *_coinciding(policies, amounts), run.active_text]))
+        echo("\n".join([str(run.policy_set), *_coinciding(policies, amounts), run.active_text]))
     elif loss is not None:
         with Progress("policies made") as bar:
             policy = cheapest(
@@ -103,14 +132,47 @@ def _calibrate_run(
             )
         removed = run.save_policy(policy)
         saved = 1 - policy.cost.share(policy.expected_cost)
-        echo(f"{policy}\nexpected to save {saved:.1%} of {policy.cost.whole}")
+        echo(f"{run.policy}\nexpected to save {saved:.1%} of {policy.cost.whole}")
     else:
         policy = rule_for(fit, make)(fit, held_out, budget=amounts[0], **common)
         removed = run.save_policy(policy)
-        echo(policy)
+        echo(run.policy)
     if removed:
         echo(f"\nremoved, because they come from an earlier calibration: {listed(removed, 3)}")
     echo(f"\nwritten to {run.path}; next: exeunt evaluate {quote(str(run.path))}")
+
+
+def _run_of_table(path: Path, tables: Tables, guarantee: Guarantee, options: _Options) -> Path:
+    """Write the run of the models that answered a table, and return its folder."""
+    from exeunt.live.live_run import make_log_run
+    from exeunt.trace.table_columns import read_table
+
+    if (out := options.out) is None:
+        raise InputError(f"{path} is a table: name the folder of the run that it becomes with --out")
+    guarantee.checked_delta(certifies=True)  # before anything is written
+    if options.ungraded not in (None, "drop", "worst"):
+        raise InputError(f"--ungraded must be drop or worst, got {options.ungraded!r}")
+    if tables.cost is not None:
+        raise InputError(
+            "--cost is of the exits of one network, whose runs `exeunt train` makes: `exeunt compare` and Python "
+            "(ExitTrace.from_table) make policies of such a table. Models have a --price each"
+        )
+    table = read_table(path, **tables.format)
+    if guarantee.agree is not None and tables.loss is None:
+        tables = replace(tables, label="")
+    opened = open_models(
+        table, path.name, tables, echo, ungraded=options.ungraded, reference=guarantee.reference
+    )
+    make_log_run(
+        out,
+        opened.trace,
+        name=path.name,
+        classes=opened.classes,
+        assumption=opened.assumption,
+        worst_against=opened.worst_against,
+        say=echo,
+    )
+    return out
 
 
 def _opened(path: Path) -> RunFolder:
@@ -161,6 +223,23 @@ def _inputs(run: RunFolder, guarantee: Guarantee, traces: str | None) -> tuple[A
             )
         held_out = concatenate(list(held_out.chunks()))
     return agreeing(run.recorded("fit"), guarantee.reference), agreeing(held_out, guarantee.reference)
+
+
+def _reference(run: RunFolder, guarantee: Guarantee) -> str | None:
+    """Return the model that a loss is measured against; None for the usual one, and where agreement names it."""
+    stated, worst_against = guarantee.reference, run.manifest["data"].get("worst_against")
+    if guarantee.agree is not None or guarantee.max_loss is None:
+        return None
+    if stated is not None and not run.cascade:
+        raise InputError(
+            f"{run.path} is one network, which loses against its last exit: leave out --reference"
+        )
+    if worst_against is not None and stated not in (None, worst_against):
+        raise InputError(
+            f"the missing grades of {run.path} are the worst there can be against {worst_against}, not against "
+            f"{stated}: calibrate the table again with --reference {stated}"
+        )
+    return stated or worst_against
 
 
 def _coinciding(policies: PolicySet, budgets: Sequence[str | float]) -> list[str]:

@@ -32,7 +32,9 @@ class Guarantee:
         "Share of answers that must be those of the full network, or the most expensive model of a cascade, such as "
         "98%: chooses the cheapest policy that provably keeps it. Needs no labels. With --budget, both are guaranteed."
     )
-    reference: str | None = _guarantee("With --agree: the model of a cascade to agree with.")
+    reference: str | None = _guarantee(
+        "The model of a cascade to agree with (--agree), or to lose quality against (--max-loss)."
+    )
     per: str = _guarantee(
         "With --agree, of a language model: what must agree, token (after the same tokens) or answer (all of its "
         "tokens).",
@@ -77,11 +79,11 @@ class Guarantee:
         # A guarantee of a loss is tested, whatever the calibration.
         if self.agree is not None and self.max_loss is not None:
             raise InputError("--agree and --max-loss are two guarantees of answers: give one of them")
-        if self.reference is not None and self.agree is None:
-            raise InputError(
-                "--reference names the model to agree with: give it with --agree, such as --agree 98%"
-            )
         answers = "--agree" if self.agree is not None else "--max-loss" if self.max_loss is not None else ""
+        if self.reference is not None and not answers:
+            raise InputError(
+                "--reference is the model that answers are measured against: give --agree or --max-loss"
+            )
         usual = "0.05" if certifies or answers else "none"
         delta = delta_or_none(usual if self.delta is None else self.delta)
         if self.budget is None and not answers and self.budgets is None:

@@ -12,7 +12,7 @@ import typer
 
 from exeunt._support.progress import Progress
 from exeunt._support.text import echo
-from exeunt.cli.compared_traces import Tables, open_traces
+from exeunt.cli.opened_tables import open_traces
 from exeunt.cli.options import (
     Cluster,
     delta_or_none,
@@ -22,6 +22,7 @@ from exeunt.cli.options import (
     this_command,
     with_groups,
 )
+from exeunt.cli.tables import Tables
 from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class _Options:
     agreement: bool = option(
         "Measure answers by their agreement with the full network, of a cascade with the most expensive model, also "
         "where there are labels.",
+        default=False,
+    )
+    all: bool = option(
+        "Print every policy, with intervals over the splits, not only the best one of each budget.",
         default=False,
     )
     out: Path | None = option("File to write: a report (.html) or the numbers (.json).")
@@ -108,7 +113,21 @@ def compare(
         else:
             comparison.save(out)
     written = [] if out is None else [f"written to {out}"]
-    echo("\n".join([f"{comparison}\n", *comparison.summary(), *written]))
+    if options.all:
+        echo("\n".join([f"{comparison}\n", *comparison.summary()]))
+    else:
+        remarks = [f"On {trace.name}: {trace.remark}" for trace in comparison.traces if trace.remark]
+        echo(
+            "\n".join(
+                [
+                    comparison.by_budget(),
+                    *remarks,
+                    "all policies, with intervals: --all, or --out report.html",
+                ]
+            )
+        )
+    for line in written:
+        echo(line)
 
 
 def _watches(traces: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from exeunt._support.text import counted, echo, text_table
@@ -76,6 +77,8 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
     echo(policy.guarantee)
     if policy.loss_certificate is not None:
         echo(policy.loss_certificate)
+    if time := _time_text(run):
+        echo(time)
     guaranteed = None if policy.cost_certificate is None else policy.cost_certificate.to_dict()
     about = {"full_network_accuracy": full, "certificate": guaranteed, **agreement, **about_budgets}
     write_json(run.path / EVALUATION, {**result.to_dict(), **about})
@@ -187,6 +190,26 @@ def _gap(accuracy: float, full: float) -> str:
     if abs(points) < 0.005:
         return "answering early changes nothing"
     return f"answering early {'costs' if points > 0 else 'gains'} {abs(points):.2f} points"
+
+
+def _time_text(run: RunFolder) -> str:
+    """Return what share of the original model's time the policy takes, or how to measure it; "" where none is spent."""
+    from exeunt.timing.timing_tools import is_this_machine
+
+    if "time" in run.kind.refuses:
+        return ""
+    if not (timing := run.timing):
+        return (
+            f"time was not measured, and falls less than multiply-adds do: `exeunt bench {quote(str(run.path))}` "
+            "measures it"
+        )
+    here = (
+        "this machine"
+        if is_this_machine(timing["machine"])
+        else f"another machine, {timing['machine'].get('node', 'unknown')}"
+    )
+    shares = ", ".join(f"{share} in batches of {size}" for size, share in timing["time"].items())
+    return f"time on {here}: {shares}, of that of the {timing['original']} (10% to 90% of the rounds in brackets)"
 
 
 def _verdict(policy: Policy, result: Result) -> str:

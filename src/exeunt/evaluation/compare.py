@@ -21,11 +21,11 @@ from exeunt.evaluation.one_split import Settings
 from exeunt.evaluation.processes import measure_in_processes
 from exeunt.evaluation.results import SplitRecord, TraceResult
 from exeunt.rules.by_name import ROUTERS, rule_for
-from exeunt.rules.catalogue import PRESETS
+from exeunt.rules.catalogue import CERTIFYING, PRESETS
 from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
-from exeunt.trace.cascade_trace import single_exits
+from exeunt.trace.cascade_trace import is_bounded, single_exits
 
 _Trace: TypeAlias = "ExitTrace | CascadeTrace | str | Path"
 _Traces: TypeAlias = "_Trace | Mapping[str, _Trace] | Iterable[str | Path]"
@@ -60,7 +60,8 @@ def compare(
     `CascadeTrace` every policy is that of a cascade (see `cascade`), compared with each exit of each model alone.
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
     `policies`: names of `exeunt.rules.catalogue.PRESETS`, and on traces of models "router" and "cascade_router"; by
-    default all, routers if there are features; the first is the reference. With `delta`
+    default all, routers if there are features, and those that certify a budget of their own accord only where the most
+    that an input can cost is known; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
     `workers`: number of processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
     results, so that an interrupted run resumes (see `exeunt.evaluation.cache`); None keeps nothing.
@@ -72,7 +73,9 @@ def compare(
     """
     named = _named_traces(traces, agreement)
     if policies is None:
-        policies = (*PRESETS, *ROUTERS) if all(map(_has_features, named.values())) else tuple(PRESETS)
+        routers = ROUTERS if all(map(_has_features, named.values())) else ()
+        bounded = all(map(is_bounded, named.values()))
+        policies = (*(name for name in PRESETS if bounded or name not in CERTIFYING), *routers)
     names = (policies,) if isinstance(policies, str) else tuple(policies)
     for name in names:
         for trace in named.values():

@@ -13,9 +13,10 @@ from exeunt._support.text import counted
 from exeunt.costs.cost_model import CostModel
 from exeunt.evaluation.frontiers import Measured
 from exeunt.rules.cascade import find_cascade
+from exeunt.rules.catalogue import CERTIFYING, PRESETS
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
-from exeunt.trace.cascade_trace import single_exits
+from exeunt.trace.cascade_trace import is_bounded, single_exits
 from exeunt.trace.derived import alike_neighbours, one_class_remark
 from exeunt.trace.groups import weights_text
 
@@ -91,6 +92,11 @@ class TraceResult(SplitRecord):
         )
         single = single_exits(trace)
         remarks = [one_class_remark(single), alike_neighbours(single)]
+        if not is_bounded(trace) and {*policies} >= PRESETS.keys() - {*CERTIFYING}:
+            remarks.append(
+                f"{' and '.join(CERTIFYING)}, which certifies a budget, is left out because the most that an answer "
+                "can cost is not known: state it (--highest)."
+            )
         if trace.groups is not None:
             how = weights_text(trace.groups.rows_per_group)
             remarks.append(f"Parts are drawn from {counted(trace.groups.n, 'group')} ({how}).")

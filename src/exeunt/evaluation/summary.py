@@ -50,6 +50,37 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
     return sentences
 
 
+def budget_text(trace: TraceResult) -> str:
+    """Return a line per budget: the best policy, how good it is and what it costs, beside what is simpler.
+
+    The best policy of a budget is that of the highest mean over the splits that it is measured on.
+    """
+    one = trace.one_exit
+    header = ["budget", "best policy", trace.measure, "cost", "random mixture", f"best {one} alone"]
+    accuracy, costs = trace.accuracy, trace.mean_cost
+    exits, rows = trace.exits.mean(axis=-1), list[list[str]]()
+    for q, amount in enumerate(trace.amounts):
+        complete = ~np.isnan(accuracy[:, q]).any(axis=-1)
+        affordable = trace.cost.cumulative <= amount * (1 + 1e-9)
+        single = int(np.argmax(np.where(affordable, exits, -np.inf)))
+        simpler = [
+            f"{trace.mixture_accuracy[q].mean():.1%}",
+            f"{trace.exit_names[single]} {exits[single]:.1%}",
+        ]
+        budget = f"{_share(trace.shares[q])}"
+        if not complete.any():
+            rows.append([budget, "none meets it", "", "", *simpler])
+            continue
+        best = int(np.argmax(np.where(complete, accuracy[:, q].mean(axis=-1), -np.inf)))
+        quality, cost = accuracy[best, q].mean(), costs[best, q].mean()
+        rows.append([budget, trace.policies[best], f"{quality:.1%}", trace.cost.show(cost), *simpler])
+    title = (
+        f"{trace.name}: of {counted(len(trace.policies), 'policy', 'policies')} the best at each budget, a share of "
+        f"what {trace.whole} costs; means of {counted(trace.splits, 'split')}"
+    )
+    return f"{title}\n{text_table(header, rows)}"
+
+
 def overall_text(traces: Sequence[TraceResult], reference: str, delta: float | None) -> str:
     """Return a line per policy: gain over the reference, distance below the best, splits over the budget, time."""
     gain = f"gain over {reference}"

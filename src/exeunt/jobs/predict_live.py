@@ -174,6 +174,9 @@ class LiveJob(PredictJob):
                 "asked": [replies[row].model if row in replies else None for row in range(block.n)],
                 "degraded": [row in replies and replies[row].short_of_money for row in range(block.n)],
             }
+            if opened.classes is None:
+                texts = [replies[row].answer if row in replies else None for row in range(block.n)]
+                extra |= {"class_name": texts, "label": [None] * block.n}
             done = self._done(into, batch._replace(kept={**batch.kept, **extra}), np.arange(len(places)))
             unpaid = sum(answer.answer is None and answer.short_of_money for answer in replies.values())
             yield done._replace(tally=replace(done.tally, n_unpaid=unpaid))
@@ -225,9 +228,11 @@ def _readable(inputs: Dataset) -> Iterator[Any]:
 def answers_of(answers: Sequence[LiveAnswer], live: LiveCascade, places: Sequence[str]) -> Answers:
     """Return what live models said as the engine's answers: costs are what was paid.
 
-    `places`: names of the models; exits are places among these.
+    `places`: names of the models; exits are places among these. Answers in text have the label 0.
     """
     codes = {name: code for code, name in enumerate(live.classes or ())}
+    if live.classes is None:
+        codes = {answer.answer: 0 for answer in answers if answer.answer is not None}
     exits = {name: exit_ for exit_, name in enumerate(places)}
     label = np.array([codes.get(answer.answer or "", -1) for answer in answers], dtype=np.int64)
     valid = label >= 0

@@ -121,7 +121,8 @@ class PredictionColumns:
 
         `arrays`: the columns label, confidence, exit, cost, borderline, truncated, and, NaN where they are not known,
         those of `WATCHED`; the label is -1 where there is no answer. `probabilities` (n, k): None if not needed.
-        `kept`: the columns to keep, (n,) each. `masks`: by row, those of the inputs that have one.
+        `kept`: the columns to keep, (n,) each, also in place of others, as of answers in text. `masks`: by row, those
+        of the inputs that have one.
         """
         answered = (arrays["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in arrays.items()}
@@ -142,7 +143,9 @@ class PredictionColumns:
         return {name: cells[name] for name in self.schema.names}
 
     def _named(self, labels: Sequence[int | None]) -> list[str | None]:
-        return [None if label is None else self.class_names[label] for label in labels]
+        return [
+            None if label is None or not self.class_names else self.class_names[label] for label in labels
+        ]
 
 
 def _shown(column: NDArray[Any], answered: Sequence[bool]) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._support.arrays import Floats, Integers, Keys
-from exeunt._support.files import write_json
+from exeunt._support.files import make_folder, write_json
 from exeunt._support.text import counted, listed
 from exeunt.costs.cost_model import CostModel
 from exeunt.data.splits import PartRows, SplitPlan
@@ -74,7 +74,7 @@ def make_live_run(
     answering = {name: model for name, model in models.items() if name not in tellers}
     classes = next(iter(answering.values())).model.classes or ()
     cascade_trace = CascadeTrace({name: _trace(recorded, label, id) for name, recorded in answering.items()})
-    dearest, steps = cascade_trace.most_expensive, [CascadeStep(name, 1) for name in names]
+    dearest = cascade_trace.most_expensive
     for name in reversed(tellers):
         features = _features(name, models[name])
         cascade_trace = cascade_trace.with_features(name, features, cost=models[name].highest)
@@ -83,31 +83,103 @@ def make_live_run(
         say(
             f"{counted(int(silent.sum()), 'input')} left out of the run: {dearest} gave no answer to compare with"
         )
-    rows = dict(zip(PARTS, part_rows(id, PARTS, 0), strict=True))
-    traces = {part: cascade_trace.take(of).along(steps, reference=dearest) for part, of in rows.items()}
-    if label is None:
+    return complete_run(
+        folder,
+        cascade_trace,
+        {name: _about(models[name]) for name in names},
+        classes=classes,
+        kind=kind,
+        data=data,
+        training={name: type(model.model).__name__ for name, model in models.items()},
+        say=say,
+    )
+
+
+def make_log_run(
+    folder: Path,
+    models: CascadeTrace,
+    *,
+    name: str,
+    classes: Sequence[str] = (),
+    assumption: str = "",
+    worst_against: str | None = None,
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Make a run of models of one exit each, of what a log says of them; `name`: of the log.
+
+    `classes`: in the order of their numbers in `models`; none of graded answers. `assumption`: what certificates
+    assume beside exchangeable inputs, see `RunFolder.assumption`. `worst_against`: the model that losses are measured
+    against, where missing grades were replaced by the worst there can be. Any models of these names and classes
+    may answer with the run. Raises InputError for a folder that holds something else than the run of a log.
+    """
+    if folder.exists() and not _is_of_log(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not the run of a log: name another folder with --out")
+    make_folder(folder)
+    most = {model: models[model].cost.highest for model in models.names}
+    return complete_run(
+        folder,
+        models,
+        {
+            model: {"highest": cost if np.isfinite(cost) else None, "identity": ""}
+            for model, cost in most.items()
+        },
+        classes=classes,
+        kind="text",
+        data={
+            "name": name,
+            "log": True,
+            "assumption": assumption,
+            "worst_against": worst_against,
+            "fingerprint": hashlib.sha256(models.id.tobytes()).hexdigest()[:32],
+        },
+        training=dict.fromkeys(models.names, "log"),
+        say=say,
+    )
+
+
+def _is_of_log(folder: Path) -> bool:
+    return RunFolder.exists(folder) and bool(RunFolder.open(folder).manifest["data"].get("log"))
+
+
+def complete_run(
+    folder: Path,
+    models: CascadeTrace,
+    about: Mapping[str, Mapping[str, Any]],
+    *,
+    classes: Sequence[str],
+    kind: str,
+    data: Mapping[str, Any],
+    training: Mapping[str, Any],
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Complete `folder` to a run of these models, of what is known of them on the same inputs.
+
+    `about`: by model, the most that an input can cost ("highest", None where that is not known), and what tells the
+    model from others of its name ("identity", "" for any). `classes`: none of graded answers. `training`: how each
+    model's answers were recorded. The others are as for `make_live_run`.
+    """
+    dearest, names = models.most_expensive, list(models.names)
+    rows = dict(zip(PARTS, part_rows(models.id, PARTS, 0, models.groups), strict=True))
+    steps = [CascadeStep(name, 1) for name in names]
+    traces = {part: models.take(of).along(steps, reference=dearest) for part, of in rows.items()}
+    unlabelled = {} if models.has_loss else {"reference": {"exit": names.index(dearest), "name": dearest}}
+    if unlabelled:
         say(f"there are no labels: models are measured by how often they say what {dearest} says")
-    reference = {"reference": {"exit": names.index(dearest), "name": dearest}}
-    unlabelled = {} if label is not None else reference
     before = RunFolder.open(folder).digest if RunFolder.exists(folder) else ""
-    write_models(folder, {name: models[name] for name in names})
+    write_json(folder / LIVE, about)
     run = RunFolder.create(
         folder,
         cost=traces["fit"].cost,
         traces=traces,
         network=LIVE,
         about={
-            "model": {
-                "spec": "live",
-                "n_classes": len(classes),
-                "macs": cascade_trace[dearest].cost.full,
-            },
+            "model": {"spec": "live", "n_classes": len(classes), "macs": models[dearest].cost.full},
             "class_names": list(classes),
             "network": {"exits": [f"{name}: last exit" for name in names][:-1]},
             "inputs": {"kind": kind, "raw": True},
             "data": {"label": None, **data, **unlabelled},
-            "split": _split(rows, len(id), data["fingerprint"]).to_dict(),
-            "training": {name: type(model.model).__name__ for name, model in models.items()},
+            "split": _split(rows, models.n, data["fingerprint"]).to_dict(),
+            "training": dict(training),
             "provenance": provenance(_PACKAGES, command="", seed=0),
         },
     )
@@ -176,7 +248,7 @@ def live_cascade(run: RunFolder, models: Mapping[str, LiveModel], **options: Any
     """
     run.network_file(LIVE)  # raises for a run of another kind
     check_models(run, models)
-    return LiveCascade(models, run.policy, classes=run.manifest["class_names"], **options)
+    return LiveCascade(models, run.policy, classes=run.manifest["class_names"] or None, **options)
 
 
 def check_models(
@@ -193,8 +265,8 @@ def check_models(
             raise InputError(
                 f"{run.path} was recorded of {name!r}, and there are {', '.join(models)}: add that model"
             )
-        others = not isinstance(models[name], FeatureModel) and models[name].classes != classes
-        if others or digest_of(models[name]) != known.identity:
+        others = not isinstance(models[name], FeatureModel) and (models[name].classes or ()) != classes
+        if others or known.identity not in ("", digest_of(models[name])):
             raise InputError(
                 f"the model {name!r} is not the one that {run.path} was recorded of: its classes, name, prompt, "
                 "options or function differ. Record it again"
@@ -215,10 +287,11 @@ def check_models(
 
 def write_models(folder: Path, models: Mapping[str, RecordedModel]) -> None:
     """Write which models a folder was recorded of, and what they cost at most."""
-    known = {
-        name: {"highest": model.highest, "identity": digest_of(model.model)} for name, model in models.items()
-    }
-    write_json(folder / LIVE, known)
+    write_json(folder / LIVE, {name: _about(model) for name, model in models.items()})
+
+
+def _about(recorded: RecordedModel) -> dict[str, Any]:
+    return {"highest": recorded.highest, "identity": digest_of(recorded.model)}
 
 
 def digest_of(model: LiveModel) -> str:

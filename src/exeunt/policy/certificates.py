@@ -18,12 +18,14 @@ _ASSUMED = "are exchangeable with these, and that nothing else was fitted on the
 class _OfGroups:
     """How many groups the inputs come in, and how these weigh (see `Groups`); None without groups.
 
-    `row`: what is counted, an "input", or a "token" of a language model, whose groups are prompts.
+    `row`: what is counted, an "input", or a "token" of a language model, whose groups are prompts. `further`: what is
+    assumed beside what the certificate always assumes, after "and that"; "" for nothing.
     """
 
     n_groups: int | None = None
     rows_per_group: int | None = None
     row: str = "input"
+    further: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form, without groups if there are none, and without what is usual."""
@@ -31,12 +33,17 @@ class _OfGroups:
             "n_groups": None,
             "rows_per_group": None,
             "row": "input",
+            "further": "",
             "measure": "accuracy",
             "of": "answers",
         }
         return {
             name: field for name, field in asdict(self).items() if name not in usual or field != usual[name]
         }
+
+    @property
+    def _beside(self) -> str:
+        return f", and that {self.further}" if self.further else ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Certificate(_OfGroups):
             f"{units_text(self.n_calibration, self.n_groups, 'calibration', self.row)}, the long-run "
             f"{mean_text(quantity, self.rows_per_group, self.row)} is at most "
             f"{amount_text(self.budget, self.unit)} (expected: {self.expected_cost / size:.4g}). "
-            f"It assumes that {self.assumption}."
+            f"It assumes that {self.assumption}{self._beside}."
         )
 
 
@@ -109,7 +116,7 @@ class LossCertificate(_OfGroups):
             f"Guarantee: with probability {_percent(self.delta)} over the "
             f"{units_text(self.n_test, self.n_groups, known_by(self.measure), self.row)} tested on, {promise} "
             f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). "
-            f"It assumes that future {unit}s {_ASSUMED}."
+            f"It assumes that future {unit}s {_ASSUMED}{self._beside}."
         )
 
     def _mean(self) -> str:

@@ -222,8 +222,12 @@ def _policies(
         and len(family) < max_policies
         and (k := _widest([float(loss.mean()) for loss in losses], limit))
     ):
-        family.insert(k, make(budget=(family[k - 1].budget + family[k].budget) / 2))
-        losses.insert(k, lost(family[k]))
+        try:
+            between = make(budget=(family[k - 1].budget + family[k].budget) / 2)
+        except InfeasibleBudget:  # its cascade may be another one than those of both neighbours
+            break
+        family.insert(k, between)
+        losses.insert(k, lost(between))
         if progress is not None:
             progress(len(family), max_policies)
     return family, losses

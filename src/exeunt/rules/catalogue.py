@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 
 from exeunt.errors import InputError
 from exeunt.policy import Policy
@@ -76,6 +77,10 @@ _TO_COMPARE_WITH: tuple[Callable[..., Policy], ...] = (
 )
 PRESETS = {make.__name__: make for make in (*_TO_USE, *_TO_COMPARE_WITH)}
 """Every named policy: those to use, then the baselines. All take the arguments of `compose`."""
+CERTIFYING = tuple(
+    name for name, make in PRESETS.items() if signature(make).parameters["delta"].default is not None
+)
+"""Those that certify a budget unless they are told not to: they need to know the most that an input can cost."""
 DESCRIPTIONS = {
     name: ("Baseline. " if make in _TO_COMPARE_WITH else "") + str(make.__doc__).partition("\n")[0]
     for name, make in PRESETS.items()

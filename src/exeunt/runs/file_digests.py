@@ -18,8 +18,11 @@ MANIFEST, COSTS = "bundle.json", "costs.json"
 CONFIG = "config.yaml"
 """The options of the `exeunt train` that made a run, without its folder."""
 EVALUATION = "evaluation.json"
+TIMING = "timing.json"
+"""How long the policy of a run took beside the original model, as `exeunt bench` measured it."""
 EVALUATED = (
     EVALUATION,
+    TIMING,
     *(
         f"figures/{name}.{kind}"
         for name in (

@@ -205,6 +205,11 @@ class RunFolder(SavedPolicies):
         return model
 
     @property
+    def assumption(self) -> str:  # type: ignore[override]
+        """What certificates of its policies assume beside exchangeable inputs, of a log that lacked grades; or ""."""
+        return str(self.manifest["data"].get("assumption", ""))
+
+    @property
     def masks(self) -> bool:
         """Whether the network answers with masks."""
         return bool(self.manifest["network"].get("masks"))

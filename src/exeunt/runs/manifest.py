@@ -48,6 +48,9 @@ class _MoreOfData(_Data, total=False):
     unlabelled: bool
     reference: _Reference
     masks: Mapping[str, Any] | None
+    log: bool
+    assumption: str
+    worst_against: str | None
 
 
 class _Inputs(TypedDict):
@@ -154,7 +157,8 @@ class CascadeEntry:
     """A model of a cascade: its name, its number of exits, and its run folder.
 
     `run`: the path from the cascade's folder to the model's. `digest`: of the model's manifest.
-    Of a live model also `highest`, the most that an input can cost, and `identity`, what tells it from others.
+    Of a live model also `highest`, the most that an input can cost, None where it is not known, and `identity`, what
+    tells it from others, "" for any model of this name.
     """
 
     name: str
@@ -194,7 +198,7 @@ def _entry(model: Mapping[str, Any]) -> CascadeEntry:
 
 
 class _LiveModel(TypedDict):
-    highest: float
+    highest: float | None
     identity: str
 
 

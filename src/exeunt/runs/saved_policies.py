@@ -13,16 +13,24 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypedDict
 
+from exeunt._support.checked_types import check_kind
 from exeunt._support.files import read_json
+from exeunt._support.sealed_json import read_built
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
-from exeunt.runs.file_digests import EVALUATED, EVALUATION, POLICY_INSIDE
+from exeunt.runs.file_digests import EVALUATED, EVALUATION, POLICY_INSIDE, TIMING
 from exeunt.trace import CascadeTrace, ExitTrace
 
 POLICY, POLICIES = "policy.json", "policies.json"
+
+
+class _Timing(TypedDict):
+    machine: Mapping[str, Any]
+    original: str
+    time: Mapping[str, str]
 
 
 class SavedPolicies:
@@ -32,6 +40,7 @@ class SavedPolicies:
     budget: str | None
 
     digest: str
+    assumption: str
     cost: CostModel
     cascade: Any
     recorded: Callable[[str], ExitTrace | CascadeTrace]  # see `RunFolder`
@@ -75,8 +84,7 @@ class SavedPolicies:
 
         Removes what was made with those, and returns the names of these files. Raises as `check_policy` does.
         """
-        self.check_policy(policy)
-        replace(policy, run=self.digest).save(self.path / POLICY)
+        self._bound(policy).save(self.path / POLICY)
         return remove_of_policy(self.path, POLICIES)
 
     @property
@@ -97,10 +105,35 @@ class SavedPolicies:
 
     def save_policy_set(self, policies: PolicySet) -> list[str]:
         """Write policies for several budgets, as `save_policy` does."""
-        for policy in policies:
-            self.check_policy(policy)
-        PolicySet(tuple(replace(policy, run=self.digest) for policy in policies)).save(self.path / POLICIES)
+        PolicySet(tuple(map(self._bound, policies))).save(self.path / POLICIES)
         return remove_of_policy(self.path, POLICY)
+
+    def _bound(self, policy: Policy) -> Policy:
+        """Return the policy with this run's digest, and certificates that say what its data assume."""
+        self.check_policy(policy)
+        if not self.assumption:
+            return replace(policy, run=self.digest)
+        cost, loss = (
+            certificate and replace(certificate, further=self.assumption)
+            for certificate in (policy.certificate, policy.loss_certificate)
+        )
+        return replace(policy, run=self.digest, certificate=cost, loss_certificate=loss)  # type: ignore[arg-type]
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """What `exeunt bench` measured of the policy: machine, original (model), and time (shares by batch size).
+
+        {} before. Raises ArtefactError if the file is damaged.
+        """
+
+        def build(body: Any) -> dict[str, Any]:
+            check_kind(body, _Timing, "timing")
+            return dict(body)
+
+        file = self.path / TIMING
+        if not os.path.lexists(file):
+            return {}
+        return read_built(file, build, kind="timing", remedy="repeat `exeunt bench`")
 
     @property
     def evaluation_warning(self) -> str:

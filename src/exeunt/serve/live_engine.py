@@ -24,10 +24,14 @@ from exeunt.serve.spending import Payer
 
 @dataclass(frozen=True)
 class LiveTicket:
-    """The answers to the rows of a request, by the live models. `why`: why rows have none, by their places."""
+    """The answers to the rows of a request, by the live models.
+
+    `texts`: what was answered, a class or a text, None where nothing was. `why`: why rows have none, by their places.
+    """
 
     answers: Answers
     policies: list[str | None]
+    texts: list[str | None]
     why: Mapping[int, str]
     error: Exception | None = None
 
@@ -98,7 +102,7 @@ class LiveEngine:
             await PAYING.run(held.release)
         why = {i: reply.told_to_clients for i, reply in enumerate(replies) if reply.answer is None}
         columns = {**vars(answers), "exit": np.where(answers.valid, answers.exit, -1)}
-        return LiveTicket(Answers(**columns), [name] * n, why)
+        return LiveTicket(Answers(**columns), [name] * n, [reply.answer for reply in replies], why)
 
     async def answer(self, *_: Any, **__: Any) -> LiveTicket:
         """Raise InputError: nothing is asked that nobody pays for."""

@@ -26,7 +26,7 @@ from exeunt.runs.saved_policies import name_at, named_by_budget
 from exeunt.serve.engine_thread import EngineThread
 from exeunt.serve.input_reader import InputReader, Rows
 from exeunt.serve.latency_controller import Controller, OperatingPoint
-from exeunt.serve.live_engine import LiveEngine
+from exeunt.serve.live_engine import LiveEngine, LiveTicket
 from exeunt.serve.prediction import Answer, answers_of
 from exeunt.serve.settings import Settings
 from exeunt.serve.spending import check_limits
@@ -148,6 +148,15 @@ class LoadedLive(LoadedRun):
     engine: LiveEngine  # type: ignore[assignment]
     warms: ClassVar[bool] = False
 
+    def answers(self, rows: Rows, parts: Iterable[tuple[Integers, LiveTicket]]) -> list[Answer]:
+        """Return the answers to the rows of a request; where models answer in text, it is in place of a class."""
+        parts = list(parts)
+        answers = super().answers(rows, parts)
+        for places, ticket in () if self.class_names else parts:
+            for place, text in zip(places.tolist(), ticket.texts, strict=True):
+                answers[place].class_name, answers[place].label = text, -1
+        return answers
+
     def started(self, _: float = 0.0) -> LiveEngine:
         """Return what answers rows."""
         return self.engine
@@ -256,7 +265,7 @@ def open_live(
         )
     models, places = read_models(settings.models), [entry.name for entry in run.cascade]
     check_models(run, models)
-    names = run.manifest["class_names"]
+    names = run.manifest["class_names"] or None
     cascades = {name: LiveCascade(models, policy, classes=names) for name, policy in policies.items()}
     exits = {name: [places.index(model) for model in policy.models] for name, policy in policies.items()}
     shared = SharedExecutor(None, policies, exits, tuple(range(len(places))), None)  # type: ignore[arg-type]

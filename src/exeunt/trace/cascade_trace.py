@@ -20,12 +20,15 @@ from exeunt.score.tie_breaking import distinct_keys
 from exeunt.trace.cascade_step import before, is_tree, path_to
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs
-from exeunt.trace.grades import Better, Grades, as_labels, check_measured_alike, joined_predictions
+from exeunt.trace.grades import Grades, as_labels, check_measured_alike, joined_predictions
 from exeunt.trace.groups import Groups
 from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from exeunt.trace.cascade_step import CascadeStep
+    from exeunt.trace.table_columns import TableColumns
 
 _KEPT = 8  # traces of cascades in the cache
 
@@ -91,22 +94,12 @@ class CascadeTrace:
         table: Any,
         *,
         price: Mapping[str, float | str],
-        confidence: str | None = None,
-        prediction: str | None = None,
-        label: str | None = None,
-        loss: str | None = None,
-        better: Better = "lower",
-        measure: str = "quality",
-        empty_is_no_answer: bool = False,
         features: Sequence[str] = (),
         features_price: float = 0,
         unit: str = "usd",
         price_per: float = 1,
         highest: Mapping[str, float] | None = None,
-        id: str | None = None,  # noqa: A002 - the name of the field
-        groups: str | None = None,
-        rows_per_group: int = 1,
-        classes: Sequence[Any] | None = None,
+        **columns: Unpack[TableColumns],
     ) -> CascadeTrace:
         """Make the traces of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
@@ -114,9 +107,9 @@ class CascadeTrace:
         input, where the price depends on the input's length. Then `highest` is the most that `price_per` answers of
         this model can ever cost, which a certificate needs. `features`: columns of numbers, or of lists of numbers,
         that routers look at (see `with_features`; the model is called "features"); `features_price` is what
-        `price_per` of them cost. `prediction`, `confidence`, `loss`: names of columns with {} in place of the model's
-        name; `label`, `id`, `groups`: a column each. The others are as for
-        `ExitTrace.from_table`. The price of a model that gave no answer is paid.
+        `price_per` of them cost. `columns`: which column means what, such as confidence="{}_score" and label="truth",
+        with {} in place of the model's name, see `exeunt.trace.table_columns.TableColumns`. The price of a model that
+        gave no answer is paid.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
@@ -124,22 +117,9 @@ class CascadeTrace:
 
         names, data = list(price), table_columns.read_table(table)
         costs = table_columns.model_costs(data, price, highest or {}, unit, price_per)
-        columns = table_columns.read_columns(
-            data,
-            label=label,
-            better=better,
-            measure=measure,
-            empty_is_no_answer=empty_is_no_answer,
-            id_=id,
-            classes=classes,
-            groups=groups,
-            rows_per_group=rows_per_group,
-            confidence=table_columns.model_columns(confidence, names, "confidence"),
-            prediction=table_columns.model_columns(prediction, names, "prediction"),
-            loss=table_columns.model_columns(loss, names, "loss"),
-        )
-        make = ExitTrace.from_scores if loss is None else ExitTrace.from_losses
-        trace = make(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
+        fields = table_columns.read_columns(data, table_columns.of_models(columns, names))
+        make = ExitTrace.from_losses if "loss" in fields else ExitTrace.from_scores
+        trace = make(**fields, cost=CostModel(np.arange(1, len(names) + 1)))
         models = cls({name: trace.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
         if not features:
             return models
@@ -456,6 +436,12 @@ def agreeing(inputs: ExitTrace | CascadeTrace, reference: str | None = None) -> 
     if isinstance(inputs, CascadeTrace):
         return inputs.with_reference(reference or "")
     return inputs.with_reference(name=reference or "the full network")
+
+
+def is_bounded(trace: ExitTrace | CascadeTrace) -> bool:
+    """Return whether the most that any input can cost is known, of every model."""
+    traces = [trace] if isinstance(trace, ExitTrace) else [trace[name] for name in trace.names]
+    return all(np.isfinite(part.cost.highest) for part in traces)
 
 
 def single_exits(inputs: ExitTrace | CascadeTrace) -> ExitTrace:

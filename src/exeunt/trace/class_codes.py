@@ -28,7 +28,7 @@ def class_codes(
         numbers = [column.to_numpy(zero_copy_only=False) for column in columns]
         if all(values.min() >= 0 for values in numbers):
             return [values.astype(np.int64) for values in numbers]
-    texts = [_texts(column, name) for name, column in named.items()]
+    texts = [column_texts(column, name) for name, column in named.items()]
     class_texts = np.array([str(class_) for class_ in (() if classes is None else classes)], dtype=np.str_)
     if (
         len({pa.types.is_string(column.type) or pa.types.is_large_string(column.type) for column in columns})
@@ -91,7 +91,7 @@ def _check_alike(names: Sequence[str], texts: Sequence[NDArray[np.str_]]) -> Non
                 )
 
 
-def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:
+def column_texts(column: pa.Array, name: str) -> NDArray[np.str_]:
     """Return classes as text (n,); floats with whole values become integers."""
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)

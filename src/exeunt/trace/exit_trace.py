@@ -42,9 +42,11 @@ from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from exeunt.score.tie_breaking import Ties
     from exeunt.trace.cascade_step import CascadeStep
-    from exeunt.trace.table_columns import CostIs
+    from exeunt.trace.table_columns import CostIs, TableColumns
 
 _NO_KEYS = cast("Keys", None)  # stands for "make keys from the content"
 
@@ -242,52 +244,23 @@ class ExitTrace:
         table: Any,
         *,
         cost: CostModel | ArrayLike,
-        confidence: str | Sequence[str] | None = None,
-        prediction: str | Sequence[str] | None = None,
-        label: str | None = None,
-        loss: str | Sequence[str] | None = None,
-        better: Better = "lower",
-        measure: str = "quality",
-        empty_is_no_answer: bool = False,
         cost_is: CostIs = "cumulative",
         unit: str = "MACs",
-        id: str | None = None,  # noqa: A002 - the name of the field
-        groups: str | None = None,
-        rows_per_group: int = 1,
-        classes: Sequence[Any] | None = None,
+        **columns: Unpack[TableColumns],
     ) -> ExitTrace:
         """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
-        `confidence`, `prediction`, `loss`: one column per exit, in order, or a pattern such as "conf_{}" with {} for
-        the exit's number. `loss` takes the place of `label` where answers are graded; `better`, `measure`, and what may
-        be left out are as in `from_losses`. `empty_is_no_answer`: where a cell of an exit is empty, it gave no answer.
-        `label`, `id`, `groups`: a column each. `rows_per_group`: see `Groups`. `cost` (m,): cumulative,
-        or with cost_is="per-call" the price of each call in a cascade of models, which adds up from exit to exit.
-        `unit`: of the costs.
+        `columns`: which column means what, such as confidence="conf_{}" and label="truth", see
+        `exeunt.trace.table_columns.TableColumns`. `cost` (m,): cumulative, or with cost_is="per-call" the price of each
+        call in a cascade of models, which adds up from exit to exit. `unit`: of the costs.
 
-        Classes may be names or numbers, alike in all columns. Names are numbered in order of the labels' text, or
-        in the order of `classes`: a policy needs the same numbers on other tables. A prediction that is no label is
-        always wrong.
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
         from exeunt.trace.table_columns import read_columns, table_cost  # PyArrow is imported late
 
-        columns = read_columns(
-            table,
-            confidence=confidence,
-            prediction=prediction,
-            label=label,
-            loss=loss,
-            better=better,
-            measure=measure,
-            empty_is_no_answer=empty_is_no_answer,
-            id_=id,
-            classes=classes,
-            groups=groups,
-            rows_per_group=rows_per_group,
-        )
-        model = table_cost(cost, cost_is, unit, n_exits=columns["no_answer"].shape[1])
-        return (cls.from_scores if loss is None else cls.from_losses)(**columns, cost=model)
+        fields = read_columns(table, columns)
+        model = table_cost(cost, cost_is, unit, n_exits=fields["no_answer"].shape[1])
+        return (cls.from_losses if "loss" in fields else cls.from_scores)(**fields, cost=model)
 
     @classmethod
     def from_archive(cls, path: str | Path) -> ExitTrace:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from exeunt._support.csv_text import read_csv
 from exeunt._support.text import counted
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
-from exeunt.trace.class_codes import check_filled, class_codes
+from exeunt.trace.class_codes import check_filled, class_codes, column_texts
 from exeunt.trace.grades import Better, check_range
 from exeunt.trace.groups import Groups
 
@@ -33,28 +33,57 @@ _NO_ANSWER = (
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
 
-def read_columns(
-    table: Any,
-    *,
-    confidence: str | Sequence[str] | None,
-    prediction: str | Sequence[str] | None,
-    label: str | None,
-    loss: str | Sequence[str] | None,
-    better: Better,
-    measure: str,
-    empty_is_no_answer: bool,
-    id_: str | None,
-    classes: Sequence[Any] | None,
-    groups: str | None = None,
-    rows_per_group: int = 1,
-) -> dict[str, Any]:
+class TableColumns(TypedDict, total=False):
+    """What the columns of a table with a row per input mean.
+
+    `confidence`, `prediction`, `loss`: a column per exit, in order, or a pattern such as "conf_{}" with {} for the
+    exit's number; of models, with {} for the model's name. `loss` takes the place of `label` where answers are graded;
+    `better`, `measure`, and what may be left out are as in `ExitTrace.from_losses`. `empty_is_no_answer`: where a cell
+    of an exit is empty, it gave no answer. `label`, `id`, `groups`: a column each. `rows_per_group`: see `Groups`.
+
+    `classes`: names or numbers, alike in all columns, in the order of their numbers; by default in order of the labels'
+    text. A policy needs the same numbers on other tables. A prediction that is no label is always wrong.
+    """
+
+    confidence: str | Sequence[str] | None
+    prediction: str | Sequence[str] | None
+    label: str | None
+    loss: str | Sequence[str] | None
+    better: Better
+    measure: str
+    empty_is_no_answer: bool
+    id: str | None
+    groups: str | None
+    rows_per_group: int
+    classes: Sequence[Any] | None
+
+
+def class_names(table: pa.Table, columns: TableColumns) -> list[str]:
+    """Return the classes of a table's labels, or without labels of its predictions, in order of their text."""
+    label, predictions = columns.get("label"), columns.get("prediction") or ()
+    named = {name: table[name].drop_null() for name in ([*predictions] if label is None else [label])}
+    return sorted(
+        set().union(*(column_texts(column.unique(), name).tolist() for name, column in named.items()))
+    )
+
+
+def read_columns(table: Any, columns: TableColumns) -> dict[str, Any]:
     """Return the arguments of `ExitTrace.from_losses`, or with labels of `from_scores`, but for the cost.
 
-    See `ExitTrace.from_table`.
+    Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
     """
-    columns_given = {"confidence": confidence, "prediction": prediction, "loss": loss}
-    column_names = {role: names for role, names in columns_given.items() if names is not None}
-    single = {"label": label, "id": id_, "groups": groups}
+    if unknown := columns.keys() - TableColumns.__annotations__.keys():
+        raise TypeError(
+            f"there is no {unknown.pop()!r}: a table has {', '.join(TableColumns.__annotations__)}"
+        )
+    label, groups, rows_per_group = (
+        columns.get("label"),
+        columns.get("groups"),
+        columns.get("rows_per_group", 1),
+    )
+    per_exit = {role: columns.get(role) for role in ("confidence", "prediction", "loss")}
+    column_names: dict[str, Any] = {role: names for role, names in per_exit.items() if names is not None}
+    single = {"label": label, "id": columns.get("id"), "groups": groups}
     _check_roles(column_names, single, rows_per_group)
     data = read_table(table)
     columns_of = dict(
@@ -62,34 +91,35 @@ def read_columns(
     )
     m = len(next(iter(columns_of.values())))
     _check_as_many(columns_of)
-    _check_columns(
+    check_columns(
         data,
         [*(name for names in columns_of.values() for name in names), *filter(None, single.values())],
     )
     empty = np.zeros((data.num_rows, m), dtype=bool)
-    columns_of_exits = partial(_of_exits, data, columns_of, empty if empty_is_no_answer else None)
+    columns_of_exits = partial(
+        _of_exits, data, columns_of, empty if columns.get("empty_is_no_answer") else None
+    )
     named = dict(zip(columns_of.get("prediction", []), columns_of_exits("prediction", _column), strict=True))
     if label is not None:
         named[label] = _column(data, label)
-    codes = class_codes(named, labelled=label is not None, classes=classes) if named else []
+    codes = class_codes(named, labelled=label is not None, classes=columns.get("classes")) if named else []
     if label is not None and not any((codes[exit_] == codes[m]).any() for exit_ in range(m)):
         raise InputError(_never_right(data, columns_of["prediction"][-1], label))
     numbers = {role: columns_of_exits(role, _numbers) for role in columns_of if role != "prediction"}
-    columns: dict[str, Any] = {
-        "score": np.stack(numbers["confidence"], axis=1) if confidence is not None else None,
-        "prediction": np.stack(codes[:m], axis=1) if prediction is not None else None,
+    fields: dict[str, Any] = {
+        "score": np.stack(numbers["confidence"], axis=1) if "confidence" in numbers else None,
+        "prediction": np.stack(codes[:m], axis=1) if "prediction" in columns_of else None,
         "no_answer": empty,
-        "id": None if id_ is None else _ids(data, id_),
+        "id": None if single["id"] is None else _ids(data, single["id"]),
         "groups": None if groups is None else Groups(_ids(data, groups), rows_per_group),
         "name": "confidence",
     }
-    if loss is None:
-        return {**columns, "label": None if label is None else codes[m]}
-    values = np.stack(numbers["loss"], axis=1)
-    check_range(
-        np.where(empty, 0.0, values), "losses" if better == "lower" else "qualities", columns_of["loss"]
-    )
-    return {**columns, "loss": values, "better": better, "measure": measure}
+    if "loss" not in numbers:
+        return {**fields, "label": None if label is None else codes[m]}
+    values, better = np.stack(numbers["loss"], axis=1), columns.get("better", "lower")
+    role = "losses" if better == "lower" else "qualities"
+    check_range(np.where(empty, 0.0, values), role, columns_of["loss"])
+    return {**fields, "loss": values, "better": better, "measure": columns.get("measure", "quality")}
 
 
 def _check_roles(of_exits: Mapping[str, Any], single: Mapping[str, Any], rows_per_group: int) -> None:
@@ -145,7 +175,7 @@ def _of_exits(
 def read_prices(table: pa.Table, price: float | str) -> float | Floats:
     """Return a price above 0, or the column of this name with the price of each input (n,)."""
     if isinstance(price, str):
-        _check_columns(table, [price])
+        check_columns(table, [price])
     values = _numbers(table, price) if isinstance(price, str) else np.array(arrays.finite(price, "price"))
     if (bad := values <= 0).any():
         where = f" in row {int(np.argmax(bad))} of column {price!r}" if isinstance(price, str) else ""
@@ -275,7 +305,7 @@ def read_features(table: pa.Table, names: Sequence[str]) -> Floats:
 
     Raises InputError for columns that are missing, or hold something else, gaps, or lists of several lengths.
     """
-    _check_columns(table, names)
+    check_columns(table, names)
     return np.hstack([_feature(table, name) for name in names])
 
 
@@ -295,18 +325,21 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
-def model_columns(pattern: str | None, names: Sequence[str], option: str) -> list[str] | None:
-    """Return the columns of models, from a pattern with {} in place of a model's name. `option`: for messages."""
-    if pattern is None:
-        return None
-    if "{}" not in pattern:
-        raise InputError(f"{option} must hold {{}} in place of a model's name, got {pattern!r}")
+def of_models(columns: TableColumns, names: Sequence[str]) -> TableColumns:
+    """Return the columns of these models: patterns with {} in place of a model's name become lists."""
     if other := [name for name in names if not isinstance(name, str)]:
         raise InputError(f"models are named by texts, got {other[0]!r}: write {str(other[0])!r}")
-    return [pattern.replace("{}", name) for name in names]
+    listed = dict(columns)
+    for role in ("confidence", "prediction", "loss"):
+        if (pattern := columns.get(role)) is None:
+            continue
+        if not isinstance(pattern, str) or "{}" not in pattern:
+            raise InputError(f"{role} must hold {{}} in place of a model's name, got {pattern!r}")
+        listed[role] = [pattern.replace("{}", name) for name in names]
+    return cast(TableColumns, listed)
 
 
-def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
+def check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
     """Raise InputError unless the table has rows, and each wanted column once, wanted for one purpose."""
     there = table.column_names
     if missing := [name for name in wanted if name not in there]:
