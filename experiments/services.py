@@ -121,7 +121,8 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
 
 Made by `python -m experiments.services`; numbers in [services.json](services.json).
 
-Recorded answers of commercial services, and their prices, of 2020 (FrugalML). `ex.cascade` chooses which services to ask, and in which order, and answers
+Recorded answers of commercial services, and their prices, of 2020 (FrugalML). `ex.cascade` chooses which services to
+ask, and in which order, and answers
 with the ensemble of their outputs. Means of {len(next(iter(found.values())))} random splits. {learned:.0%} of a
 table's labels are used to learn: {PARTS["fit"]:.0%} fit the cascade (services, order, thresholds, ensemble, and which
 service is the best one) and {PARTS["calibrate"]:.0%} calibrate it; the other {PARTS["test"]:.0%} test it. Prices

@@ -54,7 +54,7 @@ def test_a_table_end_to_end(cascade):
     done = exeunt(f"{command} numbers.json", cwd=folder)
     right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
     assert f"240 inputs, 3 exits that cost 1, 4, 13 usd up to each, and are right on {right}\n" in done.stdout
-    assert re.search("At half the cost, `(msdnet|eero)` answers", done.stdout)
+    assert re.search(r"\n50% +(msdnet|eero) +\d", done.stdout)
     cache = (folder / ".exeunt-cache" / "comparison").rglob("*.*")
     measured = {file: file.stat().st_mtime_ns for file in cache if file.name != "settings.json"}
     assert measured
@@ -77,7 +77,7 @@ def test_a_table_end_to_end(cascade):
 
 def test_refusals_are_one_line_and_come_before_the_work(cascade):
     folder, _ = cascade
-    assert "is a table: name its columns with --confidence 'conf_{}'" in refusal(
+    assert "with --confidence 'conf_{}' --prediction 'pred_{}'" in refusal(
         "compare 'cascade of models.csv' --out report.html", cwd=folder
     )
 
@@ -128,17 +128,26 @@ EXITS = [
     ({"rows_per_group": 5}, "--rows-per-group is about groups: name their column with --group-column"),
 ]
 SERVICES = [
-    ({"price": "1"}, "each model once, and its price .* got --models small,large and --price 1$"),
-    ({"models": None}, "got --models none and --price 1,10"),
-    ({"models": "small,small"}, "each model once"),
     ({"models": "small,huge"}, "no column confidence_huge, prediction_huge"),
     ({"cost": "1,2"}, "models have a --price each"),
     ({"price_per": 0.0}, "price_per must be above 0"),
     ({"price_per": float("inf")}, "price_per must be finite, got inf"),
-    ({"price_per": 10.0, "models": None, "price": None}, "--price-per is about --price"),
     ({"label": "truth"}, "no column truth"),
     ({"price": "1,fee"}, "no column fee"),
-    ({"price": "1,confidence_large:0.1"}, "highest is the most that any input can cost, got 0.1"),
+    (
+        {"price": "1"},
+        "give --price once for each model, by name or in the order of --models small,large, got 1",
+    ),
+    ({"price": "small=1"}, "large has no --price: give one for each of small, large"),
+    ({"price": "small=1,huge=2"}, "give --price once for each model"),
+    ({"models": "small,small"}, "name two models or more, each once, .* got small,small"),
+    ({"models": "small,huge"}, "no column confidence_huge"),
+    (
+        {"price": "1,confidence_large", "highest": "large=0.1"},
+        "highest is the most that any input can cost, got 0.1",
+    ),
+    ({"highest": "large=much"}, "--highest must be numbers such as mini=0.01"),
+    ({"highest": "large=3"}, r"highest is of prices that are columns of the table, but names \['large'\]"),
 ]
 
 
@@ -173,8 +182,10 @@ def test_models_of_a_table_are_compared_as_cascades(services):
 
 def test_a_price_may_be_a_column_and_the_most_that_it_holds_and_be_named_by_a_file(services, tmp_path):
     file, given = tmp_path / "models.yaml", {"price_per": 10.0}
-    file.write_text("small: {price: 0.5}\nlarge: {price: 'confidence_large:2'}\n")
-    for named in ({"models": "small,large", "price": "0.5,confidence_large:2"}, {"models": str(file)}):
+    file.write_text("small: {price: 0.5}\nlarge: {price: confidence_large, highest: 2}\n")
+    by_name = {"price": "large=confidence_large,small=0.5", "highest": "large=2"}
+    in_order = {"models": "small,large", "price": "0.5,confidence_large", "highest": "large=2"}
+    for named in (in_order, by_name, {"models": str(file)}):
         models = read(services / "services.csv", **given, **named)
         assert models["small"].cost.cumulative.tolist() == [0.05]
         assert models["large"].cost.highest == 0.2
@@ -235,7 +246,7 @@ def test_a_table_without_labels_is_compared_by_agreement(tmp_path):
         done = exeunt(f"compare log.csv {FEW} {way} --agreement", cwd=tmp_path)
         said = " ".join(done.stdout.split())
         assert f"agreement {same:.1%}" in said
-        assert "points of agreement" in said
+        assert "best policy agreement" in said
         told = " ".join(refusal(f"compare log.csv {FEW} {way}", cwd=tmp_path).split())
         assert "no column label: name the column of true classes with --label, or of graded answers" in told
         assert "without either add --agreement" in told
@@ -248,15 +259,22 @@ def test_a_table_of_graded_answers_end_to_end(tmp_path):
     columns = {f"{name}_iou": rng.beta(skill, 2, 240).round(3) for name, skill in skills.items()}
     cells = {name: pa.array(values, mask=rng.random(240) < 0.05) for name, values in columns.items()}
     write(tmp_path / "graded.csv", cells)
+    any_empty = sum(map(any, zip(*(cell.is_null().to_pylist() for cell in cells.values()), strict=True)))
     models = f"compare graded.csv {FEW} --models small,large --price 1,9"
     command = f"{models} --loss {{}}_iou --better higher --measure IoU"
     done = exeunt(f"{command} --empty-is-no-answer", cwd=tmp_path)
     means = [f"{cell.fill_null(0).to_numpy().mean():.1%}" for cell in cells.values()]
     graded = f"240 inputs; small at 1 usd has IoU {means[0]}, large at 9 usd has IoU {means[1]}\n"
     assert graded in done.stdout
-    assert " has IoU " in done.stdout.partition("At half")[2]
+    assert "best policy    IoU" in done.stdout
+    every = exeunt(f"{command} --empty-is-no-answer --all", cwd=tmp_path).stdout
+    assert "points of IoU, mean over budgets" in every
+    assert " has IoU " in every.partition("At half")[2]
+    assert (
+        f"left out: {any_empty} of 240 rows, because an answer has no grade"
+        in exeunt(command, cwd=tmp_path).stdout
+    )
     for line, shown in (
-        (command, "say that no answer was given there"),
         (f"{command} --label small_iou", "--label is of answers that are right or wrong, --loss of graded"),
         (f"{command} --loss {{}}_best", "the table has no column small_best, large_best"),
         (f"{models} --measure IoU", "--better and --measure are about --loss"),

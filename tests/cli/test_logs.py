@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cli.command import exeunt, printed
+from cli.command import exeunt, printed, refusal
 from exeunt.errors import InputError
 from exeunt.runs.folder import RunFolder
 
@@ -39,7 +39,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a graded log and the run that it became."""
     folder = tmp_path_factory.mktemp("log")
     pq.write_table(pa.table(log()), folder / "log.parquet")
-    exeunt(*"calibrate log.parquet --max-loss 5% --policy eero --out run".split(), cwd=folder)
+    exeunt("calibrate log.parquet --max-loss 5% --policy eero --out run", cwd=folder)
     return folder
 
 
@@ -58,12 +58,10 @@ def test_columns_are_told_by_their_names_and_the_run_is_certified(graded: Path) 
 
 
 def test_all_commands_go_on_from_there(graded: Path) -> None:
-    assert "Guarantee: with probability 95%" in exeunt("show", "run", cwd=graded).stdout
-    shown = exeunt("evaluate", "run", "--no-figures", cwd=graded).stdout
+    assert "Guarantee: with probability 95%" in exeunt("show run", cwd=graded).stdout
+    shown = exeunt("evaluate run --no-figures", cwd=graded).stdout
     assert "big alone has grade" in shown
-    table = exeunt(
-        *"compare run --policies eero --budgets 50% --splits 1 --workers 0".split(), cwd=graded
-    ).stdout
+    table = exeunt("compare run --policies eero --budgets 50% --splits 1 --workers 0", cwd=graded).stdout
     assert "best model alone" in table
     (graded / "voices.py").write_text(
         "\n".join(f"def {name}(text): return '{name}: ' + text, -len(text) / 10" for name in MODELS)
@@ -85,20 +83,20 @@ def test_rows_without_a_grade_or_label_are_refused_or_left_out(tmp_path: Path, l
     name = "label" if labelled else "mid_grade"
     columns[name] = pa.array(columns[name], mask=np.arange(600) % 10 == 3)
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
-    command = "calibrate log.parquet --max-loss 20% --policy eero --out run".split()
+    command = "calibrate log.parquet --max-loss 20% --policy eero --out run"
     why = "there is no label" if labelled else "an answer has no grade"
-    refused = exeunt(*command, cwd=tmp_path, ok=False).stderr
+    refused = refusal(command, cwd=tmp_path)
     assert f"in 60 of 600 rows {why} (the first is row 3, rows count from 0): add --ungraded drop" in refused
     assert ("--ungraded worst" in refused) is not labelled
     assert not (tmp_path / "run").exists()
 
-    shown = exeunt(*command, "--ungraded", "drop", cwd=tmp_path).stdout
+    shown = exeunt(f"{command} --ungraded drop", cwd=tmp_path).stdout
     assert f"left out: 60 of 600 rows, because {why}" in shown
     assert "no difference from the others shows in 6 columns of scores and prices" in shown
     assumed = f"and that the 60 of 600 rows that were left out, because {why}, are like the others."
     run = RunFolder.open(tmp_path / "run")
     assert str(run.policy.loss_certificate).endswith(assumed)
-    again = exeunt(*"calibrate run --max-loss 25% --policy eero".split(), cwd=tmp_path).stdout
+    again = exeunt("calibrate run --max-loss 25% --policy eero", cwd=tmp_path).stdout
     assert assumed in again
     assert run.recorded("calibrate").n == 216
 
@@ -108,8 +106,8 @@ def test_rows_that_differ_are_told_apart(tmp_path: Path) -> None:
     dearest = columns["big_cost"] > np.quantile(columns["big_cost"], 0.9)
     columns["mini_grade"] = pa.array(columns["mini_grade"], mask=dearest)
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
-    command = "compare log.parquet --policies eero --budgets 50% --splits 1 --workers 0".split()
-    shown = exeunt(*command, cwd=tmp_path).stdout
+    command = "compare log.parquet --policies eero --budgets 50% --splits 1 --workers 0"
+    shown = exeunt(command, cwd=tmp_path).stdout
     assert "left out: 60 of 600 rows" in shown
     assert "they differ from the others in mini_logprob, mid_logprob, big_logprob and 3 more" in shown
 
@@ -120,15 +118,13 @@ def test_the_worst_grades_can_only_raise_the_loss(tmp_path: Path) -> None:
     columns["mini_grade"] = pa.array(columns["mini_grade"], mask=missing)
     columns["big_grade"] = pa.array(columns["big_grade"], mask=np.roll(missing, 1))
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
-    command = "calibrate log.parquet --max-loss 30% --policy eero --out run --ungraded worst".split()
-    assert "it counts as the worst there can be against big" in exeunt(*command, cwd=tmp_path).stdout
+    command = "calibrate log.parquet --max-loss 30% --policy eero --out run --ungraded worst"
+    assert "it counts as the worst there can be against big" in exeunt(command, cwd=tmp_path).stdout
     run = RunFolder.open(tmp_path / "run")
     losses = np.concatenate([run.trace(part).grades.loss for part in ("fit", "calibrate", "test")])  # type: ignore[union-attr]
     assert (losses[:, 0] == 1).sum() >= 30
     assert (losses[:, 2] == 0).sum() >= 30
-    other = exeunt(
-        "calibrate", "run", "--max-loss", "30%", "--reference", "mid", cwd=tmp_path, ok=False
-    ).stderr
+    other = refusal("calibrate run --max-loss 30% --reference mid", cwd=tmp_path)
     assert "are the worst there can be against big, not against mid: calibrate the table again" in other
 
 
