@@ -103,7 +103,7 @@ def test_from_texts_to_a_run(recorded):
     assert done.endswith("\n0.48 usd of 3 usd are spent\n")
     assert done.splitlines()[-2] == "next: exeunt calibrate out --budget 50%"
     few = "--budgets 50% --splits 2 --policies eero --workers 0"
-    assert "1 policy on 1 trace, 2 splits" in exeunt(f"compare out {few}", cwd=folder).stdout
+    assert "out: of 1 policy the best at each budget" in exeunt(f"compare out {few}", cwd=folder).stdout
     with sqlite3.connect(folder / "out" / "money.db") as ledger:
         assert ledger.execute("select count(*) from sqlite_master").fetchone()[0] > 0
 

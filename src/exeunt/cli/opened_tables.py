@@ -72,6 +72,10 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
 
     if options.models or options.price or options.highest or options.features:
         raise InputError("--cost is of the exits of one network: models have a --price each")
+    if options.price_per != 1 or options.features_price:
+        raise InputError(
+            "--price-per and --features-price are about models, which have a --price each, not a --cost"
+        )
     if not (options.loss or (options.confidence and options.prediction)):
         raise InputError(
             f"{name} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
@@ -134,6 +138,8 @@ def open_models(
     from exeunt.trace.grades import how_good
     from exeunt.trace.table_columns import class_names, of_models
 
+    if options.features_price and not options.features:
+        raise InputError("--features-price is what --features cost: name their columns")
     options = guessed(options, table.column_names, say)
     price, highest = options.prices
     columns = options.columns(table)

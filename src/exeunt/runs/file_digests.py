@@ -22,7 +22,6 @@ TIMING = "timing.json"
 """How long the policy of a run took beside the original model, as `exeunt bench` measured it."""
 EVALUATED = (
     EVALUATION,
-    TIMING,
     *(
         f"figures/{name}.{kind}"
         for name in (

@@ -192,7 +192,7 @@ class SavedPolicies:
 def remove_of_policy(run: Path, *others: str) -> list[str]:
     """Remove the files that are about the policy of a run, or hold it, and these others; return the names of all."""
     removed = []
-    for name in (*others, *EVALUATED, *POLICY_INSIDE):
+    for name in (*others, *EVALUATED, TIMING, *POLICY_INSIDE):
         with suppress(FileNotFoundError, NotADirectoryError):
             (run / name).unlink()
             removed.append(name)

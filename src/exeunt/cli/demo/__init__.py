@@ -33,6 +33,11 @@ def demo(options: _Options) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / _LOG).exists():
         raise InputError(f"{folder} is not empty: name another folder with --out")
     make_folder(folder)
+    demonstrate(folder)
+
+
+def demonstrate(folder: Path) -> None:
+    """Write the log and what becomes of it into a folder."""
     log = folder / _LOG
     for name in (_LOG, "LICENSE", "README.md"):
         (folder / name).write_bytes(files(__name__).joinpath(name).read_bytes())
