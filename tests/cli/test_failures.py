@@ -208,3 +208,12 @@ def test_an_interrupted_comparison_names_its_cache(monkeypatch, run, tmp_path):
     done = called("compare", run.path, "--cache", tmp_path / "kept")
     assert done.status == 130
     assert f"are kept in {tmp_path / 'kept'} (--cache): the same command goes on" in done.err
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("4", "4")])
+def test_numpy_has_one_thread_unless_told_otherwise(monkeypatch, before, after):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", before or "0")
+    if before is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    assert called("--version").status == 0
+    assert os.environ["OPENBLAS_NUM_THREADS"] == after
