@@ -68,13 +68,17 @@ def test_all_commands_go_on_from_there(graded: Path) -> None:
     )
     prices = {name: {"function": f"voices:{name}", "price": price} for name, (_, price) in MODELS.items()}
     (graded / "models.yaml").write_text(json.dumps(prices))
-    pq.write_table(pa.table({"text": ["short", "a rather long question, " * 2]}), graded / "new.parquet")
-    command = "predict run --models models.yaml --data new.parquet --total 1usd --out answers.csv"
-    assert (
-        "2 of 2 inputs answered"
-        in exeunt(*command.replace("1usd", "1 usd").split(" "), cwd=graded, ok=False).stdout
-        or True
+    texts = ["short", "a rather long question, " * 2]
+    pq.write_table(pa.table({"text": texts}), graded / "new.parquet")
+    done = exeunt(
+        "predict run --models models.yaml --data new.parquet --out answers.jsonl --total '1 usd'", cwd=graded
     )
+    assert "2 of 2 inputs answered" in done.stdout
+    answers = [json.loads(line) for line in (graded / "answers.jsonl").read_text().splitlines()]
+    assert [answer["class_name"] for answer in answers] == [
+        f"{answer['asked']}: {text}" for answer, text in zip(answers, texts, strict=True)
+    ]
+    assert [answer["label"] for answer in answers] == [None, None]
 
 
 @pytest.mark.parametrize("labelled", [True, False])
