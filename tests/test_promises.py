@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = re.findall(
-    r"^### \[[^]]*\]\((howto/\S+\.md)\)$(.*?)(?=^##+ |\Z)", (ROOT / "tests/promises.md").read_text(), re.M | re.S
+    r"^### \[[^]]*\]\((howto/\S+\.md)\)$(.*?)(?=^##+ |\Z)",
+    (ROOT / "tests/promises.md").read_text(),
+    re.M | re.S,
 )
 
 
