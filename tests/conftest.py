@@ -150,6 +150,18 @@ def logit_trace(n: int = 400, m: int = 4) -> ex.ExitTrace:
     return ex.ExitTrace.from_logits(logits, cost=ex.CostModel(np.arange(1.0, m + 1)), label=label)
 
 
+@pytest.fixture(scope="session")
+def refuses() -> Callable[[dict[str, Callable[[], object]]], None]:
+    """Return a check that each of these calls is refused, with the text that it is given under."""
+
+    def check(refusals: dict[str, Callable[[], object]]) -> None:
+        for told, call in refusals.items():
+            with pytest.raises(ex.InputError, match=told):
+                call()
+
+    return check
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _exported_once() -> Iterator[None]:
     with exported_once() if "torch" in sys.modules else nullcontext():

@@ -32,6 +32,14 @@ def cut_once(same: Callable[[RunFolder], Any]) -> Iterator[None]:
         yield
 
 
+def export_key(model: Any, example: Any, options: Any) -> str:
+    """Return all that an export of the network depends on, but for its class and its code."""
+    tensors = [*model.state_dict().items(), *example.named.items()]
+    facts = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors]
+    learns = [module.training for module in model.modules()]
+    return f"{model}{getattr(model, 'config', '')}{facts}{learns}{example.by_keyword}{options}"
+
+
 @contextmanager
 def exported_once() -> Iterator[None]:
     """Let networks of one architecture share an export, inside the block: it holds no weights.
@@ -47,10 +55,7 @@ def exported_once() -> Iterator[None]:
         kind, known = type(model), ("torchvision.models.", "transformers.models.")
         if kind is not DigitsNet and not kind.__module__.startswith(known):
             return exported(model, example, **options)
-        tensors = [*model.state_dict().items(), *example.named.items()]
-        facts = [(name, tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors]
-        learns = [module.training for module in model.modules()]
-        key = (kind, f"{model}{getattr(model, 'config', '')}{facts}{learns}{example.by_keyword}{options}")
+        key = kind, export_key(model, example, options)
         if key not in made:
             made[key] = exported(model, example, **options)
         return made[key]

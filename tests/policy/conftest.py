@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 import exeunt as ex
-
-
-@pytest.fixture(scope="session")
-def refuses() -> Callable[[dict[str, Callable[[], object]]], None]:
-    """Return a check that each of these calls is refused, with the text that it is given under."""
-
-    def check(refusals: dict[str, Callable[[], object]]) -> None:
-        for told, call in refusals.items():
-            with pytest.raises(ex.InputError, match=told):
-                call()
-
-    return check
 
 
 @pytest.fixture

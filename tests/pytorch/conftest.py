@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
+from cut_once import export_key
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _each_model_exported_once(_exported_once: None) -> Iterator[None]:
@@ -16,10 +18,7 @@ def _each_model_exported_once(_exported_once: None) -> Iterator[None]:
     exported, made = graph.exported, WeakKeyDictionary()
 
     def once(model: Any, example: Any, **options: Any) -> Any:
-        tensors = [*model.state_dict().items(), *example.named.items()]
-        facts = [(name, tensor.shape, tensor.dtype) for name, tensor in tensors]
-        learns = [module.training for module in model.modules()]
-        key, programs = f"{model}{facts}{learns}{example.by_keyword}{options}", made.setdefault(model, {})
+        key, programs = export_key(model, example, options), made.setdefault(model, {})
         if key not in programs:
             programs[key] = exported(model, example, **options)
         return programs[key]

@@ -114,20 +114,10 @@ def compare(
             comparison.save(out)
     written = [] if out is None else [f"written to {out}"]
     if options.all:
-        echo("\n".join([f"{comparison}\n", *comparison.summary()]))
+        lines = [f"{comparison}\n", *comparison.summary()]
     else:
-        remarks = [f"On {trace.name}: {trace.remark}" for trace in comparison.traces if trace.remark]
-        echo(
-            "\n".join(
-                [
-                    comparison.by_budget(),
-                    *remarks,
-                    "all policies, with intervals: --all, or --out report.html",
-                ]
-            )
-        )
-    for line in written:
-        echo(line)
+        lines = [comparison.by_budget(), "all policies, with intervals: --all, or --out report.html"]
+    echo("\n".join([*lines, *written]))
 
 
 def _watches(traces: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:

@@ -200,8 +200,8 @@ def _time_text(run: RunFolder) -> str:
         return ""
     if not (timing := run.timing):
         return (
-            f"time was not measured, and falls less than multiply-adds do: `exeunt bench {quote(str(run.path))}` "
-            "measures it"
+            f"time was not measured: `exeunt bench {quote(str(run.path))}` measures it; fewer multiply-adds need not "
+            "take less time"
         )
     here = (
         "this machine"

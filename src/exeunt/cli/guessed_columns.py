@@ -34,7 +34,7 @@ def guessed(options: Tables, there: Sequence[str], say: Callable[[str], None]) -
     guesses: dict[str, Any] = {} if options.model_names else {"models": ",".join(names)}
     graded = options.label == "label" and "label" not in there and options.prediction is None
     wanted = {
-        "price": not options.is_described,
+        "price": not options.described,
         "confidence": True,
         "prediction": not graded and options.loss is None,
         "loss": graded,

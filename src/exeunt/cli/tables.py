@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -109,22 +110,18 @@ class Tables:
     def model_names(self) -> tuple[str, ...]:
         """The models that are named, also by their prices, or that a YAML file describes."""
         priced = tuple(part.partition("=")[0].strip() for part in column_names(self.price) if "=" in part)
-        return tuple(self._described) or column_names(self.models) or priced
+        return tuple(self.described) or column_names(self.models) or priced
 
-    @property
-    def is_described(self) -> bool:
-        """Whether a YAML file describes the models, with their prices."""
-        return bool(self._described)
-
-    @property
-    def _described(self) -> Mapping[str, Mapping[str, Any]]:
+    @cached_property
+    def described(self) -> Mapping[str, Mapping[str, Any]]:
+        """The models that a YAML file describes, with their prices, by name; none if --models names them."""
         models = self.models or ""
         return _described(Path(models)) if models.endswith((".yaml", ".yml")) else {}
 
     @property
     def prices(self) -> tuple[dict[str, float | str], dict[str, float]]:
         """The price of each model, a number or a column, and the highest price where it is stated."""
-        names, described = self.model_names, self._described
+        names, described = self.model_names, self.described
         if described and (self.price or self.highest):
             raise InputError(f"{self.models} has the prices of its models: leave out --price and --highest")
         if described:

@@ -13,7 +13,7 @@ from exeunt.errors import InputError, require
 from exeunt.evaluation.report import DrawnWatch, write_report
 from exeunt.evaluation.results import TraceResult, none_for_nan
 from exeunt.evaluation.statistics import overall_rows, point_rows, trace_statistics
-from exeunt.evaluation.summary import budget_text, overall_text, summary
+from exeunt.evaluation.summary import budget_text, overall_text, remarks, summary
 from exeunt.rules.by_name import ABOUT
 
 _FORMAT, _VERSION = "exeunt-comparison", 2
@@ -75,8 +75,8 @@ class Comparison:
         return summary(self.traces, self.reference, self.delta)
 
     def by_budget(self) -> str:
-        """Return the best policy of each budget beside what is simpler, as a small table for each trace."""
-        return "\n\n".join(map(budget_text, self.traces))
+        """Return the best policy of each budget beside what is simpler, as a table for each trace, and remarks."""
+        return "\n".join(["\n\n".join(map(budget_text, self.traces)), *remarks(self.traces)])
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per trace, policy and budget, the oracle included (see `to_dict`)."""

@@ -27,7 +27,7 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
     half = [int(np.argmin(np.abs(trace.shares - 0.5))) for trace in traces]
     places = [_place(trace, q, alone=len(traces) == 1) for trace, q in zip(traces, half, strict=True)]
     each = list(zip(traces, half, places, strict=True))
-    sentences = [f"On {trace.name}: {trace.remark}" for trace in traces if trace.remark]
+    sentences = remarks(traces)
     sentences += [f"{where}, {_accuracy(trace, chosen, q, delta)}" for trace, q, where in each]
     sentences += [f"{where}, {_oracle(trace, chosen, q)}" for trace, q, where in each]
     sentences += _against_other_policies(rows, chosen, reference)
@@ -48,6 +48,11 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
         "new data would give."
     )
     return sentences
+
+
+def remarks(traces: Sequence[TraceResult]) -> list[str]:
+    """Return what is wrong with traces, or was left out of them, a sentence or more for each of which there is any."""
+    return [f"On {trace.name}: {trace.remark}" for trace in traces if trace.remark]
 
 
 def budget_text(trace: TraceResult) -> str:
