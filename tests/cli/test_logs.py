@@ -134,6 +134,11 @@ def test_the_worst_grades_can_only_raise_the_loss(tmp_path: Path) -> None:
 
 WRONG = {
     "no out": ("log.parquet --max-loss 2%", "name the folder of the run that it becomes with --out"),
+    "no share": (
+        "log.parquet --max-loss 2 --out nothing",
+        "max-loss must be a share between 0 and 1, .* got '2'",
+    ),
+    "no file": ("logg.parquet --max-loss 2% --out nothing", "there is no file logg.parquet"),
     "no promise": ("log.parquet --out run", "give a budget, a loss or an agreement"),
     "one model": ("log.parquet --max-loss 2% --out run --models mini", "name two models or more, each once"),
     "another model": ("log.parquet --max-loss 2% --out run --models mini,huge", "no column huge_grade"),
@@ -169,6 +174,7 @@ def test_what_cannot_be_done_is_said(graded: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(graded)
     with pytest.raises(InputError, match=message):
         printed("calibrate", *options.split())
+    assert not Path("nothing").exists()
 
 
 def test_a_highest_cost_lets_a_budget_be_certified(graded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def calibrate(
     tables: Tables,
 ) -> None:
     """Choose thresholds that keep a budget or a loss, on inputs that the network has not seen."""
-    if is_table(path):
+    if is_table(path) or (path.suffix == ".parquet" and not path.exists()):  # which reading it says
         path = _run_of_table(path, tables, guarantee, options)
     elif wrong := changed(tables) or (options.out and "--out") or (options.ungraded and "--ungraded"):
         raise InputError(
@@ -149,7 +149,9 @@ def _run_of_table(path: Path, tables: Tables, guarantee: Guarantee, options: _Op
 
     if (out := options.out) is None:
         raise InputError(f"{path} is a table: name the folder of the run that it becomes with --out")
-    guarantee.checked_delta(certifies=True)  # before anything is written
+    # What is wrong is told before anything is written.
+    guarantee.checked_delta(certifies=True)
+    _ = guarantee.loss, guarantee.amounts
     if options.ungraded not in (None, "drop", "worst"):
         raise InputError(f"--ungraded must be drop or worst, got {options.ungraded!r}")
     if tables.cost is not None:
