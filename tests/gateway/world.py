@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from exeunt.gateway.certification_status import certification_status
 from exeunt.gateway.certifier import Certifier
 from exeunt.gateway.config import read_config
 from exeunt.gateway.folder import gateway_folder
-from exeunt.gateway.gateway import _bound_models
+from exeunt.gateway.gateway import _bound_models, in_this_process
 from exeunt.gateway.request_stream import RequestStream
 from exeunt.gateway.saved_policies import GatewayPolicies
 from exeunt.stream.drawing import Period
@@ -25,10 +24,6 @@ from .running_gateway import written
 
 DAY = 86_400.0
 START = 20_000 * DAY
-
-
-async def at_once(function: Callable[..., Any], *given: Any, **options: Any) -> Any:
-    return function(*given, **options)
 
 
 class World:
@@ -76,7 +71,7 @@ class World:
             self._add(rng, period, client, day_wrong if alike else None, compared=compared)
         self.records.update((), [period])
         self.now = (period.number + 1) * DAY + 2 * 3600
-        passed = asyncio.run(self.certifier.advance(self.now, (), at_once)) or []
+        passed = asyncio.run(self.certifier.advance(self.now, (), in_this_process)) or []
         self.now = (period.number + 1) * DAY
         return passed
 

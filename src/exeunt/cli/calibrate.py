@@ -17,7 +17,7 @@ from exeunt._support.text import echo, listed
 from exeunt.cli.calibration_options import Guarantee, Rule, is_of_time
 from exeunt.cli.opened_tables import is_table, open_models
 from exeunt.cli.options import Execution, changed, option, seed_option, with_groups
-from exeunt.cli.tables import Tables
+from exeunt.cli.tables import UNGRADED, Tables, checked_ungraded
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
@@ -43,11 +43,7 @@ class _Options:
     )
     batch_size: int = option("Inputs per batch when the network is timed.", default=64, min=1)
     out: Path | None = option("Of a table: the run folder to write.")
-    ungraded: str | None = option(
-        "Of a table: what becomes of rows in which an answer has no grade, or that have no label. drop leaves them "
-        "out, and certificates assume that they are like the others; worst counts missing grades as the worst there "
-        "can be. Default: they are refused."
-    )
+    ungraded: str | None = option(UNGRADED)
     seed: int = seed_option()
 
 
@@ -152,8 +148,7 @@ def _run_of_table(path: Path, tables: Tables, guarantee: Guarantee, options: _Op
     # What is wrong is told before anything is written.
     guarantee.checked_delta(certifies=True)
     _ = guarantee.loss, guarantee.amounts
-    if options.ungraded not in (None, "drop", "worst"):
-        raise InputError(f"--ungraded must be drop or worst, got {options.ungraded!r}")
+    checked_ungraded(options.ungraded)
     if tables.cost is not None:
         raise InputError(
             "--cost is of the exits of one network, whose runs `exeunt train` makes: `exeunt compare` and Python "

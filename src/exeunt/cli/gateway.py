@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ import typer
 
 from exeunt._support.text import counted, echo, listed, text_table
 from exeunt.cli.options import option, with_groups
+from exeunt.cli.tables import UNGRADED, Tables, checked_ungraded
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -230,7 +232,73 @@ def money(file: _File, options: _MoneyOptions) -> None:
         )
 
 
-GATEWAY_VERBS = (serve, demo, certify, keys, forget, labels, money)
+@dataclass(frozen=True, kw_only=True)
+class _ImportOptions:
+    time: str | None = option(
+        "The column of times: seconds since 1970, or texts such as 2026-11-01T08:30:00Z. Without one, the rows are one "
+        "period, and nothing is waited for."
+    )
+    client: str = option("Whose requests these are: a client of the gateway, or any name.", default="log")
+    ungraded: str | None = option(UNGRADED)
+
+
+@with_groups
+def import_log(
+    file: _File,
+    path: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="What all models answered before.", show_default=False)
+    ],
+    tables: Tables,
+    options: _ImportOptions,
+) -> None:
+    """Bring a log into a gateway that does not run: its rows fit policies, and test those of the first promise.
+
+    Rows test only if this is the first log, before the first proposal; others fit policies alone. --group-column names
+    the conversation or the user of each row.
+    """
+    config = _config(file)
+    from exeunt._support.files import locked
+    from exeunt.cli.opened_tables import open_models
+    from exeunt.gateway.folder import LOCK, gateway_folder
+    from exeunt.gateway.gateway import Gateway, in_this_process
+    from exeunt.gateway.log_import import import_log, times_of
+    from exeunt.gateway.server import RUNS
+    from exeunt.trace.table_columns import check_columns, read_table
+
+    table = read_table(path, **tables.format)
+    tables = replace(tables, models=tables.models or ",".join(config.compared))
+    if options.time is not None:
+        check_columns(table, [options.time])
+    opened = open_models(
+        table,
+        path.name,
+        tables,
+        echo,
+        ungraded=checked_ungraded(options.ungraded),
+        reference=config.reference,
+    )
+    times = None if options.time is None else times_of(opened.table[options.time], options.time)
+    with locked(gateway_folder(config.folder) / LOCK, config.folder, refusal=RUNS):
+        gateway = Gateway(config, apart=in_this_process)
+        try:
+            done = import_log(
+                gateway,
+                opened.trace,
+                file=path.name,
+                client=options.client,
+                times=times,
+                assumption=opened.assumption,
+            )
+            echo(str(done))
+            asyncio.run(gateway.advance())
+            echo(f"\n{gateway.status}")
+        finally:
+            asyncio.run(gateway.close())
+    echo(f"\nnext: exeunt gateway {quote(str(file))}")
+
+
+import_log.__name__ = "import"
+GATEWAY_VERBS = (serve, demo, import_log, certify, keys, forget, labels, money)
 
 
 class ServeByDefault(typer.core.TyperGroup):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exeunt._support.text import counted
+from exeunt._support.text import counted, listed
 from exeunt.cli.guessed_columns import guessed
 from exeunt.cli.options import changed, column_names, numbers
 from exeunt.cli.tables import Tables
@@ -107,7 +107,7 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
 
 
 class OpenedModels(NamedTuple):
-    """The models of a table.
+    """The models of a table, of which `table` has the rows that are used.
 
     `classes`: in the order of their numbers; none of graded answers. `assumption`: what certificates assume of rows
     that were left out for want of a grade, "" for nothing. `worst_against`: the model against which missing grades
@@ -116,6 +116,7 @@ class OpenedModels(NamedTuple):
 
     trace: CascadeTrace
     classes: list[str]
+    table: Any
     assumption: str = ""
     worst_against: str | None = None
 
@@ -144,6 +145,7 @@ def open_models(
     price, highest = options.prices
     columns = options.columns(table)
     by_model = of_models(columns, [*price])
+    table = _with_confidences(table, by_model.get("confidence") or (), say)
     classes = [] if options.loss else class_names(table, by_model)
     columns["classes"] = classes or None
     table, assumption, worst_against = _with_grades(table, by_model, price, ungraded, reference, say)
@@ -167,7 +169,21 @@ def open_models(
     by_cost = sorted(price, key=lambda name: models[name].cost.full)
     cheap, dear = by_cost[0], by_cost[-1]
     _tell_of_grades(options, cheap, models[cheap].risk[0], dear, models[dear].risk[0], say)
-    return OpenedModels(models, classes, assumption, worst_against)
+    return OpenedModels(models, classes, table, assumption, worst_against)
+
+
+def _with_confidences(table: Any, columns: Sequence[str], say: Callable[[str], None]) -> Any:
+    """Return the table with a confidence of 0 throughout for models that have none, if others have one.
+
+    Such models are often the last ones asked, whose confidence decides nothing.
+    """
+    missing = [name for name in columns if name not in table.column_names]
+    if not missing or len(missing) == len(columns):
+        return table
+    say(f"there is no {listed(missing, 3)}: what was said there is never more or less sure")
+    for name in missing:
+        table = table.append_column(name, [[0.0] * table.num_rows])
+    return table
 
 
 def _with_grades(

@@ -19,6 +19,21 @@ _features = options_under("Tables: features of inputs")
 _graded, _csv = options_under("Tables: graded answers"), options_under("Tables: CSV files")
 
 
+UNGRADED = (
+    "Of a table: what becomes of rows in which an answer has no grade, or that have no label. drop leaves them out, "
+    "and certificates assume that they are like the others; worst counts missing grades as the worst there can be. "
+    "Default: they are refused."
+)
+"""The help of `--ungraded`."""
+
+
+def checked_ungraded(ungraded: str | None) -> str | None:
+    """Return what `--ungraded` says. Raises InputError for anything that it does not know."""
+    if ungraded not in (None, "drop", "worst"):
+        raise InputError(f"--ungraded must be drop or worst, got {ungraded!r}")
+    return ungraded
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tables:
     """How tables are read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -250,6 +250,7 @@ class _Passed:
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
             f"not depend on who answered."
         )
+        tested += _of_log(self.certifier.log, unit)
         if unit == "user":
             tested += " It is about new users: the reference answers those who have come before."
         if self.config.units is not None and proposal.correlation < DEPENDENT:
@@ -257,6 +258,21 @@ class _Passed:
                 f" That {unit}s are independent is your own assumption (p = {proposal.correlation:.2g})."
             )
         return [answers, tested]
+
+
+def _of_log(log: Mapping[str, Any] | None, unit: str) -> str:
+    """Return what is to be said of the log that tested a proposal; "" if none did."""
+    if log is None:
+        return ""
+    text = (
+        f" Up to {counted(log['testing'], unit)} of these are of {log['file']}: its owner chose what is in it, and "
+        "future requests must be like it."
+    )
+    if not log["has_times"]:
+        text += " It has no times, so it is one period, and nothing was waited for."
+    if log["assumption"]:
+        text += f" It also assumes that {log['assumption']}."
+    return text
 
 
 def _tighter(tightest: float, limit: str) -> str:
@@ -333,7 +349,7 @@ def _until_next_plan(certifier: Certifier, config: GatewayConfig, proposal: Prop
                 "as is promised. Allow a larger loss, add a model, or wait for the next proposal."
             )
         ]
-    n, plan = config.min_periods - proposal.periods, f"the next plan of proposal {proposal.number}"
+    n, plan = certifier.min_periods - proposal.periods, f"the next plan of proposal {proposal.number}"
     periods = counted(n, "more period") if n > 0 else ""
     if middle < 1:
         return [f"It takes {periods} to certify {plan}."] if periods else []

@@ -31,7 +31,7 @@ from exeunt.gateway.saved_policies import GatewayPolicies, clients_of, strange_m
 from exeunt.policy import Policy
 from exeunt.stream import bets
 from exeunt.stream.drawing import Period
-from exeunt.stream.records import ASKED, COMPARED, Records
+from exeunt.stream.records import ASKED, COMPARED, IMPORTED, IMPORTS, Records
 from exeunt.stream.units import HOUR_S, Unit
 
 _log = logging.getLogger("exeunt.gateway")
@@ -355,10 +355,39 @@ class Certifier:
         if done:
             self._records.settle(done, now)
 
-    def _periods(self, where: str) -> list[Period]:
-        """Return the periods of the question's time for which a condition holds, in their order."""
+    def _periods(self, where: str, *, imported: bool = False) -> list[Period]:
+        """Return the periods of the question's time for which a condition holds, in their order. `imported`: also those
+        of a log.
+        """
         since, length = 0.0 if self.question is None else self.question.asked_at, self._config.period
-        return self._records.periods(f"length = ? AND number >= ? AND {where}", (length, since // length))
+        of_log = f"length = {IMPORTED} OR " if imported else ""
+        return self._records.periods(
+            f"({of_log}(length = ? AND number >= ?)) AND {where}", (length, since // length)
+        )
+
+    @property
+    def takes_logs(self) -> bool:
+        """Whether the units of a log that is brought in now may test policies: for the first question alone, before its
+        first proposal, and of one log.
+        """
+        first = self.question is not None and self.question.number == 1 and not self.store.last
+        return first and not any(log["testing"] for log in self.imports)
+
+    @property
+    def imports(self) -> list[dict[str, Any]]:
+        """The logs that were brought in, see `exeunt.gateway.log_import.Import`."""
+        return self._records.kept(IMPORTS) or []
+
+    @property
+    def log(self) -> dict[str, Any] | None:
+        """The log whose units may test the policies of this question, if there is one."""
+        is_first = self.question is not None and self.question.number == 1
+        return next((log for log in self.imports if is_first and log["testing"]), None)
+
+    @property
+    def min_periods(self) -> int:
+        """Before so many periods nothing is certified; a log without times is one period."""
+        return 1 if self.log is not None and not self.log["has_times"] else self._config.min_periods
 
     async def _propose(self, now: float, apart: Apart) -> bool:
         """Make a proposal if the fit half has reached its next size."""
@@ -451,7 +480,10 @@ class Certifier:
         correlation: float,
     ) -> ProposalUnderTest:
         """Write a proposal, and return it. One without plans counts, too: its time has passed."""
-        tests_from = max(question.tests_from, (self._records.kept(FORGOTTEN) or 0) + 1)
+        # Of a log that only fits, rows may be requests that are held out.
+        not_after = [log["last"] for log in self.imports if not log["testing"]]
+        latest = max([self._records.kept(FORGOTTEN) or 0, *not_after])
+        tests_from = max(question.tests_from, latest + 1)
         rows, kind = (0, "") if proposed is None else (proposed.rows, proposed.kind)
         proposal = ProposalUnderTest(
             number, question.number, now, evidence.n_units, tests_from, rows, kind, correlation
@@ -469,7 +501,7 @@ class Certifier:
 
     def _test(self, now: float) -> list[str] | None:
         """Bet for all proposals. Returns the names under which plans are kept that passed now, or None without bets."""
-        settled = [period.number for period in self._periods("settled IS NOT NULL")]
+        settled = [period.number for period in self._periods("settled IS NOT NULL", imported=True)]
         has_bet = [self._bet(proposal, settled) for proposal in self.proposals]
         return self._passes(now) if any(has_bet) else None
 
@@ -528,7 +560,8 @@ class Certifier:
 
     def wealths(self, plan: Plan) -> dict[str, float]:
         """Return the highest wealth of each promise of a plan, after as many periods as it takes."""
-        return {name: plan.wealth(name, _FIRST_LOOK, self._config.min_periods) for name in self._limits}
+        first = self.min_periods
+        return {name: plan.wealth(name, _FIRST_LOOK, first) for name in self._limits}
 
     @property
     def _limits(self) -> dict[str, float | str]:
@@ -537,11 +570,8 @@ class Certifier:
 
     def tightest(self, proposal: ProposalUnderTest, plan: Plan, promise: str) -> float:
         """Return the lowest share of a promised limit that a plan has reached, 1 if none below it."""
-        reached = [
-            share
-            for share in bets.TIGHTER
-            if plan.wealth(promise, share, self._config.min_periods) >= self.needed(proposal)
-        ]
+        first, needed = self.min_periods, self.needed(proposal)
+        reached = [share for share in bets.TIGHTER if plan.wealth(promise, share, first) >= needed]
         return min(reached, default=_FIRST_LOOK)
 
     def withheld(self, proposal: ProposalUnderTest) -> str:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 from collections.abc import Mapping
@@ -124,6 +125,11 @@ def gateway_folder(path: Path) -> Path:
         )
     make_folder(path).chmod(0o700)
     return path
+
+
+def hashed(secret: bytes, client: str, content: bytes) -> bytes:
+    """Return what stands for something of a client: the same for the same, and nobody can tell what it was."""
+    return hmac.digest(secret, client.encode() + b"\0" + content, "sha256")[:16]
 
 
 def secret(folder: Path, records: Records) -> bytes:

@@ -21,7 +21,7 @@ from exeunt.live.http_model import key_named
 from exeunt.web.limits import listens_everywhere
 from exeunt.web.server import check_address, drain_on_signal, uvicorn_config
 
-_RUNS = (
+RUNS = (
     "a gateway runs in {} already, and one folder takes one gateway: stop that one, or name another folder in the file "
     "(folder)"
 )
@@ -41,7 +41,7 @@ def serve_gateway(config: GatewayConfig, file: Path) -> None:
         if model.key is not None:
             key_named(model.key)  # raises if it is not set
     lock = gateway_folder(config.folder) / LOCK
-    with locked(lock, config.folder, refusal=_RUNS):
+    with locked(lock, config.folder, refusal=RUNS):
         with closing(Keys(config.folder)) as keys:
             keys.check()
         try:

@@ -12,7 +12,7 @@ import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,6 +106,10 @@ _PUT_UNIT = (
     )
 )
 _PERIOD = tuple(field.name for field in fields(Period))
+IMPORTED = 0.0
+"""The length of periods of a log that was brought in, which are told from the gateway's own by it."""
+IMPORTS = "imports"
+"""Under this name is kept which logs were brought in."""
 _SCHEMA = f"""
 CREATE TABLE request ({_columns(_NAMES)});
 CREATE INDEX request_client ON request (client);
@@ -167,13 +171,20 @@ class Records:
     ) -> None:
         """Add a record with what is known of units and periods by now. `documents`: as `keep` takes it, by name."""
         with self.writing() as connection:
-            _put(connection, "request", _NAMES, _stored(record))
-            _put_units(connection, units, periods)
+            _add(connection, (record,), units, periods)
             if record.unit and not record.is_open:
                 connection.execute(
                     "UPDATE unit SET later = later + 1, later_cost = later_cost + ? WHERE number = ?",
                     (record.cost, record.unit),
                 )
+            _keep(connection, documents)
+
+    def add_all(
+        self, records: Iterable[Record], units: Iterable[Unit], periods: Iterable[Period], **documents: Any
+    ) -> None:
+        """Add records of units that are over, all or none. `documents`: as `keep` takes it, by name."""
+        with self.writing() as connection:
+            _add(connection, records, units, periods)
             _keep(connection, documents)
 
     def update(self, units: Iterable[Unit] = (), periods: Iterable[Period] = (), **documents: Any) -> None:
@@ -419,6 +430,17 @@ def _put(connection: sqlite3.Connection, table: str, names: Sequence[str], value
     connection.execute(f"REPLACE INTO {table} ({columns}) VALUES ({places})", values)  # noqa: S608
 
 
+def _add(
+    connection: sqlite3.Connection,
+    records: Iterable[Record],
+    units: Iterable[Unit],
+    periods: Iterable[Period],
+) -> None:
+    for record in records:
+        _put(connection, "request", _NAMES, _stored(record))
+    _put_units(connection, units, periods)
+
+
 def _keep(connection: sqlite3.Connection, documents: Mapping[str, Any]) -> None:
     for name, body in documents.items():
         _put(connection, "kept", ("name", "body"), (name, json.dumps(body)))
@@ -429,9 +451,9 @@ def _put_units(connection: sqlite3.Connection, units: Iterable[Unit], periods: I
         connection.execute(_PUT_UNIT, [getattr(unit, name) for name in _UNIT])
     for period in periods:
         connection.execute(
-            "INSERT INTO period VALUES (?, ?, ?, ?, ?, NULL, ?) ON CONFLICT (number, length) DO UPDATE SET "
+            "INSERT INTO period VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number, length) DO UPDATE SET "
             "units = excluded.units, chosen = excluded.chosen, refused = excluded.refused",
-            (period.number, period.probability, period.units, period.chosen, period.refused, period.length),
+            astuple(period),
         )
 
 
