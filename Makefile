@@ -14,6 +14,8 @@ EXTRA  := test
 DIST   := .venv-dist
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# The demo takes the environment of developers if there is one, else a smaller one.
+DEMO   := $(if $(wildcard $(VENV)/.ready),$(VENV),.venv-demo)
 # A quarter more processes than cores (tests/conftest.py); a file's tests stay together, since they share what they
 # trained. In the order of the files:
 # sorted by their number of tests, the few of Ray, which wait most, would come last.
@@ -40,10 +42,16 @@ define run_demo
 	$(1)/exeunt predict $(2)/run --data sklearn:cluttered-digits --out $(2)/predictions.parquet
 endef
 
-demo: $(READY)
+.venv-demo/.ready: pyproject.toml
+	@echo "installing into .venv-demo: a minute or two, the first time only"
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install --quiet --editable ".[demo]"
+	touch $@
+
+demo: $(DEMO)/.ready
 	rm -rf demo-out
 	mkdir demo-out
-	$(call run_demo,$(BIN),demo-out)
+	$(call run_demo,$(DEMO)/bin,demo-out)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -102,4 +110,4 @@ dist-demo:
 	$(call run_demo,../bin,.)
 
 clean:
-	rm -rf $(VENV) $(CORE) $(LOWEST) $(DIST) dist demo-out docs/_build mutants
+	rm -rf $(VENV) .venv-demo $(CORE) $(LOWEST) $(DIST) dist demo-out docs/_build mutants
