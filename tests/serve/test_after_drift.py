@@ -213,6 +213,18 @@ def test_policies_and_words_that_no_response_is_for_are_refused(policies, tmp_pa
         RESPONSES["quota"].check(replace(policies["60%"], n_groups=3))
 
 
+def test_a_server_that_is_not_told_to_do_more_tells_alone(policies, tmp_path):
+    served = Served(policies, Settings(run=tmp_path).on_drift)
+    before = served.answer(made_images(50))
+    served.follow()
+    served.alarmed()
+    served.follow()
+    after = served.answer(made_images(50))
+    assert served.engine._deciders["60%"].policy is policies["60%"]
+    assert (after.exit == before.exit).all()
+    assert served.response.notes == {}
+
+
 def test_routers_can_only_tell(policies):
     steps = CascadeStep("a", 1, after=-1), CascadeStep("b", 1, after=0), CascadeStep("c", 1, after=0)
     router = replace(policies["60%"], cascade=steps)
