@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_executors import N, keyed, made_logits
+from made_executors import M, N, keyed, made_logits
 from stepping import advance, groups
 from test_contract import ROWS, SHARES, check, check_all, made_policy, patient_policy
 from trace_executor import TraceExecutor
@@ -18,6 +18,7 @@ import exeunt as ex
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.policy.calibration import NEVER, Thresholds
+from exeunt.policy.ensemble_answer import EnsembleAnswer, LogTerm, Stage
 from exeunt.runs.runner import Runner
 from exeunt.runs.streaming import Batch, answer_stream
 from exeunt.score.confidence import NamedScore
@@ -32,6 +33,19 @@ def test_heads_of_exits_without_rate_are_not_run(case):
     Engine(executor, policy).answer(case.inputs(ROWS), id=ROWS)
     assert {wanted for segment, _, wanted in executor.calls if segment == 0} == {(0,)}
     assert {wanted for segment, _, wanted in executor.calls if segment == 2} == {(4,)}
+
+
+def test_answers_of_ensembles_run_what_own_answers_run_and_cost_the_same(case):
+    answer = EnsembleAnswer(tuple(Stage(0.8, LogTerm(0.5)) for _ in range(M)))
+    own = made_policy(case.trace, SHARES["mixed"])
+    ensemble = replace(made_policy(answer.on(case.trace), SHARES["mixed"]), answer=answer)
+    ran, said = [], []
+    for policy in (own, ensemble):
+        executor = case.executor()
+        said.append(Engine(executor, policy).answer(case.inputs(ROWS), id=ROWS))
+        ran.append((executor.calls, said[-1].mean_cost))
+    assert (said[0].label != said[1].label).any()
+    assert ran[0] == ran[1]
 
 
 def test_nothing_runs_once_all_have_answered(case):

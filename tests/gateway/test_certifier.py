@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,9 @@ import pytest
 from exeunt.gateway.certification_status import certification_status
 from exeunt.gateway.certifier import ALARM
 from exeunt.gateway.forgetting import forget_client
+from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.key_store import Keys
+from exeunt.gateway.page_state import PageState
 from exeunt.stream import bets
 
 from .world import DAY, DAYS, START, World
@@ -180,6 +185,46 @@ def test_after_a_client_is_forgotten_later_proposals_are_tested_on_later_units(w
     assert world.certifier.proposals[-1].tests_from == latest + 1
     held = b"".join(file.read_bytes() for file in (world.folder / "proposals").iterdir())
     assert b"clinic" not in held
+
+
+@contextmanager
+def gateway_of(world: World) -> Iterator[Gateway]:
+    """Yield a gateway in the folder of a world, which says what is certified."""
+    world.records.close()
+    (world.folder / "secret.key").write_bytes(bytes(32))
+    gateway = Gateway(world.config, clock=lambda: world.now)
+    try:
+        gateway.find_status()
+        yield gateway
+    finally:
+        asyncio.run(gateway.close())
+
+
+def test_a_policy_that_answers_goes_on_after_another_question_and_its_certificate_is_not_shown(
+    world: World,
+) -> None:
+    name = world.policies.names[-1]
+    world.policies.activate(name, world.now)
+    for promise, shown in (("{max_loss: 10%}", True), ("{max_loss: 9%}", False)):
+        world.reopen(promise=promise)
+        with gateway_of(world) as gateway:
+            state = PageState(gateway).read()
+            assert (state["policy"], gateway.live.active.name) == (name, name)
+            assert (state["certificate"] is not None) == shown
+            assert (name in gateway.certified) == shown
+
+
+def test_proposals_of_a_client_that_is_forgotten_end_and_their_certificates_are_not_shown(
+    world: World,
+) -> None:
+    with gateway_of(world) as gateway:
+        assert {*gateway.certified} == {*world.policies.names}
+        asyncio.run(gateway.forget("shop"))
+        assert gateway.certified == []
+        assert {proposal.ended for proposal in gateway.certifier.proposals} == {True}
+        assert "Proposal 1 held requests of a client that was forgotten: it has ended." in str(gateway.status)
+        policies = PageState(gateway).read()["policies"]
+        assert {policy["certificate"] for policy in policies.values()} == {None}
 
 
 def test_a_restored_backup_goes_on_from_what_it_holds(world: World, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from exeunt.cli.app import run as exeunt
-from exeunt.errors import FileError
+from exeunt.errors import ArtefactError, FileError
 from exeunt.gateway.config import read_config
 from exeunt.gateway.gateway import Gateway
+from exeunt.gateway.page_state import PageState
 from exeunt.gateway.saved_policies import GatewayPolicies
 
 from .running_gateway import eventually, running, written
@@ -34,6 +35,22 @@ def test_a_gateway_starts_with_the_reference_where_the_models_of_its_policy_have
         assert [one["policy"] for one in gateway.live.alarms] == ["p1"]
         assert "have changed" in gateway.live.alarms[0]["alarm"]
         asyncio.run(gateway.close())
+
+
+def test_a_policy_of_before_there_were_units_must_be_certified_again(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path))
+    former = Gateway(config)
+    former.policies.add(replace(policy(), notes={}))
+    former.policies.activate("p1", 0.0)
+    asyncio.run(former.close())
+    gateway = Gateway(config)
+    state = PageState(gateway).read()
+    assert (state["policy"], gateway.live.active.name) == ("reference", "reference")
+    for told in (state["policies"]["p1"]["unfit"], state["alarms"][0]["alarm"]):
+        assert "must be certified again" in told
+    with pytest.raises(ArtefactError, match="must be certified again"):
+        gateway.live.activate("p1")
+    asyncio.run(gateway.close())
 
 
 def test_policies_of_other_models_are_told_of_to_who_administers_it_alone(

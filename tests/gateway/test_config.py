@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -21,7 +22,9 @@ from exeunt.gateway.config import _OF_A_MODEL, Provider, read_config
 from exeunt.gateway.folder import LOCK
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.graders import grader_named
+from exeunt.stream.records import Record
 
+from .made_state import made_policy
 from .running_gateway import config_text, free_port, running
 
 PRICE = "price: {input: 1, output: 1}"
@@ -347,6 +350,27 @@ def test_a_secret_that_is_missing_is_made_anew_only_before_there_are_records(tmp
     with running(tmp_path) as run:
         assert run.ask("easy 1").status_code == 200
     assert len({first, second, file.read_bytes()}) == 3
+
+
+def test_who_moves_the_records_away_keeps_keys_limits_of_money_and_policies(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, config_text("http://127.0.0.1:1", spend="{total: '9 usd'}")))
+    gateway = Gateway(config)
+    key = gateway.keys.add("shop", spend="2 usd")
+    gateway.policies.add(made_policy())
+    gateway.live.activate("p1")
+    held = gateway.money.of(gateway.keys.named("shop")).reserve(1.5)
+    held.dispatch()
+    held.settle()
+    gateway.records.add(Record(7, 0.0, "shop", "0b", {}))
+    asyncio.run(gateway.close())
+    for file in gateway.folder.glob("records.db*"):
+        file.rename(tmp_path / file.name)
+    anew = Gateway(config)
+    assert anew.records.latest_number() == 0
+    assert anew.keys.of(key.encode()).spend == "2 usd"
+    assert (anew.money.total.left, anew.money.of(anew.keys.named("shop")).left) == (7.5, 0.5)
+    assert (anew.policies.names, anew.live.active.name) == (("p1",), "p1")
+    asyncio.run(anew.close())
 
 
 def test_a_file_that_holds_no_alarms_is_refused(tmp_path: Path) -> None:

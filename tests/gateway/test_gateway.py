@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -210,6 +211,70 @@ def test_whether_a_unit_is_drawn_does_not_depend_on_what_its_request_reserves(
         assert (unit.drawn, unit.refused) == (True, False)
 
 
+def test_the_limit_of_a_request_holds_for_each_attempt_alone(tmp_path: Path) -> None:
+    """Two attempts fail and count at their most, together more than one may cost, and a third model answers."""
+    provider = MockProvider(answer, {**PRICES, "middle": PRICES["large"]}, fails=0.5)
+    three = models(small="1", middle="10", large="10")
+    options = {
+        "models": three,
+        "fallback": "[middle, small]",
+        "spend": "{request: '0.0042 usd'}",
+        "shadow": "",
+    }
+    with running(tmp_path, provider, **options) as run:
+        assert run.ask("easy 1").headers["x-exeunt-model"] == "small"
+        assert [sent["body"]["model"] for sent in provider.received] == ["large", "middle", "small"]
+        assert run.gateway.money.total.spent > 0.0042
+        provider.fails = 0.0
+        long = "easy " + "x" * 100
+        refused = run.ask(long, model="large")
+        assert refused.status_code == 400
+        assert re.match(r"large may cost 0\.00\d+ usd for this, and a request 0.0042 usd", error_of(refused))
+        assert run.ask(long).headers["x-exeunt-model"] == "small"
+        assert len(provider.received) == 4
+
+
+def test_a_client_is_told_what_an_answer_cost_and_what_is_left_of_a_limit(
+    tmp_path: Path, standing: Running
+) -> None:
+    without_limit = standing.ask("easy 1", model="large")  # it is not compared
+    assert float(without_limit.headers["x-exeunt-cost"]) > 0
+    assert "x-exeunt-left" not in without_limit.headers
+    with running(tmp_path, spend="{key: '1 usd'}", shadow="") as run:
+        run.ask("easy 1")
+        before = run.provider.spent
+        told = run.ask("hard 2")
+        assert float(told.headers["x-exeunt-cost"]) == pytest.approx(run.provider.spent - before, abs=1e-9)
+        assert float(told.headers["x-exeunt-left"]) == pytest.approx(1 - run.provider.spent, abs=1e-6)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_disconnects_pays_for_what_was_sent_on_its_behalf(
+    tmp_path: Path, *, stream: bool
+) -> None:
+    body = json.dumps(
+        {"model": "auto", "messages": [{"role": "user", "content": "easy 1"}], "stream": stream}
+    )
+    with running(tmp_path, MockProvider(answer, PRICES, wait_s=0.3), shadow="") as run:
+        host, port = run.url.removeprefix("http://").split(":")
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {run.client}\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall((head + body).encode())
+            eventually(lambda: len(run.provider.received) == 1)
+            if stream:
+                assert b"200 OK" in connection.recv(1 << 16)  # and it leaves in the middle
+        eventually(lambda: run.gateway.records.count() == 1)
+        (record,) = run.gateway.records.read()
+        assert record.answered == "large"
+        assert record.cost == pytest.approx(run.provider.spent, abs=1e-8)
+        spent = run.gateway.money.of(run.gateway.keys.named("alice")).spent
+        assert spent == pytest.approx(run.provider.spent, abs=1e-8)
+        assert spent > 0
+
+
 def test_a_provider_that_fails_is_left_alone_and_another_answers(tmp_path: Path) -> None:
     bad = MockProvider(answer, PRICES, fails=1.0)
     with running(tmp_path, bad, shadow="") as run:
@@ -225,6 +290,21 @@ def test_a_model_is_asked_only_for_what_it_takes(standing: Running) -> None:
     assert "at most 100 tokens" in error_of(standing.ask("easy 1", max_tokens=101))
     image: Any = [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
     assert "takes no images" in error_of(standing.ask(image, model="large"))
+
+
+def test_the_address_of_an_image_is_passed_on_and_asked_by_nobody_here(tmp_path: Path) -> None:
+    """What lies at an address could be inside of this network."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as elsewhere,
+        running(tmp_path, shadow="", models=models(large="10, image_tokens: 1000")) as run,
+    ):
+        address = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/x.png"
+        image: Any = [{"type": "image_url", "image_url": {"url": address}}]
+        assert run.ask(image).status_code == 200
+        assert run.provider.received[0]["body"]["messages"] == [{"role": "user", "content": image}]
+        elsewhere.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 @pytest.mark.parametrize(

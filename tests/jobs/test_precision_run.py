@@ -12,7 +12,7 @@ from job_inputs import copied, made_anew, quiet
 import exeunt as ex
 from exeunt._support import limits
 from exeunt.data import open_inputs
-from exeunt.jobs import predict_inputs
+from exeunt.jobs import precision_run, predict_inputs
 from exeunt.jobs.precision_run import make_precision
 from exeunt.onnx import quantisation
 from exeunt.onnx.executor import OnnxExecutor
@@ -57,6 +57,32 @@ def test_the_trace_is_what_the_executor_says(quantised):
 
 def parts(run):
     return run.trace("fit"), run.trace("calibrate")
+
+
+def test_ranges_are_those_of_training_inputs_alone(exported, tmp_path, monkeypatch):
+    class EnoughError(Exception):
+        pass
+
+    def take(source, target, batches, **_):
+        drawn.extend(row.tobytes() for batch in batches for array in batch.values() for row in array)
+        raise EnoughError
+
+    drawn: list[bytes] = []
+    run = copied(exported, tmp_path / "run")
+    monkeypatch.setattr(precision_run, "quantise_export", take)
+    with pytest.raises(EnoughError):
+        make_precision(run, "int8", say=quiet)
+    runner = load(run, policy=ex.eero(*parts(run), budget="60%"))
+
+    def rows_of(part):
+        data = part_data(run, part)
+        inputs = runner.prepare([data.content(i) for i in range(len(data))])
+        return {row.tobytes() for row in np.asarray(inputs)}
+
+    assert len(drawn) == min(512, len(part_data(run, "train")))
+    assert {*drawn} <= rows_of("train")
+    for part in ("fit", "calibrate", "test"):
+        assert not {*drawn} & rows_of(part)
 
 
 def test_eight_bit_integers_cross_the_cuts(quantised):

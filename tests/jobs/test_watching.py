@@ -38,12 +38,14 @@ def without_watch(run):
 
 
 def test_a_job_on_other_inputs_says_so_at_its_end_whatever_their_order(run, unlike, tmp_path):
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     alone = predict_inputs(run, unlike, tmp_path / "out.parquet", **OPTIONS)
     assert alone.watched.startswith("DRIFT: these inputs are not like those of calibration. ")
     assert alone.watched.endswith(" or the full network can answer.")  # what to do
     assert f"{alone.watched}\nwritten to" in str(alone)
     in_parts = predict_folder(run, unlike, str(tmp_path / "out"), block_size=100, **OPTIONS)
     assert in_parts.watched == alone.watched
+    assert {file: file.read_bytes() for file in before} == before  # it tells, and changes nothing
 
 
 def test_a_policy_that_keeps_nothing_to_watch_by_writes_no_scores(run, unlike, tmp_path):

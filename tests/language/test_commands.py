@@ -61,6 +61,31 @@ def test_prompts_from_standard_input(folder, monkeypatch):
     assert [json.loads(line)["prompt"] for line in lines] == ["w3 w4", "w9"]
 
 
+def test_what_is_interrupted_while_it_writes_a_file_goes_on(folder, monkeypatch):
+    from exeunt.torch.language import model
+
+    made, asked = model.continuations, []
+
+    def interrupted(network, prompts, *given, **options):
+        asked.append(len(prompts))
+        for n, one in enumerate(made(network, prompts, *given, **options)):
+            if n == 20 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield one
+
+    prompts = (folder / "prompts.txt").read_text().splitlines(keepends=True)
+    (folder / "some.txt").write_text("".join(prompts[:40]))
+    monkeypatch.setattr(model, "continuations", interrupted)
+    command = ("predict", "lm", "--data", "some.txt", "--full", "--most-tokens", "2", "--out")
+    done = exeunt(*command, "answers-so-far.jsonl", cwd=folder, ok=False)
+    assert "the same command goes on where it was" in done.stderr
+    assert not (folder / "answers-so-far.jsonl").exists()
+    exeunt(*command, "answers-so-far.jsonl", cwd=folder)
+    assert asked == [40, 20]
+    exeunt(*command, "whole.jsonl", cwd=folder)
+    assert (folder / "answers-so-far.jsonl").read_text() == (folder / "whole.jsonl").read_text()
+
+
 @pytest.mark.slow
 def test_budgets_and_whole_answers(folder):
     done = exeunt("calibrate", "lm", "--budgets", "88%,97%", "--delta", "0.2", cwd=folder)

@@ -213,6 +213,26 @@ def test_a_folder_without_permission_or_place_is_named(tmp_path):
         ex.Ledger(total="1 usd", file=tmp_path / "money.db", durability="fast")
 
 
+@pytest.mark.parametrize(("durability", "synchronous"), [("normal", 1), ("full", 2)])
+def test_what_is_to_survive_a_power_failure_waits_for_the_disk(tmp_path, durability, synchronous):
+    """SQLite syncs its log at each commit where `synchronous` is 2, and now and then where it is 1."""
+    ledger = ex.Ledger(total="1 usd", file=tmp_path / "money.db", durability=durability)
+
+    def latest():
+        return ledger._store._connected().execute("PRAGMA synchronous").fetchone()[0]
+
+    held = ledger.reserve(0.1)
+    assert latest() == 1  # nothing is sent yet
+    held.dispatch()
+    assert latest() == synchronous
+    held.settle(0.1)
+    assert latest() == 1  # else it counts at its maximum
+    held = ledger.reserve(0.1)
+    held.dispatch()
+    held.settle(0.2)  # a disputed bill
+    assert latest() == synchronous
+
+
 # -- child processes ---------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from cli.command import called
 from exeunt.data import open_inputs
 from exeunt.jobs.blocks import Block, blocks_of, done_blocks
 from exeunt.jobs.predict import predict_folder, predict_job
@@ -143,6 +144,41 @@ def test_a_total_is_never_exceeded_and_every_input_has_an_answer(made, first, tm
     assert all("not asked" in one or "gave no answer" in one for one in why)
 
 
+def test_an_answer_is_degraded_where_a_further_model_was_too_dear(made, tmp_path):
+    n, data = 200, table(tmp_path / "new.parquet", 200, "new")
+    whole = answered(*made, data, tmp_path / "whole.parquet")
+    ledger = ex.Ledger(total=f"{0.6 * sum(whole['cost'])} usd", inputs=n)
+    short = answered(*made, data, tmp_path / "short.parquet", ledger=ledger)
+    assert not any(whole["degraded"])
+    assert 20 < sum(short["degraded"]) < n - 20
+    assert short["degraded"] == [
+        one != other for one, other in zip(short["asked"], whole["asked"], strict=True)
+    ]
+
+
+def test_answers_of_live_models_are_watched(made, tmp_path, monkeypatch):
+    run, models = made
+    usual, watched = made_module.shares, []
+
+    def less_sure(name, text):
+        said = usual(name, text)
+        return said if said is None else said**0.3 / (said**0.3).sum()
+
+    for word, say in (("new", usual), ("other", less_sure)):
+        monkeypatch.setattr(made_module, "shares", say)
+        data, out = (
+            open_inputs(table(tmp_path / f"{word}.parquet", 300, word)),
+            tmp_path / f"{word}-out.parquet",
+        )
+        job = partial(LiveJob, live=live_cascade(run, models))
+        done = made_module.predict_inputs(run, data, out, make=job, say=lambda _: None)
+        watched += [done.watched, called("watch", run.path, out).out]
+    assert watched[0].startswith("no drift: 300 inputs look like those of calibration")
+    assert watched[1].startswith("300 inputs watched\nno drift")
+    assert watched[2].startswith("DRIFT: these inputs are not like those of calibration.")
+    assert "are not like those of calibration." in watched[3]
+
+
 def test_without_labels_agreement_with_the_dearest_is_measured(few, tmp_path):
     bare = tmp_path / "bare.parquet"
     pq.write_table(pq.read_table(few).drop_columns(["label"]), bare)
@@ -198,11 +234,16 @@ def test_a_recording_that_goes_on_loses_the_policy_of_the_old_traces(few, tmp_pa
 def test_costs_that_differ_are_certified_as_such(tmp_path):
     models = made_models()
     models["large"] = ex.FunctionModel(asked("large"), price=lambda text: 0.001 * len(text), classes=CLASSES)
+    small = ex.FunctionModel(
+        asked("small"), price=lambda text: 1e-4 * len(text), classes=CLASSES, retries=2
+    )  # each attempt may cost as much
+    models["small"] = small
     record(models, table(tmp_path / "texts.parquet", 300, "text"), tmp_path / "out")
     run = RunFolder.open(tmp_path / "out")
     fit, calibrate = run.recorded("fit"), run.recorded("calibrate")
     cost = calibrate["large"].cost
     assert (cost.varies, cost.highest) == (True, pytest.approx(0.001 * len("text 299")))
+    assert calibrate["small"].cost.highest == pytest.approx(3 * 1e-4 * len("text 299"))
     policy = ex.cascade(fit, calibrate, budget="70%", delta=0.1, policy="eero")
     run.save_policy(policy)
     test = run.recorded("test").along(policy.cascade)

@@ -1,5 +1,6 @@
 """`exeunt predict` with policies for several budgets: the total lasts for all inputs and is used, whoever is killed."""
 
+import asyncio
 import pickle
 import re
 import time
@@ -21,7 +22,7 @@ from exeunt.jobs.summary import Tally
 from exeunt.live.live_run import live_cascade
 from exeunt.live.models_file import read_models
 from exeunt.runs.folder import RunFolder
-from live.made_models import MODELS, PRICES, Ended, ends, killed, made_models, record, shares, table
+from live.made_models import CLASSES, MODELS, PRICES, Ended, ends, killed, made_models, record, shares, table
 
 N = 400
 
@@ -89,6 +90,27 @@ def test_inputs_are_asked_about_in_their_order_whatever_their_lengths(folder, tm
     pq.write_table(pa.table({"text": texts}), tmp_path / "new.parquet")
     predicted(folder, tmp_path / "out.parquet", 1.0, data=tmp_path / "new.parquet")
     assert heard == texts
+
+
+def test_one_in_ten_of_the_inputs_to_come_is_under_way(run):
+    under_way, most, said = 0, 0, made_models()["small"].function
+
+    async def counted(text):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        under_way -= 1
+        return await said(text)
+
+    models = {name: ex.FunctionModel(counted, price=0.001, classes=CLASSES) for name in run.policy_set.models}
+    cascade = ex.LiveCascade(models, run.policy, classes=CLASSES)
+    pace = ex.Pace(run.policy_set, total=50.0, inputs=100)
+    for options, expected in (({"pace": pace}, 10), ({"pace": pace}, 5), ({}, 50)):
+        most = 0
+        cascade.ask_sync([f"new {i}" for i in range(50)], **options)
+        assert most == expected
 
 
 def test_a_run_with_its_budget_named_keeps_to_that_policy(folder, tmp_path):

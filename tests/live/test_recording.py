@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import time
@@ -15,7 +16,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.live.recording import record_models
+from exeunt.live.recording import KEY, record_models
 
 from .made_models import killed, made_models
 from .service import FAULTS, PRICE, MemoryLedger, Service, served
@@ -132,6 +133,19 @@ def test_files_are_private_and_hold_texts_only_if_asked_for(texts, tmp_path):
     assert table["text"].to_pylist()[:2] == ["text 0", "text 1"]
     assert table["id"].to_pylist() == list(range(60))
     assert stat.S_IMODE((out / "recording.parquet").stat().st_mode) == 0o600
+
+
+def test_nobody_can_tell_a_text_by_its_id_without_the_secret_of_the_folder(texts, tmp_path):
+    def ids(folder):
+        record({"one": Counted().model()}, texts, tmp_path / folder)
+        return set(pq.read_table(tmp_path / folder / "recording.parquet")["id"].to_pylist())
+
+    (tmp_path / "third").mkdir(mode=0o700)
+    first, second = ids("first"), ids("second")
+    assert len(first) == len(second) == 50
+    assert not first & second
+    shutil.copy(tmp_path / "first" / KEY, tmp_path / "third" / KEY)
+    assert ids("third") == first
 
 
 def test_other_folders_are_refused(texts, tmp_path):

@@ -1,6 +1,7 @@
 """A recording with a model that tells features makes a run of which routers are made, and asked."""
 
 import hashlib
+import shutil
 from functools import partial
 
 import numpy as np
@@ -113,6 +114,24 @@ def test_commands_make_and_ask_a_router(recorded, tmp_path, monkeypatch, policy)
     for key, exit_, answer in zip(whole.id.tolist(), exits, answers, strict=True):
         if (at := keys.index(key)) < 200:
             assert (found["asked"][at], found["label"][at]) == (run.policy.cascade[exit_].model, answer)
+
+
+def test_a_server_asks_as_a_router_does(recorded, tmp_path):
+    pytest.importorskip("fastapi")
+    from serve.made_server import running
+
+    run = RunFolder.open(shutil.copytree(recorded, tmp_path / "run"))
+    run.save_policy(ex.router(run.recorded("fit"), run.recorded("calibrate"), budget="60%"))
+    (tmp_path / "models.yaml").write_text(MODELS)
+    inputs, whole = open_inputs(recorded.parent / "texts.parquet"), run.recorded("test").take(slice(0, 40))
+    rows = dict(zip(inputs.content_keys().tolist(), range(N), strict=True))
+    texts = [inputs.content(rows[key]) for key in whole.id.tolist()]
+    with running(run, models=tmp_path / "models.yaml", max_spend="5 usd") as server:
+        answers = server.client.post("/predict", json={"texts": texts}).json()["answers"]
+    assert [one["label"] for one in answers] == run.policy.answers(whole).tolist()
+    models = [run.policy.cascade[exit_].model for exit_ in run.policy.route(whole).tolist()]
+    assert len(set(models)) > 1
+    assert [one["cost"] for one in answers] == pytest.approx([FEATURES + PRICES[name] for name in models])
 
 
 def test_inputs_without_features_are_no_part_of_the_run(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.policy import external_calibration
+from exeunt.policy import external_calibration, watched_cells
 from exeunt.policy.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.policy.external_calibration import ranked
 from exeunt.rules.by_name import policy_set
@@ -57,6 +58,33 @@ def folders(tmp_path_factory):
         return made[-1]
 
     return new
+
+
+def test_memory_does_not_grow_with_the_inputs(small, tmp_path, monkeypatch):
+    """That of inputs in files; of inputs in memory it does."""
+    small(rows=500, sample=300, gathered=1_000, chunk=500)
+    monkeypatch.setattr(watched_cells, "_MOST", 1_000)
+    rng, zeros, peaks = np.random.default_rng(0), np.zeros((16_000, 3)), {}
+    whole = ex.ExitTrace.from_scores(
+        rng.random((16_000, 3)),
+        zeros,
+        cost=ex.CostModel([1.0, 2.0, 3.0]),
+        label=zeros[:, 0],
+        id=np.arange(16_000),
+    )
+    fit = whole.take(slice(0, 200))
+    for n in (2_000, 2_000, 15_000):  # what is imported comes with the first
+        trace = whole.take(slice(200, 200 + n))
+        parts = stored(trace, tmp_path / f"{n} {len(peaks)}", [n // 2])
+        for kind, calibrate in (("memory", trace), ("files", parts)):
+            tracemalloc.start()
+            try:
+                ex.eero(fit, calibrate, budget="60%")
+                peaks[kind, n] = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+    assert peaks["files", 15_000] < 1.3 * peaks["files", 2_000]
+    assert peaks["memory", 15_000] > 3 * peaks["memory", 2_000]
 
 
 def whole_atoms_by_hand(pairs, counts, last):

@@ -171,6 +171,21 @@ def test_an_answer_in_a_tree_is_that_of_its_path_alone():
     assert np.array_equal(stages.on(alone).prediction[:, -1], whole.prediction[:, deep])
 
 
+def test_labels_of_the_calibration_part_are_not_needed(parts):
+    fit, calibrate, test = parts
+    bare = ex.CascadeTrace({name: replace(calibrate[name], label=None) for name in calibrate.names})
+    for make in (ex.router, ex.cascade_router):
+        policy = make(fit, bare, budget=3.0, delta=0.1)
+        assert np.array_equal(policy.route(test), make(fit, calibrate, budget=3.0, delta=0.1).route(test))
+
+
+def test_about_one_usual_input_in_two_hundred_is_called_like_none_before():
+    rng = np.random.default_rng(0)
+    known = KernelRegression.fit(rng.normal(size=(800, 3)), rng.random((800, 1)), 0)
+    _, unlike = known(rng.normal(size=(4_000, 3)))
+    assert 1 / 400 < unlike.mean() < 1 / 100
+
+
 def test_inputs_like_none_before_go_to_the_best_model(parts, routed):
     odd = np.random.default_rng(0).normal(size=(400, 2)) * 100 + 1000
     strange = topics(400, 9, told=False).with_features("topic", odd, cost=0.01)

@@ -165,6 +165,13 @@ def test_an_engine_that_broke_says_that_the_server_should_be_started_anew(own, m
     assert own.client.post("/predict", json=ANSWERABLE).status_code == 503
 
 
+def test_a_server_that_is_about_to_end_is_not_ready(own):
+    own.layer("state").state.service.drain()  # as on a signal
+    live, ready = (own.client.get(f"/v2/health/{name}").status_code for name in ("live", "ready"))
+    assert (live, ready) == (200, 503)
+    assert own.client.post("/predict", json=ANSWERABLE).status_code == 200  # who sends one all the same
+
+
 def test_a_server_that_takes_one_row_at_a_time(run):
     with running(run, max_rows=1) as started:
         for n, status in ((1, 200), (2, 422)):

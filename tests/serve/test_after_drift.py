@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from exeunt.serve.after_drift import RESPONSES, Quota, at_last_exit
 from exeunt.serve.live_engine import LiveEngine
 from exeunt.serve.settings import Settings
 from exeunt.serve.watching import ServedWatches
+from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.derived import score_matrix
 
 
@@ -182,6 +184,7 @@ def test_live_models_answer_and_record_at_the_last_exit_too():
 
 def test_a_server_calibrates_again_after_a_drift_and_shows_the_receipt(tmp_path, capfd):
     run, receipts = made_run(tmp_path / "pixels", budgets=("60%",)), []
+    before = {file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()}
     with running(run, on_drift="recalibrate") as server:
         images = in_base64(harder(100))
 
@@ -194,6 +197,7 @@ def test_a_server_calibrates_again_after_a_drift_and_shows_the_receipt(tmp_path,
         assert receipts[0].startswith("Calibrated again on 1,")
         until(lambda: list(server.event()["recalibrated"].values()) == receipts[:1])
         until(lambda: "exeunt_drift 0.0" in server.client.get("/metrics").text)
+    assert {name: (run.path / name).read_bytes() for name in before} == before
     logged = [json.loads(line)["what"] for line in capfd.readouterr().err.splitlines()]
     assert logged.index("inputs have drifted") < logged.index("calibrated again")
 
@@ -207,3 +211,25 @@ def test_policies_and_words_that_no_response_is_for_are_refused(policies, tmp_pa
         RESPONSES["recalibrate"].check(planned)
     with pytest.raises(InputError, match="nothing would follow a drift: this policy is not watched"):
         RESPONSES["quota"].check(replace(policies["60%"], n_groups=3))
+
+
+def test_a_server_that_is_not_told_to_do_more_tells_alone(policies, tmp_path):
+    served = Served(policies, Settings(run=tmp_path).on_drift)
+    before = served.answer(made_images(50))
+    served.follow()
+    served.alarmed()
+    served.follow()
+    after = served.answer(made_images(50))
+    assert served.engine._deciders["60%"].policy is policies["60%"]
+    assert (after.exit == before.exit).all()
+    assert served.response.notes == {}
+
+
+def test_routers_can_only_tell(policies):
+    steps = CascadeStep("a", 1, after=-1), CascadeStep("b", 1, after=0), CascadeStep("c", 1, after=0)
+    router = replace(policies["60%"], cascade=steps)
+    for word, response in RESPONSES.items():
+        response.check(policies["60%"])
+        refused = pytest.raises(InputError, match=r"this is a router: .* tell")
+        with nullcontext() if word == "tell" else refused:
+            response.check(router)

@@ -62,6 +62,22 @@ def test_a_link_that_leads_to_run_after_run_is_followed_each_time(tmp_path):
             until(lambda: other.policy() == budget)  # noqa: B023
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_budget_stays_with_the_run_that_a_link_led_to_unless_its_file_lies_elsewhere(tmp_path, elsewhere):
+    link, file = tmp_path / "link", tmp_path / "live.json"
+    first, second = made_run(tmp_path / "first"), made_run(tmp_path / "second")
+    link.symlink_to(first.path)
+    with running(RunFolder.open(link), live_file=file if elsewhere else None) as started:
+        started.client.put("/budget", json={"budget": "45%"})
+        assert started.policy() == "45%"
+        (tmp_path / "next").symlink_to(second.path)
+        (tmp_path / "next").replace(link)
+        assert started.client.post("/reload").status_code == 200
+        assert started.policy() == ("45%" if elsewhere else "80%")
+    kept = LiveBudgetFile(file if elsewhere else first.path / "serving.json").read()
+    assert kept.budget == "45%"
+
+
 def test_a_run_in_service_depends_on_no_file(tmp_path):
     """Where it is a link, that may lead elsewhere, or nowhere, before anybody asks for the new run."""
     link = tmp_path / "link"

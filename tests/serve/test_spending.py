@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
-from made_server import in_base64, made_images, made_run, running
+from made_server import held, in_base64, made_images, made_run, running, until
 
 import exeunt as ex
 from exeunt.data import Texts, open_inputs
@@ -207,6 +207,20 @@ def test_a_network_pays_what_its_answers_cost(tmp_path):
         assert 20 * run.cost.first <= cost < 20 * full
     assert spent(run) == pytest.approx([cost, cost, 0.0])
     assert ex.Ledger(name="all", file=money(run)).reserved == 0
+
+
+def test_a_request_may_come_again_where_others_hold_more_than_they_may_cost(tmp_path):
+    run = made_run(tmp_path / "pixels")
+    many, few = in_base64(made_images(30)), in_base64(made_images(15))
+    with running(run, max_spend=f"{40 * run.cost.full} MACs") as server, ThreadPoolExecutor(1) as pool:
+        ledger = ex.Ledger(name="all", file=money(run))
+        with held(server.executor):
+            first = pool.submit(ask, server, None, *many, kind="images")
+            until(lambda: ledger.left == pytest.approx(10 * run.cost.full))
+            refused = ask(server, None, *few, kind="images")
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert first.result().status_code == 200
+        assert ask(server, None, *few, kind="images").status_code == 200
 
 
 def test_limits_are_in_the_unit_of_the_policies(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections import Counter
 from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from uvicorn.supervisors import multiprocess
 
 from exeunt.serve import recent as recent_module
 from exeunt.serve import server
@@ -57,7 +59,7 @@ def supervised(monkeypatch, tmp_path):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: clock.now))
     made = server._Workers(None, [])
-    made.config = made.sockets = None
+    made.config, made.sockets = SimpleNamespace(timeout_worker_healthcheck=60), None
     made.should_exit = server.threading.Event()
     made.processes = [Worker(), Worker()]
     for worker in made.processes:
@@ -115,6 +117,27 @@ def test_while_none_can_start_the_others_go_on_and_it_is_tried_after_pauses_that
     made.processes[1].exitcode = 1
     assert passing(2) == 1  # the pause does not stay
     assert not made.failed
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_on_sighup_workers_are_replaced_one_after_the_other(supervised, monkeypatch, starts):
+    made, passing = supervised
+    passing(2)
+    made.signal_queue, serving = [signal.SIGHUP], []
+
+    def wait_until_ready(self, *_):
+        serving.append([worker.pid for worker in Worker.made if worker.started and worker.exitcode is None])
+        return self.started
+
+    monkeypatch.setattr(multiprocess, "Process", Worker)
+    monkeypatch.setattr(Worker, "terminate", Worker.kill, raising=False)
+    monkeypatch.setattr(Worker, "wait_until_ready", wait_until_ready, raising=False)
+    monkeypatch.setattr(Worker, "ends", None if starts else STARTUP_FAILURE)
+    made.handle_signals()
+    assert serving == ([[1000, 1001, 1002], [1001, 1002, 1003]] if starts else [[1000, 1001]])
+    assert [worker.pid for worker in made.processes] == ([1002, 1003] if starts else [1000, 1001])
+    assert passing(100) == 0
+    assert not made.should_exit.is_set()
 
 
 def test_workers_that_fail_together_wait_once(supervised, monkeypatch, pauses):

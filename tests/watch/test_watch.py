@@ -181,6 +181,17 @@ def test_a_group_counts_once_and_inputs_that_a_deadline_decided_are_left_out(pol
     assert left_out.n == decided.sum()
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(("others", "counts"), [(9_999, 1), (10_000, 2)])
+def test_a_group_is_known_again_while_it_is_among_the_latest_ten_thousand(policy, others, counts, parts):
+    groups = [0, *range(1, others + 1), 0]
+    told = answered(policy, np.random.default_rng(0).random((len(groups), 3)))
+    watch = Watch(policy, run_length=1e9)
+    for rows in np.array_split(np.arange(len(groups)), parts):
+        watch.update(*(column[rows] for column in told), groups=np.array(groups)[rows])
+    assert watch.n == others + counts
+
+
 def test_groups_are_watched_by_the_score_of_their_first_row():
     rng = np.random.default_rng(0)
 

@@ -128,8 +128,8 @@ class ObservedInputs:
                     counted[i] = False
                 elif counted[i]:
                     self.groups[key] = None
-            while len(self.groups) > _GROUPS:
-                self.groups.popitem(last=False)
+                    if len(self.groups) > _GROUPS:  # at once, so that it matters not how inputs are batched
+                        self.groups.popitem(last=False)
         return counted
 
     def urn(self) -> UrnDetectors:
