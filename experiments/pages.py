@@ -152,14 +152,17 @@ def _draw_panel(axes: Any, panel: Panel, *, labelled: bool) -> None:
         axes.plot(curve.x, mean, zorder=5 - number, label=curve.name, **style)
         axes.fill_between(curve.x, low, high, color=COLOURS[colour], alpha=0.15, linewidth=0)
     axes.plot(*panel.dots, "o", markersize=4.5, markerfacecolor="white", color=COLOURS["grey"], zorder=6)
-    for name, place in panel.points.items():
+    for place in panel.points.values():
         axes.plot(*place, marker="o", markersize=5, markerfacecolor="white", color=COLOURS["black"], zorder=6)
+    low, high = axes.get_xlim()
+    for name, place in panel.points.items():
+        across = (place[0] - low) / (high - low)
         axes.annotate(
             name,
             place,
             xytext=(0, 5),
             textcoords="offset points",
-            ha="center",
+            ha="left" if across < 0.1 else "right" if across > 0.9 else "center",
             va="bottom",
             fontsize=8,
             zorder=7,

@@ -317,9 +317,18 @@ def page(found: dict[str, Any]) -> str:
 
 
 def draw(asked: dict[str, Any], path: Path) -> None:
-    """Draw routers and what they are compared with; dots are the models alone that are right on half or more."""
+    """Draw routers and what they are compared with; points are the models alone that are right on half or more."""
     top = max(asked["price"].values())
-    alone = [(asked["price"][name] / top, grade) for name, grade in asked["alone"].items() if grade >= 0.5]
+    alone = {
+        name.removesuffix("-instruct"): (asked["price"][name] / top, grade)
+        for name, grade in asked["alone"].items()
+        if grade >= 0.5
+    }
+    mean = {way: np.mean([row["grade"] for row in asked["rows"] if row["way"] == way]) for way in WAYS}
+
+    def beside(way: str) -> str:
+        gain = 100 * (mean["router"] - mean[way])
+        return f"{abs(gain):.1f} points {'above' if gain > 0 else 'below'} {way}"
 
     def curve(way: str) -> Curve:
         of_way = [
@@ -334,9 +343,12 @@ def draw(asked: dict[str, Any], path: Path) -> None:
         return Curve.over_splits(way, cost, grade)
 
     panel = Panel(
-        "Language models, chosen by the question", f"mean cost, share of {top} dollars", "mean grade",
-        [curve(way) for way in WAYS], dots=np.array(alone).T,
-    )  # fmt: skip
+        f"The router lies {beside('best pair')} and {beside('k nearest neighbours')}",
+        f"mean cost, share of {top} dollars",
+        "mean grade",
+        [curve(way) for way in WAYS],
+        alone,
+    )
     draw_panels([panel], path)
 
 

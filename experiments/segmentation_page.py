@@ -97,10 +97,22 @@ def draw(found: dict[str, Any], path: Any) -> None:
 
     best = float(np.mean([one["quality"][0] for one in small])) if small else 0.0
 
+    full = float(np.mean([seed["exits"][-1][0] for seed in seeds]))
+
+    def as_good(name: str, places: Any) -> str:
+        """Return from where on a policy is within half a point of the full network."""
+        good = full - np.mean(quality(name), axis=1) <= 0.005
+        return f"{np.mean(places(name), axis=1)[good.argmax()]:.0%}" if good.any() else "no budget"
+
     def panel(x: str, places: Any, place_of_small: float) -> Panel:
         curves = [Curve.over_splits(name, places(name), quality(name)) for name in names]
+        reach = [as_good(name, places) for name in ("auto", "one fixed depth")]
         return Panel(
-            "", x, "mean image IoU", curves, {"smaller network": (place_of_small, best)} if small else {}
+            f"Within .5 points of the full network: auto from {reach[0]} on, one fixed depth from {reach[1]}",
+            x,
+            "mean image IoU",
+            curves,
+            {"smaller network": (place_of_small, best)} if small else {},
         )
 
     panels = [

@@ -6,10 +6,39 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import exeunt as ex
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def example(marked: str) -> tuple[str, str]:
+    """Return the Python of the README in which a text occurs, and the output that is shown below it."""
+    pairs = re.findall(r"```python\n((?:(?!```).)*?)```\n+```text\n(.*?)```", README, flags=re.DOTALL)
+    return next(pair for pair in pairs if marked in pair[0])
+
+
+def form(text: str) -> str:
+    """Return a text without its numbers, bars and line ends."""
+    return " ".join(re.sub(r"[\d.,-]+|█+", "#", text).split())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of scikit-learn
+def test_the_cascade_of_two_classifiers_is_certified(capsys):
+    linear_model, svm = pytest.importorskip("sklearn.linear_model"), pytest.importorskip("sklearn.svm")
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    train_x, x, train_y, y = train_test_split(*load_digits(return_X_y=True), train_size=250, random_state=0)
+    every_other = FunctionTransformer(lambda pixels: pixels[:, ::2])
+    small = make_pipeline(every_other, linear_model.LogisticRegression(max_iter=500)).fit(train_x, train_y)
+    large = svm.SVC(probability=True, random_state=0).fit(train_x, train_y)
+    code, shown = example("said(small")
+    exec(code, {"x": x, "y": y, "small": small, "large": large})
+    assert form(capsys.readouterr().out) == form(shown)
 
 
 def test_the_example_keeps_its_budgets(tmp_path, monkeypatch, capsys):
@@ -22,8 +51,8 @@ def test_the_example_keeps_its_budgets(tmp_path, monkeypatch, capsys):
     folder.mkdir(parents=True)
     ex.ExitTrace.from_logits(logits, cost=cost, label=label).save(folder / "test.parquet")
     monkeypatch.chdir(tmp_path)
-    example, shown = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", README, flags=re.DOTALL).groups()
-    exec(example, {})
+    code, shown = example("demo-out/run")
+    exec(code, {})
     *printed, guarantee = capsys.readouterr().out.splitlines()
     results, _, wrapped = shown.partition("Guarantee")
     shown_lines = [*results.splitlines(), " ".join(("Guarantee" + wrapped).split())]

@@ -125,6 +125,7 @@ def test_bench_times_a_policy_that_switches_exits_off(folder, said):
     run, steps = RunFolder.open(folder / "run"), (CascadeStep("", (0, 2)),)
     parts = (run.recorded(part).along(steps) for part in ("fit", "calibrate"))
     run.save_policy(replace(ex.eero(*parts, budget="75%"), cascade=steps))
+    assert "time was not measured: `exeunt bench run` measures it" in said("evaluate run --no-figures")
     timed = said(f"bench run --batch-size 64,8 {TIMED} --profile")
     rows = [re.split(r" {2,}", line) for line in timed.splitlines() if "%  " in line]
     assert [row[0] for row in rows].count("budget 60%, by the plan") == 2  # at either batch size
@@ -133,6 +134,14 @@ def test_bench_times_a_policy_that_switches_exits_off(folder, said):
     assert rows[-1][1] == f"{found.accuracy:.2%}"
     spent = found.cost / run.manifest["model"]["macs"]
     assert float(rows[-1][2].rstrip("%")) / 100 == pytest.approx(spent, rel=0.05)
+    told = re.search(
+        r"^time on this machine: (\d.*) in batches of 8, (\d.*) in batches of 64, of that of the original model",
+        said("evaluate run --no-figures"),
+        re.M,
+    )
+    assert told
+    own = [row[-2] for row in rows if row[0] == "the run's policy"]
+    assert [*told.groups()] == own
 
 
 def test_bench_opens_models_as_those_whose_code_is_trusted(folder, monkeypatch):

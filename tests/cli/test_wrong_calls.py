@@ -23,6 +23,7 @@ pytest.importorskip("torch")
 pytest.importorskip("fastapi")
 
 from PIL import Image  # noqa: E402 - after the skips
+from tests.gateway.running_gateway import written  # noqa: E402
 
 from exeunt.cli.app import app  # noqa: E402
 from exeunt.cli.gateway import GATEWAY_VERBS  # noqa: E402
@@ -52,6 +53,7 @@ WORK = {
     "serve": "exeunt.serve.loaded_run:open_shared",
     **{f"gateway {verb.__name__}": "exeunt.gateway.config:read_config" for verb in GATEWAY_VERBS},
     "gateway demo": "exeunt.gateway.demo:demonstrate",
+    "gateway import": "exeunt.gateway.folder:gateway_folder",
     "demo": "exeunt.cli.demo:demonstrate",
     "watch": "exeunt.jobs.watching:watch_file",
     "show": "exeunt.cli.show_diff_verify:_sections",
@@ -64,6 +66,7 @@ ANY_TEXT = {
     ("record", "trusted"), ("record", "out"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
     ("gateway keys", "add"), ("gateway keys", "add_admin"), ("gateway keys", "spend"), ("gateway certify", "labels"),
+    ("gateway import", "client"), ("gateway import", "measure"),
     ("gateway money", "book"), ("gateway money", "drop"), ("gateway money", "reason"), ("gateway money", "resume"),
     ("watch", "group_column"), ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip
@@ -167,6 +170,7 @@ BASES = {
     "gateway demo": [""],
     "demo": ["--out {nothing}"],
     "gateway certify": ["{file}"],
+    "gateway import": ["{gateway} {log} --time when --group-column who"],
     "gateway keys": ["{file} --add bob"],
     "gateway forget": ["{file} bob"],
     "gateway labels": ["{file} --count 3"],
@@ -205,7 +209,23 @@ def places(tmp_path_factory):
     lines = ["label,pred_0,conf_0,pred_1,conf_1"]
     lines += [f"{i % 3},{i % 3},0.{i % 9},{i % 2},0.{i % 7}" for i in range(200)]
     (root / "table.csv").write_text("\n".join(lines))
-    files = ("run", "folder", "file.txt", "image.png", "table.csv", "lm", "texts.txt", "nothing", "cache")
+    written(root)
+    rows = [f"{i}.5,user {i},{i % 2},1,-0.{i % 7},0.1,1" for i in range(200)]
+    header = "when,who,small_grade,large_grade,small_logprob,small_cost,large_cost"
+    (root / "log.csv").write_text("\n".join([header, *rows]))
+    files = (
+        "gateway.yaml",
+        "log.csv",
+        "run",
+        "folder",
+        "file.txt",
+        "image.png",
+        "table.csv",
+        "lm",
+        "texts.txt",
+        "nothing",
+        "cache",
+    )
     return root, {f"{{{file.partition('.')[0]}}}": str(root / file) for file in files}
 
 

@@ -343,6 +343,6 @@ def test_graded_answers_are_compared_by_their_measure(trace, tmp_path):
     assert ex.Comparison.load(tmp_path / "found.json").traces[0].measure == "IoU"
     found.report(tmp_path / "found.html")
     page = (tmp_path / "found.html").read_text(encoding="utf-8")
-    assert "<h1>IoU within a compute budget</h1>" in page
+    assert "<h1>IoU within a budget</h1>" in page
     shown = ex.frontier({"eero": ex.eero}, graded, ["50%"], splits=1)
     assert shown.measure == "IoU"

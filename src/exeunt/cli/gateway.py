@@ -265,6 +265,8 @@ def import_log(
     from exeunt.gateway.server import RUNS
     from exeunt.trace.table_columns import check_columns, read_table
 
+    if tables.unit not in (None, "usd"):
+        raise InputError(f"the prices of a gateway are in usd, not in {tables.unit}: leave --unit out")
     table = read_table(path, **tables.format)
     tables = replace(tables, models=tables.models or ",".join(config.compared))
     if options.time is not None:

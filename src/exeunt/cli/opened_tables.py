@@ -139,6 +139,8 @@ def open_models(
     from exeunt.trace.grades import how_good
     from exeunt.trace.table_columns import class_names, of_models
 
+    if options.cost is not None or options.cost_is != "cumulative":
+        raise InputError("--cost and --cost-is are of the exits of one network: models have a --price each")
     if options.features_price and not options.features:
         raise InputError("--features-price is what --features cost: name their columns")
     options = guessed(options, table.column_names, say)

@@ -42,12 +42,19 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
     ]
     if delta is not None:
         sentences += _guarantees_kept(traces, delta)
-    sentences.append(
-        f"Every policy was fitted, calibrated and tested on the same {counted(traces[0].splits, 'random split')}; "
-        "splits of one trace overlap, so intervals show how much the procedure varies on these inputs, not what "
-        "new data would give."
+    return [*sentences, _about_splits(traces[0].splits)]
+
+
+def _about_splits(splits: int) -> str:
+    if splits == 1:
+        return (
+            "Every policy was fitted, calibrated and tested on one random split, so nothing shows how much the "
+            "procedure varies."
+        )
+    return (
+        f"Every policy was fitted, calibrated and tested on the same {splits} random splits; splits of one trace "
+        "overlap, so intervals show how much the procedure varies on these inputs, not what new data would give."
     )
-    return sentences
 
 
 def remarks(traces: Sequence[TraceResult]) -> list[str]:

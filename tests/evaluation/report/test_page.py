@@ -434,7 +434,7 @@ def test_graded_answers_are_called_by_their_measure(open_page):
     data = made_report()
     data["traces"][0]["measure"] = "IoU <mean>"
     page = open_page(data)
-    assert css(page, "h1").text == "IoU <mean> within a compute budget"
+    assert css(page, "h1").text == "IoU <mean> within a budget"
     assert css(page, "#frontier-caption").text.startswith("IoU <mean> against the mean cost per input.")
     assert "IoU <mean>" in texts(page, "#table thead th")
     assert texts(page, "#frontier-view button") == ["IoU <mean>", "gain"]

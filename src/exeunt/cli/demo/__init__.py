@@ -43,7 +43,7 @@ def demonstrate(folder: Path) -> None:
         (folder / name).write_bytes(files(__name__).joinpath(name).read_bytes())
     _show(calibrate, log, max_loss="2%", policy="eero", out=folder / "run", **_PRICES)
     _show(evaluate, folder / "run", figures=False)
-    budgets = {"budgets": "20%,40%,60%", "policies": "auto", "splits": 1}
+    budgets = {"budgets": "20%,40%,60%", "policies": "auto", "delta": "0.05", "splits": 2}
     _show(compare, log, **budgets, workers=0, out=folder / "report.html", **_PRICES)
     echo(f"\nopen {folder / 'report.html'} in a browser; then do the same with a log of your own")
 
