@@ -103,6 +103,15 @@ def test_rows_without_a_grade_or_label_are_refused_or_left_out(tmp_path: Path, l
     again = exeunt("calibrate run --max-loss 25% --policy eero", cwd=tmp_path).stdout
     assert assumed in again
     assert run.recorded("calibrate").n == 216
+    compared = exeunt("compare run --policies eero --budgets 50% --splits 1 --workers 0", cwd=tmp_path).stdout
+    assert (
+        f"run: what holds here assumes that the 60 of 600 rows that were left out, because {why}" in compared
+    )
+    columns["mid_cost"] = np.where(np.arange(600) == 14, -1.0, 0.5)
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    refused = refusal(f"{command} --ungraded drop --price mini=0.2,mid=mid_cost,big=3", cwd=tmp_path)
+    assert "in row 12 of column 'mid_cost'" in refused
+    assert "(rows count without those left out)" in refused
 
 
 def test_rows_that_differ_are_told_apart(tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ def compare(
             measure=measure,
         )
     comparison = replace(comparison, command=this_command())
+    for name, path in opened.items():
+        if assumption := _assumption(path):
+            echo(f"{name}: what holds here assumes that {assumption}")
     if out is not None:
         if out.suffix == ".html":
             comparison.report(out, watches=_watches(opened, options.seed))
@@ -118,6 +121,13 @@ def compare(
     else:
         lines = [comparison.by_budget(), "all policies, with intervals: --all, or --out report.html"]
     echo("\n".join([*lines, *written]))
+
+
+def _assumption(path: Any) -> str:
+    """Return what the certificates of a run assume of rows that were left out of it; "" for nothing."""
+    from exeunt.runs.folder import RunFolder
+
+    return RunFolder.open(path).assumption if isinstance(path, Path) and RunFolder.exists(path) else ""
 
 
 def _watches(traces: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:

@@ -151,16 +151,20 @@ def open_models(
     classes = [] if options.loss else class_names(table, by_model)
     columns["classes"] = classes or None
     table, assumption, worst_against = _with_grades(table, by_model, price, ungraded, reference, say)
-    models = CascadeTrace.from_table(
-        table,
-        **columns,
-        price=price,
-        highest=highest,
-        features=column_names(options.features),
-        features_price=options.features_price,
-        price_per=options.price_per,
-        unit=options.unit or "usd",
-    )
+    try:
+        models = CascadeTrace.from_table(
+            table,
+            **columns,
+            price=price,
+            highest=highest,
+            features=column_names(options.features),
+            features_price=options.features_price,
+            price_per=options.price_per,
+            unit=options.unit or "usd",
+        )
+    except InputError as error:
+        counts = " (rows count without those left out)" if assumption else ""
+        raise InputError(f"{error}{counts}") from None
     models = models if models.has_loss else models.with_reference()
     good = how_good(models.measure)
     shown = ", ".join(
