@@ -53,6 +53,8 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         assert float(first.headers["x-exeunt-cost"]) == pytest.approx(money.total.spent)
         assert money.total.spent < 0.01
         assert run.ask("x").json()["model"] == "small"  # others are asked as before
+        assert run.state()["stopped"] == ["large"]
+        assert "large: stopped, since it billed more" in error_of(run.ask("x", model="large"))
         assert money.left > 19.9
         told = run.state()["disputed"]["large"]
         (shown,) = re.findall(r"^exeunt_gateway_disputed_usd (\S+)", run.metrics(), re.M)
