@@ -26,7 +26,7 @@ def says(content, *calls):
         (says(None), says("x"), False),
         (says("[" * 100_000), says("[" * 100_000), True),
         # Minutes, if all marks are normalised at once.
-        (says("a" + "\u0301\u0323" * 200_000), says("b"), False),
+        (says("a" + "\u0301\u0323" * 100_000), says("b"), False),
         ({"content": "x", "tool_calls": 5}, says("x"), False),
         ({"content": "x", "tool_calls": ["f", None]}, {"content": "y", "tool_calls": ["f", None]}, True),
         (says([{"type": "text", "text": "Paris"}]), says("paris"), True),
