@@ -205,12 +205,12 @@ ASKS = st.fixed_dictionaries(
         "client": st.sampled_from(["one", "one", "one", "two"]),
         "base": st.integers(0, 6),  # 0: a conversation begins; else one goes on
         "text": TEXTS,
-        "edited": st.sampled_from([False, False, False, True]),
+        "edited": st.booleans(),
         "tool": st.booleans(),
         "name": st.sampled_from(["", "", "", "", "n"]),
         "user": st.sampled_from(["", "u", "v"]),
         "is_retry": st.sampled_from([False, False, True]),
-        "again": st.sampled_from([False, False, True]),
+        "again": st.booleans(),
     }
 )
 SCRIPTS = st.lists(
@@ -331,6 +331,14 @@ def test_chats_of_a_gateway_are_recognised_with_tools_and_other_keys_of_messages
     assert [place.row for _, _, place in (first, second, third)] == [0, 1, 2]
     wrong = asked(user, {**repeated, "tool_calls": [{**call, "id": "c2"}]}, result)
     assert (wrong[2].guessed, wrong[2].unit.number, asked(user)[2].starts) == (True, 1, True)
+
+
+def test_of_units_that_begin_alike_the_one_that_was_asked_last_is_the_latest():
+    one = client()
+    one.say(HI, answer=A)
+    one.say(HI, answer=B)
+    one.say(HI, A, BYE, answer=A)  # the first one goes on
+    assert one.ask(HI, "assistant: edited", BYE).unit.number == 1
 
 
 def test_examples_in_a_prompt_start_units_once_they_have_been_in_three():
