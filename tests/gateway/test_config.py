@@ -21,6 +21,7 @@ from exeunt.gateway.folder import LOCK
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.graders import grader_named
 
+from .made_records import keep, units
 from .running_gateway import config_text, free_port, running
 
 PRICE = "price: {input: 1, output: 1}"
@@ -279,35 +280,26 @@ def test_a_secret_that_cannot_be_one_is_refused_and_never_replaced(
 
 
 def test_a_secret_that_is_missing_is_made_anew_only_before_there_are_records(tmp_path: Path) -> None:
-    file = tmp_path / "gateway" / "secret.key"
-    with running(tmp_path) as run:
-        config = run.gateway.config
-        first = file.read_bytes()
+    config = read_config(written(tmp_path, config_text("http://127.0.0.1:1")))
+    folder = tmp_path / "gateway"
+    file = folder / "secret.key"
+
+    def made() -> bytes:
+        Gateway(config)
+        return file.read_bytes()
+
+    first = made()
     file.unlink()  # nothing was recorded
-    with running(tmp_path) as run:
-        second = file.read_bytes()
-        run.ask("easy 1")
-    assert first != second
+    second = made()
+    keep(folder, units(1)).close()
     file.unlink()
     why = r"would count as new: restore it from a copy; or begin anew.* records\.db\*"
     with pytest.raises(ArtefactError, match=why):
         Gateway(config)
     assert not file.exists()
     file.write_bytes(second)
-    with running(tmp_path) as run:
-        assert run.gateway.records.latest_number() >= 1
+    assert made() == second
     file.unlink()
-    for one in file.parent.glob("records.db*"):  # the other way that the message names
+    for one in folder.glob("records.db*"):  # the other way that the message names
         one.rename(tmp_path / one.name)
-    with running(tmp_path) as run:
-        assert run.ask("easy 1").status_code == 200
-    assert len({first, second, file.read_bytes()}) == 3
-
-
-def test_a_file_that_holds_no_alarms_is_refused(tmp_path: Path) -> None:
-    with running(tmp_path) as run:
-        config, folder = run.gateway.config, run.gateway.folder
-    for text in ("5", "[1]", "{"):
-        (folder / "alarms.json").write_text(text)
-        with pytest.raises(ArtefactError, match=r"alarms\.json .*: .*remove .*alarms\.json"):
-            Gateway(config)
+    assert len({first, second, made()}) == 3

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from exeunt.stream.bill import Bill, Span, loss_of
 from exeunt.stream.ratios import FEWEST, Interval
 from exeunt.stream.records import COMPARED, Record, Said
-from exeunt.stream.units import DAY_S, Unit
+from exeunt.stream.units import Unit
 
 SMALL, LARGE = Said(0.001, 0.5, 0.75), Said(0.01, None, 1.0)
 
@@ -197,28 +197,6 @@ def test_a_span_with_few_units_is_estimated_by_all_spans_together():
 
 
 # -- break-even ---------------------------------------------------------------------------------------------------
-
-
-def test_the_day_on_which_comparisons_are_earned_back():
-    """Shadow cost 1 dollar; the policy has saved .9 in two days, of which .4 went into audits."""
-    units = audited_units()
-    bill = Bill([Span("reference"), span([record()] * 100, compared=1.0, units=units)])
-    bill.now.since = 0.0
-    assert bill.saved_in_all(1.4).mean == pytest.approx(0.9 - 1.4)
-    assert bill.break_even(1.4, 2 * DAY_S) == pytest.approx(4 * DAY_S)  # .5 dollars more at .25 a day
-    for _ in range(60):  # at this pace it comes true
-        bill.now.add(record(), "large", opted_out=False)
-    assert bill.saved_in_all(1.4 + 0.04).mean == pytest.approx(0.0, abs=1e-9)
-
-
-def test_there_is_no_day_where_it_is_earned_back_or_never_is_or_is_not_known():
-    units = audited_units()
-    good = [Span("reference"), span([record()] * 100, compared=1.0, units=units)]
-    assert Bill(good).break_even(1.95, DAY_S) is None  # all that is saved is spent
-    assert Bill(good).break_even(1.4, 0.0) is None  # just now
-    assert Bill([good[1]]).break_even(0.5, DAY_S) is None  # earned back
-    few = [Span("reference"), span([record()] * 100, compared=1.0)]
-    assert Bill(few).break_even(1.4, DAY_S) is None
 
 
 # -- what was lost ------------------------------------------------------------------------------------------------
