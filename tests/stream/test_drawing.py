@@ -146,14 +146,6 @@ def test_where_money_lasts_the_probability_is_the_one_that_was_asked_for():
     assert after.period(1e6, 0.2).probability == 0.2
 
 
-def test_money_that_comes_back_is_noticed_after_as_many_periods_as_are_remembered():
-    periods = periods_with(lambda now: 20 if now == 0 else 1e9, n_periods=LOOKED_AT + 2)
-    low = {period.probability for period in periods[1:-1]}
-    assert len(low) == 1
-    assert 0.005 < low.pop() < 0.02
-    assert periods[-1].probability == 0.2
-
-
 @given(st.integers(1, 10_000), st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0.001, 1))
 def test_what_was_affordable_is_above_0_and_below_what_failed(units, chosen, refused, probability):
     chosen = min(units, chosen)
