@@ -164,6 +164,14 @@ def test_jumps_back_and_forth_allow_one_burst(rate, clock):
     assert rate.spent == 2
 
 
+def test_opened_again_after_the_clock_went_back_no_time_counts_twice(rate, rates, clock):
+    buy(rate, 1, 1)
+    clock.move(-3600)
+    again = rates()
+    clock.move(3600)
+    assert again.left == 0
+
+
 def test_opening_it_again_with_more_inputs_promises_them_an_answer(total):
     ledger = total(5, inputs=2)
     ledger.promise(1)
