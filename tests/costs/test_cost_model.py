@@ -24,19 +24,14 @@ NO_UNIT = "which is no unit of these costs: write"
         ([1.0, 3.0, 2.5], {}, "2.5"),
         ([1.0, 1.0], {}, "got 1 at exit 1"),
         ([1.0, np.inf], {}, "inf"),
-        ([1.0, np.nan], {}, "NaN"),
         ([0.0, 1.0], {}, "got 0 at exit 0"),
-        ([-4.0, 1.0], {}, "-4"),
         ([], {}, "empty"),
         ([[1.0, 2.0], [3.0, 2.5]], {}, r"\[3\.  2\.5\] in row 1"),
         ([[1.0, 2.0], [0.0, 2.5]], {}, "in row 1"),
-        ([[1.0, np.inf]], {}, "in row 0"),
         (np.ones((0, 2)), {}, r"\(0, 2\)"),
         (np.ones((1, 2, 2)), {}, r"1 or 2 dimension\(s\), got shape \(1, 2, 2\)"),
         ([[1.0, 2.0], [3.0]], {}, "must be numbers"),
-        (["cheap", "dear"], {}, "cheap"),
         (ROWS, {"highest": 10.0}, "got 10, but one costs 11"),
-        ([1.0], {"highest": float("nan")}, "got nan"),
         ([1.0, 5.0], {"heads": [0.0, 4.5]}, "head of exit 1 .* got 4.5"),
         ([1.0, 5.0], {"heads": [-1.0, 0.0]}, "head of exit 0"),
         ([1.0, 5.0], {"heads": [0.0]}, "2"),
@@ -75,7 +70,6 @@ def test_units_of_time_energy_and_money_convert():
         (MODEL, "3 potatoes", f"{NO_UNIT} MACs, kMACs, MMACs, GMACs, or a share"),
         (ex.CostModel([1, 2], unit="calls"), "3 potatoes", f"{NO_UNIT} calls, or a share"),
         (ex.CostModel([1, 2], unit="calls"), "4ms", "or measure the costs in the unit of the budget"),
-        (ex.CostModel([1, 2], unit="tokens"), "1 ms", "tokens"),
     ],
 )
 def test_units_do_not_mix_and_those_that_there_are_are_told(model, asked, says):
@@ -115,23 +109,14 @@ def test_a_cost_model_cannot_be_changed_from_outside():
         model.cumulative[0] = 5
 
 
-def test_models_differ_by_unit_and_value():
-    for other in (ex.CostModel([2.7, 9.9, 15.3], unit="GMACs"), ex.CostModel([2.7, 9.9, 15.4], unit="MMACs")):
-        assert other != MODEL
-    assert MODEL != "a model"
-
-
 @pytest.mark.parametrize(
     ("text", "budgets"),
     [
         ("50%", ["50%"]),
         ("20%:95%:5%", [f"{share}%" for share in range(20, 100, 5)]),
         ("20:30:5%", ["20%", "25%", "30%"]),
-        ("20% : 31% : 5%", ["20%", "25%", "30%"]),
-        ("0.1:0.3:0.1", [0.1, 0.2, 0.3]),
         ("1.5ms:2.5ms:0.25ms", ["1.5ms", "1.75ms", "2ms", "2.25ms", "2.5ms"]),
         ("50%,30%,50%", ["50%", "30%"]),
-        ("100:100:1", [100.0]),
         ("1e3 kMACs, 20%:30%:10%, 7", ["1000kMACs", "20%", "30%", 7.0]),
     ],
 )
@@ -147,11 +132,6 @@ def test_budgets_of_a_grid(text, budgets):
 def test_grids_that_make_no_sense_are_refused(text):
     with pytest.raises(ex.InputError):
         budget_grid(text)
-
-
-def test_a_cost_model_understands_the_budgets_of_a_grid():
-    cost = ex.CostModel([1.0, 4.0, 10.0], unit="MMACs")
-    assert [cost.budget(b) for b in budget_grid("20%:40%:10%, 5MMACs, 6000kMACs, 7")] == [2, 3, 4, 5, 6, 7]
 
 
 def test_costs_of_a_network_that_runs_whole_are_the_full_cost_everywhere():

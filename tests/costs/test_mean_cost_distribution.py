@@ -166,9 +166,6 @@ def test_moments_and_edges():
     assert MeanCostDistribution([7], [3.0]).probability_within(0.1 + 0.2 + 2.7) == 1.0
     assert MeanCostDistribution([10**15, 0], [1.0, 2.0]).n_calibration == 10**15
     assert distribution != MeanCostDistribution([2, 0, 1], [1.0, 2.0, 4.0])
-    assert repr(distribution).startswith("MeanCostDistribution(counts=")
-    assert "_alpha" not in repr(distribution)
-    assert "_reached" not in repr(distribution)
     with pytest.raises(AttributeError):
         distribution.counts = np.zeros(3)
     with pytest.raises(ValueError, match="read-only"):
@@ -183,22 +180,17 @@ def made(counts, cost=(1.0, 2.0)):
     ("call", "named"),
     [
         (lambda: made([1, -2]), "-2"),
-        (lambda: made([0, -2]), "got -2"),
         (lambda: made([0, 2 * 10**15]), r"got 2e\+15"),
         (lambda: made([10**15, 1]), r"got 1e\+15"),
         (lambda: made([0.5, 0.5]), "^counts .* whole"),
-        (lambda: made([1, np.inf]), "inf"),
         (lambda: made([1, np.nan]), "^counts has 1 NaN"),
         (lambda: made([1, 2, 3]), r"^counts .*\(2,\)"),
         (lambda: made([1, 2], [2.0, 1.0]), "increasing"),
-        (lambda: made([1, 2], [0.0, 1.0]), "positive"),
         (lambda: made([1, 2]).quantile(1.2), "^q .* got 1.2"),
         (lambda: made([1, 2]).probability_within(math.nan), "^budget .*finite"),
         (lambda: made([1, 2]).batch_quantile(-0.1, 5), "^q .* got -0.1"),
-        (lambda: made([1, 2]).batch_quantile(1.5, 5), "1.5"),
         (lambda: made([1, 2]).batch_quantile(0.1, 0), "at least 1"),
         (lambda: made([1, 2]).batch_probability_within(1.5, 2.5), "^n_inputs .* whole"),
-        (lambda: made([1, 2]).batch_probability_within(math.inf, 2), "^budget .*finite"),
     ],
 )
 def test_mistakes_are_named(call, named):

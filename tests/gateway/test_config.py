@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.command import called
 
 from exeunt._support.files import locked
 from exeunt.cli.app import run as exeunt
@@ -24,11 +23,11 @@ from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.graders import grader_named
 from exeunt.stream.records import Record
 
+from .made_records import keep, units
 from .made_state import made_policy
 from .running_gateway import config_text, free_port, running
 
 PRICE = "price: {input: 1, output: 1}"
-BESIDE = "for grade in no_such.py beside the YAML file"
 
 
 def written(folder: Path, text: str) -> Path:
@@ -68,7 +67,6 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         ({"shadow": "{models: [small, small], spend: '1 usd'}"}, "shadow: models: 'small' is there twice"),
         (shadow("share: 110%"), "share is a share"),
         (shadow("share: yes"), "shadow: share: give a number, got True"),
-        (shadow("audit: x%"), "shadow: audit: give a number, got 'x%'"),
         ({"shadow": "{models: [small]}"}, "shadow: spend is missing"),
         ({"shadow": "{models: [small], spend: '1 eur'}"}, "shadow: spend: prices are in usd, .* in eur"),
         ({"shadow": "{models: [small], spend: 5}"}, "shadow: spend: 5 has no unit: write '5 usd' in all, or"),
@@ -77,17 +75,11 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         (shadow("cap: '1 usd/day'"), "shadow: cap is an amount such as"),
         (shadow("opted_out: nobody"), "opted_out is reference or policy"),
         ({"spend": "{week: '1 usd'}"}, "spend: there is no 'week'; there are total, day, key"),
-        ({"spend": "{total: '1 ms'}"}, "spend: total: .*is in ms"),
         ({"spend": "{total: '-1 usd'}"}, "spend: total: an amount is a number from 0 to .*, got -1$"),
         ({"spend": "{day: 20}"}, "spend: day: 20 has no unit: write '20 usd'$"),
-        ({"spend": "{key: 5}"}, "spend: key: 5 has no unit: write '5 usd' in all, or '5 usd/day'$"),
         (
             {"listen": "{proxies: [10.0.0.7/8]}"},
             "proxies: 10.0.0.7/8 is within a network: write 10.0.0.0/8 for all",
-        ),
-        (
-            {"listen": "{proxies: ['2001:db8::1/32']}"},
-            "write 2001:db8::/32 for all of it, or 2001:db8::1 alone",
         ),
         ({"listen": "{port: 99999}"}, r"listen: port must lie in \[0, 65535\], got 99999"),
         ({"listen": "{allowed_hosts: ['a:80']}"}, "listen: allowed_hosts must be a name .* without port"),
@@ -99,20 +91,16 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         ({"run_length": "0"}, "run_length must lie in"),
         ({"units": "session"}, "units are request, conversation, user, got 'session'"),
         ({"unit_idle": "5"}, "unit_idle: give a duration such as '30 s', '1 h' or '1 day', got 5"),
-        ({"unit_rows": "0"}, "unit_rows must be at least 1, got 0"),
         ({"period": "0 s"}, "period must be above 0"),
         ({"min_periods": "0"}, "min_periods must be at least 1, got 0"),
         (promise(""), "promise: give max_loss, such as 5%, or budget, such as 40%, or both"),
         (promise("max_loss: 0%"), "promise: max_loss must lie"),
         (promise("max_loss: 5"), "promise: max_loss is a share .*, got 5: write 5% if 5 in 100 is meant"),
-        (promise("max_loss: 100"), "promise: max_loss must lie"),
         (promise("max_loss: 5%, delta: 1"), "promise: delta is a share .*, got 1: write 1%"),
-        (promise("max_loss: 5%, delta: 0"), "promise: delta must lie"),
         (
             promise("budget: 0.4"),
             "budget: 0.4 has no unit: write '40%' of the reference's cost, or '0.4 usd' a",
         ),
-        (promise("budget: 40"), "budget: 40 has no unit: write '40%' of the reference's cost, or '40 usd' a"),
         (
             promise("budget: 0.002 eur"),
             "'0.002 eur' is neither a share nor in usd: .*'40%', or .*'0.002 usd'$",
@@ -134,7 +122,6 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         (model(f"{PRICE}, tools: 'no'"), "model 'large': tools: give true or false, got 'no'"),
         (model(f"{PRICE}, max_tokens: 4k"), "model 'large': max_tokens: give a whole number, got '4k'"),
         (model(f"{PRICE}, template_tokens: -1"), "model 'large': template_tokens must be .*, got -1"),
-        (model(f"{PRICE}, image_tokens: -1"), "model 'large': image_tokens must be at least 0, got -1"),
         (
             {**model("price: {input: 2, output: 8}"), "spend": "{request: '0.01 usd'}"},
             r"tokens \(max_tokens\) may cost 0.03328 usd, .*: set max_tokens to 1,186 or fewer, or let a request cost",
@@ -143,7 +130,6 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         (provider("ftp://x"), "such as https"),
         (provider("http://x/v1/chat/completions"), "write 'http://x/v1'"),
         (provider("http://x", "failures: 0"), "failures must be at least 1"),
-        (provider("http://x", "pause_s: 5s"), "pause_s: give a number, got '5s'"),
         (provider("http://x", "max_answer: 0"), "provider 'mock': max_answer must be above 0, got 0"),
     ],
 )
@@ -157,10 +143,7 @@ def test_what_is_wrong_in_a_file_is_said(tmp_path: Path, more: dict[str, str], m
     [
         ("models: [\nproviders", "gateway.yaml is not YAML: .* in line 2"),
         ("reference: a\nproviders: {}\nreference: b", "gateway.yaml, line 3: reference is there twice"),
-        ("models:\n  a: {price: 1}\n  a: {price: 2}", "line 3: a is there twice"),
-        ("[" * 3000, "nested too deeply"),
         ("text", "the file must hold options by name, got 'text'"),
-        ("", "the file must hold options by name, got None"),
     ],
 )
 def test_what_is_no_configuration_is_said(tmp_path: Path, text: str, message: str) -> None:
@@ -213,35 +196,14 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["gateway.yaml"]
 
 
-@pytest.mark.parametrize(
-    ("grader", "message"),
-    [
-        (
-            "judge huge",
-            "the grader is 'judge huge', and there is no model 'huge'; there are small, large: a judge is",
-        ),
-        ("judge small", "MODEL is a model that is not compared itself"),
-        ("no_such.py:grade", f"{BESIDE} write no_such:grade, got 'no_such.py:grade'"),
-        ("sub/no_such:grade", f"{BESIDE} write no_such:grade, got 'sub/no_such"),
-        ("no_such::grade", "a function is written module:name, got 'no_such::grade'"),
-        (
-            "no_such:grade",
-            "there is no module no_such: write `def grade.*, into no_such.py beside the YAML file",
-        ),
-        ("json:no_such", "the module json, .*, has no no_such: write `def no_such"),
-        ('similarity "hf:x', "the grader 'similarity \"hf:x' has a quote that is not closed"),
-    ],
-)
-def test_a_grader_that_cannot_be_opened_is_told_with_the_file(
-    tmp_path: Path, grader: str, message: str
-) -> None:
-    shadow = f"{{models: [small], spend: '5 usd', grader: '{grader}'}}"
-    file = written(
-        tmp_path, config_text("http://127.0.0.1:1", shadow=shadow, listen=f"{{port: {free_port()}}}")
-    )
-    exeunt(["gateway", "keys", str(file), "--add", "a"])
-    exeunt(["gateway", "keys", str(file), "--add-admin", "root"])
-    with pytest.raises(InputError, match=f"^{file}: .*{message}"):
+def test_a_grader_that_cannot_be_opened_is_told_with_the_file(tmp_path: Path) -> None:
+    shadow, listen = "{models: [small], spend: '5 usd', grader: 'no_such:grade'}", f"{{port: {free_port()}}}"
+    file = written(tmp_path, config_text("http://127.0.0.1:1", shadow=shadow, listen=listen))
+    for option in ("--add", "--add-admin"):
+        exeunt(["gateway", "keys", str(file), option, option.strip("-")])
+    with pytest.raises(
+        InputError, match=f"^{file}: .*no module no_such: write `def grade.*beside the YAML file"
+    ):
         exeunt(["gateway", str(file)])
 
 
@@ -285,12 +247,6 @@ def test_looking_at_money_and_keys_changes_nothing(
     assert {path.name: path.read_bytes() for path in (tmp_path / "gateway").iterdir()} == before
 
 
-def test_a_word_that_is_no_file_is_a_verb_that_there_is_not(tmp_path: Path) -> None:
-    done = called("gateway", "certfy", str(tmp_path / "gateway.yaml"))
-    assert done.status == 2
-    assert "No such command 'certfy'" in done.err
-
-
 def test_two_gateways_do_not_run_in_a_folder(tmp_path: Path) -> None:
     with running(tmp_path) as run, locked(run.gateway.folder / LOCK, ""):
         other = written(tmp_path, config_text("http://127.0.0.1:1", listen=f"{{port: {free_port()}}}"))
@@ -327,29 +283,29 @@ def test_a_secret_that_cannot_be_one_is_refused_and_never_replaced(
 
 
 def test_a_secret_that_is_missing_is_made_anew_only_before_there_are_records(tmp_path: Path) -> None:
-    file = tmp_path / "gateway" / "secret.key"
-    with running(tmp_path) as run:
-        config = run.gateway.config
-        first = file.read_bytes()
+    config = read_config(written(tmp_path, config_text("http://127.0.0.1:1")))
+    folder = tmp_path / "gateway"
+    file = folder / "secret.key"
+
+    def made() -> bytes:
+        Gateway(config)
+        return file.read_bytes()
+
+    first = made()
     file.unlink()  # nothing was recorded
-    with running(tmp_path) as run:
-        second = file.read_bytes()
-        run.ask("easy 1")
-    assert first != second
+    second = made()
+    keep(folder, units(1)).close()
     file.unlink()
     why = r"would count as new: restore it from a copy; or begin anew.* records\.db\*"
     with pytest.raises(ArtefactError, match=why):
         Gateway(config)
     assert not file.exists()
     file.write_bytes(second)
-    with running(tmp_path) as run:
-        assert run.gateway.records.latest_number() >= 1
+    assert made() == second
     file.unlink()
-    for one in file.parent.glob("records.db*"):  # the other way that the message names
+    for one in folder.glob("records.db*"):  # the other way that the message names
         one.rename(tmp_path / one.name)
-    with running(tmp_path) as run:
-        assert run.ask("easy 1").status_code == 200
-    assert len({first, second, file.read_bytes()}) == 3
+    assert len({first, second, made()}) == 3
 
 
 def test_who_moves_the_records_away_keeps_keys_limits_of_money_and_policies(tmp_path: Path) -> None:
@@ -371,12 +327,3 @@ def test_who_moves_the_records_away_keeps_keys_limits_of_money_and_policies(tmp_
     assert (anew.money.total.left, anew.money.of(anew.keys.named("shop")).left) == (7.5, 0.5)
     assert (anew.policies.names, anew.live.active.name) == (("p1",), "p1")
     asyncio.run(anew.close())
-
-
-def test_a_file_that_holds_no_alarms_is_refused(tmp_path: Path) -> None:
-    with running(tmp_path) as run:
-        config, folder = run.gateway.config, run.gateway.folder
-    for text in ("5", "[1]", "{"):
-        (folder / "alarms.json").write_text(text)
-        with pytest.raises(ArtefactError, match=r"alarms\.json .*: .*remove .*alarms\.json"):
-            Gateway(config)

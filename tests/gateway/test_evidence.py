@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +97,7 @@ SAID = st.builds(
     st.sampled_from([0.0, 0.25, 1.0]), st.sampled_from(["", "", "", "", "timeout", NOT_ASKED]),
 )  # fmt: skip
 REFERENCE = st.builds(
-    Said, st.sampled_from([1e-4, 3e-4]), st.none(), st.sampled_from([None, 0.5, 1.0]),
+    Said, st.sampled_from([0.0, 1e-4, 3e-4]), st.none(), st.sampled_from([None, 0.5, 1.0]),
     st.sampled_from(["", "", "", "", "", "timeout", NOT_ASKED]),
 )  # fmt: skip
 
@@ -155,13 +154,18 @@ def check(made, most, policy):
             assert (evidence.place[k] >= 0) == is_known(record, THREE)
             k += 1
     assert k == len(lost) == len(cost) == len(evidence.records)
+    assert evidence.firsts(policy).tolist() == [
+        evidence.place[k]
+        for k in np.flatnonzero(evidence.row == 0)
+        if evidence.place[k] >= 0 and not set(policy.models) & set(evidence.records[k].refused)
+    ]
     assert np.all((lost >= -1) & (lost <= 1))
 
 
 POLICIES = st.sampled_from([TWO_STEPS, THREE_STEPS])
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(made=drawn_units(), most=st.integers(1, 4), policy=POLICIES)
 def test_losses_and_costs_are_those_of_a_loop_over_the_records(made, most, policy):
     check(made, most, policy)
@@ -218,66 +222,23 @@ def one(said=None, **fields):
     [
         (one(), 0.75, 1e-5),
         (one({"small": UNSURE, "large": LARGE}), 0.0, 2.1e-4),
-        (one({"small": replace(SMALL, score=None), "large": LARGE}), 0.0, 2.1e-4),
         (one({"small": SMALL, "large": replace(LARGE, grade=0.0)}), -0.25, 1e-5),
-        (one({"small": SMALL, "large": replace(LARGE, grade=None)}), 0.75, 1e-5),  # agrees with itself
         (one({"small": replace(SMALL, grade=None), "large": replace(LARGE, grade=None)}), 1.0, 1e-5),
-        (one({"small": replace(UNSURE, grade=None), "large": replace(LARGE, grade=None)}), 0.0, 2.1e-4),
-        (one({"small": Said(3e-5, failed="timeout"), "large": LARGE}), 0.0, 2.3e-4),
         (one({"small": Said(0.0, failed=NOT_ASKED), "large": LARGE}), 1.0, CAP),
-        (one({"small": SMALL, "large": Said(2e-4, failed="timeout")}), 1.0, CAP),
-        (one({"small": SMALL}), 1.0, CAP),
-        (one({"large": LARGE}), 1.0, CAP),
-        (one(compared="no money"), 1.0, CAP),
         (one(compared="the reference failed"), 1.0, CAP),
-        (one({}, compared="no answer"), 1.0, CAP),
         (None, 1.0, CAP),
         (one({"large": LARGE}, refused=("small",), compared="no model takes it"), 0.0, 2e-4),
-        (one({"large": LARGE}, refused=(OVER_CAP,), compared="no model takes it"), 0.0, 2e-4),
         (one(refused=(OVER_CAP,)), 0.0, 2e-4),
-        (one({}, refused=("small",), compared="no model takes it"), 0.0, CAP),
-        (one({"small": SMALL}, refused=("large",)), 0.0, CAP),
-        (one({"small": SMALL, "large": LARGE}, refused=("other",)), 0.75, 1e-5),
     ],
 )
 def test_what_a_row_loses_and_costs(record, lost, cost):
     assert shown(record) == (lost, cost)
 
 
-def test_a_model_that_the_policy_does_not_ask_may_refuse_or_cost_nothing_to_know():
-    said = {"small": SMALL, "large": LARGE}
-    assert shown(one(said, refused=("medium",)), models=THREE) == (0.75, 1e-5)
-    assert shown(one(said, refused=("medium",)), models=THREE, policy=THREE_STEPS) == (0.0, 2e-4)
-    assert shown(one(said), models=THREE) == (1.0, CAP)  # who would have answered is not known
-
-
 def test_free_answers_cost_nothing_that_counts():
     lost, cost = shown(one({"small": replace(SMALL, cost=0.0), "large": LARGE}))
     assert lost == 0.75
     assert 0 <= cost.expected < 1e-14
-
-
-@pytest.mark.parametrize(
-    ("said", "lost"),
-    [
-        ({"small": UNSURE, "medium": Said(5e-5, 0.9, 0.5), "large": LARGE}, 0.5),
-        ({"small": UNSURE, "medium": Said(5e-5, failed="timeout"), "large": LARGE}, 0.0),
-        ({"small": Said(1e-5, failed="timeout"), "medium": Said(5e-5, 0.9, 0.5), "large": LARGE}, 0.5),
-    ],
-)
-def test_a_model_without_an_answer_leaves_it_to_the_next_one(said, lost):
-    assert shown(one(said), models=THREE, policy=THREE_STEPS)[0] == lost
-
-
-def test_where_the_grader_failed_a_row_is_lost_unless_the_reference_answers_it():
-    """A grade that is missing counts as 1 wherever the answer is not surely the reference's: scores tell whose it is.
-
-    A grader that fails once in fifty requests then costs a plan that answers half of them one point, and not two.
-    """
-    ungraded = {"small": replace(SMALL, grade=None), "large": replace(LARGE, grade=None)}
-    assert shown(one(ungraded, compared=NOT_GRADED)) == (1.0, 1e-5)
-    sure = {**ungraded, "small": replace(UNSURE, grade=None)}
-    assert shown(one(sure, compared=NOT_GRADED)) == (0.0, 2.1e-4)
 
 
 @pytest.mark.parametrize(
@@ -302,22 +263,6 @@ def test_the_values_of_a_loss_count_the_first_rows_alone():
         values, highest = values_of("max_loss", 0.05, 0.8, evidence, evidence.outcomes(TWO_STEPS), rows)
         assert values == pytest.approx([(lost - 0.04 * min(rows, 5)) / rows])
         assert highest == 0.96
-
-
-def test_retries_are_one_row_and_a_row_without_a_record_is_lost():
-    failed = one({"small": Said(0.0, failed="timeout")}, compared="no answer")
-    retried, again = one(retry=True), one({"small": replace(SMALL, grade=1.0), "large": LARGE}, retry=True)
-    assert shown(failed, retried, again) == shown(retried, failed) == (0.75, 1e-5)
-    assert shown(failed) == (1.0, CAP)
-    lost, cost = of_unit(retried, one(row=2), rows=3).outcomes(TWO_STEPS)
-    assert (lost.tolist(), cost.tolist()) == ([0.75, 1.0, 0.75], [1e-5, CAP, 1e-5])
-
-
-def test_rows_beyond_those_that_are_compared_are_left_out():
-    evidence = of_unit(*(one(row=row) for row in range(25)), rows=30, most=20, probability=0.5)
-    assert evidence.row.tolist() == list(range(20))
-    assert evidence.n_units == 1
-    assert evidence.weight.tolist() == [2.0]
 
 
 def test_without_units_or_records_there_is_no_trace():
@@ -415,32 +360,6 @@ def test_policies_learn_nothing_from_answers_that_were_not_graded_or_where_no_ro
         assert evidence.for_learning() is None
 
 
-def test_what_costs_nothing_at_the_reference_is_known_all_the_same():
-    evidence = of_unit(one({"small": SMALL, "large": replace(LARGE, cost=0.0)}), rows=2)
-    assert evidence.has_reference.tolist() == [True, False]
-    assert evidence.reference_cost.tolist() == [0.0, CAP]
-
-
-def test_a_request_that_could_cost_more_than_the_cap_and_got_no_answer_is_no_row():
-    """No policy has an answer to it, nor has the reference."""
-    unanswered = one({}, row=1, refused=(OVER_CAP,), answered="", compared="no model takes it")
-    evidence = of_unit(one(), unanswered, one(row=2), rows=4, most=20)
-    assert evidence.row.tolist() == [0, 2, 3]  # the last one is missing, and counts
-    assert evidence.outcomes(TWO_STEPS)[0].tolist() == [0.75, 0.75, 1.0]
-
-
-def test_the_first_rows_that_a_policy_decides():
-    made = units(40, rows=3)
-    for k in (1, 5):
-        made[k][1][0] = replace(made[k][1][0], compared="no money")
-    made[2][1][0] = replace(made[2][1][0], refused=("small",))
-    made[3][1][0] = replace(made[3][1][0], refused=(OVER_CAP,))
-    evidence = evidence_of(made, WITHOUT_FEATURES, CAP, 3)
-    places = evidence.firsts(TWO_STEPS)
-    expected = [made[k][1][0].said["small"].cost for k in range(40) if k not in (1, 2, 3, 5)]
-    assert np.array(paid(evidence.trace, "small"))[places].tolist() == expected
-
-
 # -- which records count ------------------------------------------------------------------------------------------
 
 
@@ -470,8 +389,3 @@ def test_features_that_are_new_make_records_of_before_no_evidence_against_all_pl
     bodies = [{**told, "features": ""}, {**told, "features": "features"}, told]
     assert settings_of(bodies, models) == [1, 2]
     assert settings_of(bodies, replace(models, features="")) == [0, 1, 2]
-
-
-def test_everything_is_a_number():
-    lost, cost = evidence_of(units(20, rows=3), MODELS, CAP, 3).outcomes(TWO_STEPS)
-    assert all(math.isfinite(each) for each in (*lost, *cost))

@@ -60,7 +60,7 @@ def asked_by_16(run: Running, model: str, n: int) -> tuple[list[int], list[float
     return statuses, seconds
 
 
-@pytest.mark.parametrize(("status", "turns"), [(500, 3), (429, 0), (403, 0)])
+@pytest.mark.parametrize(("status", "turns"), [(500, 2), (403, 0)])
 def test_a_cheap_model_that_fails_takes_the_reference_down_for_nobody(
     tmp_path: Path, status: int, turns: int
 ) -> None:
@@ -184,7 +184,7 @@ def test_clients_that_leave_and_requests_that_are_refused_rest_nobody(tmp_path: 
             assert run.ask(f"x {i}").status_code == 400
         provider.statuses.clear()
         provider.wait_s = 1.0
-        for i in range(5):
+        for i in range(3):
             body = {"model": "auto", "messages": [{"role": "user", "content": f"y {i}"}]}
             with run.http() as http, pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/chat/completions", json=body, timeout=0.1)

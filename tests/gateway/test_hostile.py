@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,6 @@ from exeunt.gateway.completion_chunks import Sink
 from exeunt.gateway.mock_provider import MockProvider
 from exeunt.live.live_cascade import LiveAnswer
 
-from .hostile_answers import Damaging
 from .running_gateway import PRICES, Running, answer, error_of, models, running
 
 
@@ -86,15 +85,6 @@ def test_many_marks_do_not_hold_up_others() -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_only_the_addresses_of_images_are_not_counted() -> None:
-    image = {"image_url": {"url": "x" * 1000}}
-    free, counted = (
-        ChatRequest.read(request(messages=[{"role": "user", "content": [{**image, "type": kind}]}])).n_bytes
-        for kind in ("image_url", "text")
-    )
-    assert free < 1000 < counted
-
-
 def test_what_clients_send_besides_is_taken(standing: Running) -> None:
     more: dict[str, Any] = {
         "prompt_cache_key": "k", "safety_identifier": "s", "verbosity": "low", "modalities": ["text"], "store": False,
@@ -107,27 +97,17 @@ def test_what_clients_send_besides_is_taken(standing: Running) -> None:
     assert not {"prompt_cache_key", "safety_identifier", "modalities", "store"} & sent.keys()
 
 
-def test_models_that_take_no_tools_get_no_results_of_them(standing: Running) -> None:
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    messages = [
-        {"role": "developer", "content": "be short"},
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "c", "content": "easy 1"},
-    ]
-    assert standing.ask("", messages=messages).json()["model"] == "large"
-    assert "takes no tools" in error_of(standing.ask("", model="small", messages=messages))
-    assert "takes no reasoning_effort" in error_of(standing.ask("x", reasoning_effort="high"))
-
-
-def test_an_empty_answer_is_an_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "\ud83d"])
+def test_an_empty_answer_or_half_a_character_is_an_answer(tmp_path: Path, text: str) -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 100, "total_tokens": 105}
-    with running(tmp_path, Raw({"choices": [choice_of("", "length")], "usage": usage}), shadow="") as run:
-        assert run.ask("x").json()["choices"][0]["finish_reason"] == "length"
+    with running(tmp_path, Raw({"choices": [choice_of(text, "length")], "usage": usage}), shadow="") as run:
+        answered = run.ask("x")
+    assert answered.json()["choices"][0]["finish_reason"] == "length"
+    assert f'"content":{json.dumps(text)}' in answered.text.replace(": ", ":")
 
 
 @pytest.mark.parametrize(
-    "chunk", [[1], {"choices": [5]}, {"choices": [{"delta": {"tool_calls": [{"index": []}]}}]}]
+    "chunk", [{"choices": [5]}, {"choices": [{"delta": {"tool_calls": [{"index": []}]}}]}]
 )
 def test_a_stream_that_is_not_understood_is_settled(tmp_path: Path, chunk: Any) -> None:
     with running(tmp_path, Raw(stream(chunk)), shadow="") as run:
@@ -158,18 +138,12 @@ def test_a_stream_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
     assert json.loads(first[6:])["choices"][0]["delta"]["content"] == "a\u2028b\x85c"
 
 
-def test_calls_that_fail_together_begin_one_pause() -> None:
-    breaker = Breaker("small", failures=3, pause_s=5.0, clock=lambda: 0.0)
-    calls = [breaker.begin() for _ in range(50)]
-    for call in calls:
-        call.end("down")
-    assert breaker.opened == 1
-    assert breaker.rests_s == 5.0
-
-
 def test_after_a_pause_one_request_at_a_time_tries() -> None:
     now = [0.0]
     breaker = Breaker("small", failures=2, pause_s=5.0, clock=lambda: now[0])
+    for call in [breaker.begin() for _ in range(50)]:
+        call.end("down")
+    assert breaker.opened == 1  # those that fail together begin one pause
     for pause in (5.0, 10.0, 20.0):
         while not breaker.rests:
             breaker.begin().end("down")
@@ -211,21 +185,6 @@ def test_others_ask_once_the_request_that_tries_was_sent() -> None:
     assert not breaker.rests
 
 
-def test_another_model_answers_for_one_that_billed_too_much(tmp_path: Path) -> None:
-    with running(tmp_path, shadow="", fallback="[small]") as run:
-        held = run.gateway.money.total.reserve(0.001, model="large")
-        held.dispatch()
-        held.settle(0.1)
-        assert run.ask("x").json()["model"] == "small"
-
-
-def test_half_a_character_is_passed_on(tmp_path: Path) -> None:
-    with running(tmp_path, Raw({"choices": [choice_of("\ud83d", "length")]}), shadow="") as run:
-        answered = run.ask("x")
-    assert answered.status_code == 200
-    assert b"\\ud83d" in answered.content
-
-
 def test_an_earlier_answer_does_not_end_a_stream_that_was_cut_off() -> None:
     async def ask(asked: list[ChatRequest], **_: Any) -> list[LiveAnswer]:
         assert asked[0].sink is not None
@@ -241,47 +200,7 @@ def test_an_earlier_answer_does_not_end_a_stream_that_was_cut_off() -> None:
     assert asyncio.run(work).reply is None
 
 
-@pytest.mark.parametrize("data", [b"null", b"5", b"true", b'"x"', b"[1]", b"[" * 60_000, b'{"a":' * 15_000])
-def test_a_body_that_is_no_object_is_refused(standing: Running, data: bytes) -> None:
-    assert standing.post(data).status_code == 400
+@pytest.mark.parametrize("data", [b"null", b"[1]", b"[" * 60_000, b'{"a":' * 15_000])
+def test_a_policy_that_is_chosen_by_no_object_is_refused(standing: Running, data: bytes) -> None:
     told = standing.owner.put("/admin/policy", content=data)
     assert (told.status_code, error_of(told)[:5]) == (400, "send ")
-
-
-_DIGITS = int("9" * 400)
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda body: body["usage"].update(prompt_tokens=_DIGITS),
-        lambda body: body["usage"].update(completion_tokens=-_DIGITS, total_tokens=_DIGITS),
-        lambda body: body["choices"][0].update(logprobs={"content": [{"logprob": _DIGITS}]}),
-        lambda body: body["choices"][0].update(logprobs={"content": [{"logprob": float("nan")}]}),
-        lambda body: body.update(created=float("inf")),
-        lambda body: body.update(deep=json.loads("[" * 300 + "]" * 300)),
-    ],
-)
-def test_numbers_of_a_provider_do_no_harm(tmp_path: Path, harm: Callable[[dict[str, Any]], Any]) -> None:
-    """The fallback answers, also where an answer comes in parts."""
-    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-    body: dict[str, Any] = {"choices": [choice_of("bad", "stop")], "usage": usage}
-    harm(body)
-    with running(tmp_path, Damaging(body), shadow="", fallback="[small]") as run:
-        for streams in (False, True):
-            answered = run.ask("easy 1", stream=streams)
-            assert answered.status_code == 200, answered.text
-            assert answered.headers["x-exeunt-model"] == "small"
-            assert "bad" not in answered.text
-
-
-@pytest.mark.parametrize("after", ["Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "1e308", "-1e308", "nan"])
-def test_a_wait_that_a_provider_asks_for_ends(tmp_path: Path, after: str) -> None:
-    class Busy(Raw):
-        async def _completions(self, request: Request) -> Response:
-            return Response("{}", 503, {"retry-after": after})
-
-    with running(tmp_path, Busy({}), shadow="") as run:
-        began = time.monotonic()
-        assert run.ask("x").status_code == 502
-        assert time.monotonic() - began < 10

@@ -119,9 +119,8 @@ def test_three_thousand_hostile_answers(tmp_path: Path, damages: str) -> None:
 
 
 MESSAGES: list[Any] = [
-    5, "x", [], {"content": 5}, {"content": True}, {"content": {"a": 1}}, {"content": ["x"]},
-    {"content": "x", "refusal": {"a": 1}}, {"content": None, "refusal": ["x"]},
-    *({"content": "x", "tool_calls": calls} for calls in CALLS[:7]),
+    5, {"content": 5}, {"content": {"a": 1}}, {"content": ["x"]}, {"content": "x", "refusal": {"a": 1}},
+    *({"content": "x", "tool_calls": calls} for calls in CALLS[:7:2]),
 ]  # fmt: skip
 
 
@@ -146,7 +145,7 @@ def test_the_fallback_answers_for_a_message_that_is_not_understood(damaging: Run
             assert (told.status_code, told.headers["x-exeunt-model"]) == (200, other), told.text
 
 
-@pytest.mark.parametrize("second", [5, None, {}, {"message": {"content": SECOND}}])
+@pytest.mark.parametrize("second", [None, {"message": {"content": SECOND}}])
 def test_no_choice_but_the_first_is_an_answer(tmp_path: Path, second: Any) -> None:
     first = {"index": 0, "message": {"role": "assistant", "content": "first"}, "finish_reason": "stop"}
     with running(tmp_path, Damaging({"choices": [first, second], "usage": USAGE}), shadow="") as run:

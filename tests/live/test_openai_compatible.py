@@ -34,20 +34,11 @@ def replies(model, texts, **options):
     return asyncio.run(asked())
 
 
-def test_an_answer_its_confidence_and_its_cost():
-    service = Service(table(3))
-    with served(service) as url:
-        found = replies(small(url), ["text 1", "text 2"])
-    assert [one.answer for one in found] == ["fear", "joy"]
-    assert [one.confidence for one in found] == [math.exp(-0.01), math.exp(-0.02)]
-    assert [one.cost for one in found] == pytest.approx([service.books["small", f"text {i}"] for i in (1, 2)])
-    assert service.bodies[0]["max_tokens"] == 13
-    assert service.bodies[0]["logprobs"] is True
-
-
 def test_the_likeliest_tokens_give_probabilities():
-    with served(Service(table(2), likeliest=True)) as url:
+    service = Service(table(2), likeliest=True)
+    with served(service) as url:
         (found,) = replies(small(url), ["text 1"])
+    assert (service.bodies[0]["max_tokens"], service.bodies[0]["logprobs"]) == (13, True)
     assert found.probabilities == pytest.approx([0, 1, 0], abs=1e-5)
     assert found.confidence == found.probabilities[1]
 
@@ -150,13 +141,6 @@ def test_nothing_is_charged_where_nobody_can_be_reached(make):
     assert (found.failed, found.cost, ledger.spent) == ("connection failed (ConnectTimeout)", 0.0, 0.0)
 
 
-def test_attempts_at_the_same_time_are_bounded():
-    service = Service(table(40), delay_s=0.01)
-    with served(service) as url:
-        replies(small(url, concurrency=7), service.answers["small"])
-    assert service.busiest <= 7
-
-
 def test_what_the_ledger_does_not_pay_for_is_not_sent():
     service = Service(table(10))
     with served(service) as url:
@@ -220,7 +204,7 @@ def test_the_key_comes_from_the_environment_and_is_nowhere_else(monkeypatch, cap
         replies(model, ["text 0"])
 
 
-@pytest.mark.parametrize("url", ["ftp://host/v1", "https://me:sk-1@host/v1", "https://host/v1?api_key=1"])
+@pytest.mark.parametrize("url", ["ftp://host/v1", "https://me:sk-1@host/v1", "https://host/v1?api_key=sk-1"])
 def test_urls_hold_no_keys(url):
     with pytest.raises(ex.InputError) as error:
         ex.OpenAICompatible("m", base_url=url, price=PRICE)

@@ -19,7 +19,7 @@ from exeunt.data import open_inputs
 from exeunt.live.recording import KEY, record_models
 
 from .made_models import killed, made_models
-from .service import FAULTS, PRICE, MemoryLedger, Service, served
+from .service import MemoryLedger
 
 CLASSES = ["no", "yes"]
 
@@ -182,26 +182,6 @@ made.record({{"one": made.made_models()["small"]}}, {str(texts)!r}, {str(tmp_pat
     one = made_models()["small"]
     assert record({"one": one}, texts, tmp_path / "out").rows == 60
     assert sum(one.function.count.values()) == 50 - 29
-
-
-def test_services_with_faults_resume_until_all_is_answered(texts, tmp_path, quick):
-    answers = {"small": {f"text {i}": (CLASSES[i % 2], -0.01 * i) for i in range(50)}}
-    faults = dict.fromkeys([fault for fault in FAULTS if fault != "refusal"], 0.08)
-    service, ledger = Service(answers, faults=faults), MemoryLedger(1e6)
-    start = time.monotonic()
-    with served(service) as url:
-        for _ in range(20):
-            options = {"base_url": f"{url}/v1", "classes": CLASSES, "price": PRICE, "retries": 0}
-            model = ex.OpenAICompatible("small", timeout_s=60, **options)
-            done = record({"small": model}, texts, tmp_path / "out", ledger=ledger)
-            if done.counts["small"]["failed"] == 0 or time.monotonic() > start + 120:
-                break
-    assert done.counts["small"] == {"answered": 60, "failed": 0, "lies": done.counts["small"]["lies"]}
-    assert done.cost == pytest.approx(ledger.spent)
-    assert done.cost > sum(service.books.values())
-    for (_, text), faults_there in service.happened.items():
-        assert faults_there[-1] in ("", "negative", "huge"), text
-        assert not {"", "negative", "huge"} & set(faults_there[:-1]), "asked after an answer"
 
 
 def test_an_interrupted_recording_awaits_what_was_sent_and_asks_nothing_twice(texts, tmp_path):

@@ -12,7 +12,6 @@ import pytest
 import exeunt as ex
 from cli.command import called
 from exeunt.data import open_inputs
-from exeunt.live.models_file import read_models
 from exeunt.live.recording import record_models
 from exeunt.runs.folder import RunFolder
 
@@ -93,10 +92,9 @@ def test_the_run_holds_the_features_first_and_their_price(recorded):
     np.testing.assert_allclose(whole["told"].features[0], [features(text) for text in texts], rtol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["router", "cascade_router"])
-def test_commands_make_and_ask_a_router(recorded, tmp_path, monkeypatch, policy):
+def test_commands_make_and_ask_a_router(recorded, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = called("calibrate", str(recorded), "--budget", "60%", "--policy", policy)
+    done = called("calibrate", str(recorded), "--budget", "60%", "--policy", "cascade_router")
     assert (done.status, done.err) == (0, "")
     assert "told > small" in done.out
     run = RunFolder.open(recorded)
@@ -174,14 +172,7 @@ def test_a_cheaper_model_answers_where_money_for_the_chosen_one_is_short(recorde
     assert sum(one.cost for one in rich) > ledger.spent
 
 
-def test_a_function_without_a_module_is_told(tmp_path):
-    (tmp_path / "models.yaml").write_text("told: {features: told, price: 0.1}")
-    with pytest.raises(ex.InputError, match="a function is written module:name, got 'told'"):
-        read_models(tmp_path / "models.yaml")
-
-
-@pytest.mark.parametrize("options", [["--score", "margin"], ["--calibration", "marginal", "--delta", "none"]])
-def test_options_that_routers_do_not_take_are_refused(recorded, options):
-    done = called("calibrate", str(recorded), "--budget", "60%", "--policy", "router", *options)
+def test_options_that_routers_do_not_take_are_refused(recorded):
+    done = called("calibrate", str(recorded), "--budget", "60%", "--policy", "router", "--score", "margin")
     assert done.status == 2
     assert "leave out --score and --calibration" in done.err

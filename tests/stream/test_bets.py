@@ -93,15 +93,6 @@ def test_factors_and_wealth_are_those_of_a_loop_and_the_order_makes_no_differenc
     assert sum(parts) == pytest.approx(logs)  # period by period, or all at once
 
 
-def test_without_units_nothing_is_won_or_lost():
-    assert bets.log_factors(np.empty(0), 1.0).tolist() == [0.0, 0.0, 0.0, 0.0]
-    assert bets.wealth(np.zeros(4)) == 1.0
-    empty = np.empty(0, np.int64)
-    assert bets.loss_values(np.empty(0), empty, 0, 0.05, 1).shape == (0,)
-    assert bets.loss_values(np.empty(0), empty, 2, 0.05, 3).tolist() == [0.0, 0.0]
-    assert bets.cost_values(np.empty(0), np.empty(0), empty, 1, 1, 1.0).tolist() == [0.0]
-
-
 def test_nobody_is_ruined_and_no_wealth_is_too_large_to_be_told():
     """A unit costs at most 95% of the boldest capital, also where rounding puts it above what a unit can be."""
     for value in (0.95, 0.95 + 1e-12, 2.0):
@@ -126,10 +117,9 @@ def test_weights_are_those_of_the_method_and_add_up_to_1():
 @pytest.mark.parametrize(
     ("wealths", "passed"),
     [
-        ([], 0), ([{}], 0), ([{"a": 19.9}], 0), ([{"a": 20.0}], 1), ([{"a": 20.0, "b": 19.0}], 0),
+        ([], 0), ([{}], 0), ([{"a": 20.0}], 1), ([{"a": math.nan}], 0),
         ([{"a": 30.0, "b": 20.0}, {"a": 1.0, "b": 99.0}, {"a": 99.0, "b": 99.0}], 1),
-        ([{"a": 1.0}, {"a": 1e9}], 0), ([{"a": 21.0}, {"a": 20.0}], 2), ([{"a": 21.0}, {}, {"a": 21.0}], 1),
-        ([{"a": math.nan}], 0),
+        ([{"a": 21.0}, {"a": 20.0}], 2), ([{"a": 21.0}, {}, {"a": 21.0}], 1),
     ],
 )  # fmt: skip
 def test_plans_pass_in_a_row_from_the_first_and_by_all_of_their_promises(wealths, passed):
@@ -143,7 +133,7 @@ UNIT = st.tuples(st.integers(1, 10), LOST)
 """How often such a unit comes, and what each of its requests loses."""
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(kinds=st.lists(UNIT, min_size=1, max_size=5), most=st.integers(1, 4))
 def test_where_the_mean_loss_per_request_is_the_limit_no_stake_expects_to_win(kinds, most):
     """Also where long units are the difficult ones, and where later requests, those of the reference, lose nothing."""
@@ -171,7 +161,7 @@ COSTS = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=1, 
 """What the requests of a unit cost under a plan, and at the reference."""
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     kinds=st.lists(st.tuples(st.integers(1, 10), COSTS), min_size=1, max_size=4),
     most=st.integers(1, 3),
@@ -191,15 +181,6 @@ def test_where_the_cost_of_the_answered_rows_is_the_budget_no_stake_expects_to_w
     assert np.all(values <= 1 + 1e-12)
     factors = np.exp([bets.log_factors(values[[k]], 1.0) for k in range(len(kinds))])
     assert np.all(share @ factors <= 1 + 1e-9)
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.floats(0.0, 0.05), st.floats(0.0, 0.5))
-def test_easier_nights_win_nothing_where_a_period_loses_the_limit(nights, days, easier, harder):
-    """The product of a period's expected factors is at most 1 where its expected values add up to at least 0."""
-    limit = (nights * easier + days * harder) / (nights + days)
-    for stake in bets.STAKES / (1 - limit):
-        expected = (1 - stake * (easier - limit)) ** nights * (1 - stake * (harder - limit)) ** days
-        assert expected <= 1 + 1e-9
 
 
 # -- at the limit: how often anything ever passes ------------------------------------------------------------------
@@ -257,29 +238,6 @@ def test_heavy_users_and_easier_nights_ever_pass_with_probability_delta_at_most(
     assert ever <= at_most(worlds, DELTA)
 
 
-def test_means_over_units_in_place_of_requests_certify_what_heavy_users_lose():
-    """Why a row counts 1 / M and not 1 / rows: 2.6 points per unit were 16.1 per request."""
-    worlds, rng = 200, np.random.default_rng(0)
-    size = rng.choice(3, (worlds, 600), p=SIZE_SHARES)
-    lost = rng.random(size.shape) < difficulties(LIMIT, 20)[size]
-    logs = np.log1p(-bets.STAKES * ((lost - LIMIT) / (1 - LIMIT))[..., None])
-    assert (wealth_after(logs)[:, -1] >= 1 / DELTA).mean() > 0.5
-    logs = logs_of(rng, worlds, 15, 40, most=20).sum(axis=2)
-    assert (wealth_after(logs)[:, -1] >= 1 / DELTA).sum() <= at_most(worlds, DELTA)
-
-
-def test_read_in_order_of_arrival_an_easy_night_passes_far_too_often():
-    """Why wealth is read between periods alone. Nights that lose .02 and days that lose .08, of 400 units each."""
-    worlds, rng = 400, np.random.default_rng(0)
-    hour = np.repeat([0.02, 0.08], 400)
-    lost = rng.random((worlds, 3, 800)) < hour
-    logs = np.log1p(-bets.STAKES * ((lost - 0.05) / 0.95)[..., None])
-    between = wealth_after(logs.sum(axis=2)).max(axis=1) >= 1 / DELTA
-    in_order = wealth_after(logs.reshape(worlds, 2400, 4)).max(axis=1) >= 1 / DELTA
-    assert between.sum() <= at_most(worlds, DELTA)
-    assert in_order.sum() > at_most(worlds, DELTA)
-
-
 def ever_passed(rng, worlds, *, old_units_test=False, pool=100, periods=24, units=60):
     """Return in how many worlds anything passes at some look. All plans lose exactly the limit, and are independent.
 
@@ -328,18 +286,6 @@ def test_over_thousands_of_worlds_anything_passes_with_delta_at_most():
 # -- a sequence of plans ------------------------------------------------------------------------------------------
 
 
-def test_in_a_fixed_sequence_a_false_plan_passes_with_delta_at_most_however_many_follow():
-    """The first plan that is false stops the walk with probability 1 - delta: those behind it add nothing."""
-    worlds, rng = 500, np.random.default_rng(0)
-    logs = [logs_of(rng, worlds, 12, 60, mean=mean).sum(axis=2) for mean in (0.001, *[LIMIT] * 4)]
-    best = np.array([wealth_after(each).max(axis=1) for each in logs])  # (plans, worlds), the true one first
-    plans = [[{"max_loss": each} for each in of_world] for of_world in best.T.tolist()]
-    passed = [bets.n_passed(each, 1 / DELTA) for each in plans]
-    assert sum(n >= 2 for n in passed) <= at_most(worlds, DELTA)
-    assert sum(n >= 1 for n in passed) >= 0.9 * worlds  # the true one is no obstacle
-    assert np.sum(best[1:].max(axis=0) >= 1 / DELTA) > sum(n >= 2 for n in passed)  # each by itself: more
-
-
 def test_with_two_promises_a_plan_that_breaks_one_passes_with_delta_at_most():
     worlds, rng = 500, np.random.default_rng(0)
     kept = wealth_after(logs_of(rng, worlds, 12, 60, mean=0.001).sum(axis=2)).max(axis=1)
@@ -368,10 +314,3 @@ def test_half_of_the_plans_are_certified_after_about_as_many_units_as_the_method
         reached = wealth >= 1 / (DELTA * weight)
         first = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, n)
         assert 0.75 * units <= np.median(first) <= 1.15 * units
-
-
-def test_a_tighter_limit_is_reached_where_it_is_true():
-    """Of 600 units that lose nothing, a limit of one point."""
-    values = bets.loss_values(np.zeros(600), np.arange(600), 600, 0.01, 1)
-    assert bets.TIGHTER == (0.2, 0.4, 0.6, 0.8)
-    assert bets.wealth(bets.log_factors(values, 0.99)) >= 1 / DELTA

@@ -1,6 +1,5 @@
 """Means per request over drawn units: the ratio and its interval against slow formulas, and how often it covers."""
 
-import json
 import math
 
 import numpy as np
@@ -57,23 +56,8 @@ def test_ratio_and_interval_are_those_of_a_loop(units, extremes):
     assert mean == sums_of(units).ratio()[0]
 
 
-def test_of_units_of_equal_size_it_is_the_t_interval_of_their_means():
-    x = np.random.default_rng(0).normal(size=40)
-    mean, low, high = sums_of([(3 * one, 3, 0.2) for one in x]).ratio()
-    assert mean == pytest.approx(x.mean())
-    assert (low, high) == pytest.approx(t.interval(0.95, 39, x.mean(), x.std(ddof=1) / 40**0.5))
-
-
-@given(units=UNITS, factor=st.sampled_from([0.1, 0.5]), order=st.randoms(use_true_random=False))
-def test_neither_the_order_nor_a_common_probability_makes_a_difference(units, factor, order):
-    rarer = [(x, y, p * factor) for x, y, p in units]
-    order.shuffle(rarer)
-    assert sums_of(rarer).ratio() == pytest.approx(sums_of(units).ratio(), rel=1e-6, abs=1e-6)
-
-
-def test_a_unit_drawn_with_a_tenth_counts_as_ten():
-    units = [(1.0, 2, 1.0)] * 30 + [(0.0, 4, 0.1)] * 10
-    assert sums_of(units).ratio()[0] == pytest.approx(30 / (60 + 400))
+def test_where_all_units_are_alike_the_interval_is_a_point():
+    assert sums_of([(0.5, 2, 0.3)] * 100).ratio() == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_of_too_few_units_there_is_no_interval():
@@ -87,26 +71,6 @@ def test_of_too_few_units_there_is_no_interval():
     assert sums_of([(0.0, 0, 1.0)] * 20 + [(1.0, 3, 0.1)]).ratio(LOSSES) is None  # one holds all
     _, low, high = sums_of([*units, (50.0, 1_000, 0.5)]).ratio(LOSSES)
     assert high - low > 1  # one holds nearly all
-
-
-def test_where_all_units_are_alike_the_interval_is_a_point_but_for_those_that_are_made_up():
-    units = [(0.5, 2, 0.3)] * 100
-    assert sums_of(units).ratio() == pytest.approx((0.25, 0.25, 0.25))
-    mean, low, high = sums_of([(0.0, 1, 0.2)] * 100).ratio(LOSSES)
-    assert mean == 0.0
-    assert -0.05 < low < -0.01
-    assert 0.01 < high < 0.05
-    narrow = sums_of([(0.0, 1, 0.2)] * 10_000).ratio(LOSSES)
-    assert narrow[2] < 0.001
-
-
-def test_sums_are_kept_as_json():
-    sums = sums_of([(0.1, 3, 0.3)] * 12)
-    again = RatioSums(**json.loads(json.dumps(sums.to_dict())))
-    assert again == sums
-    again.add(1.0, 2, 0.5)
-    sums.add(1.0, 2, 0.5)
-    assert again.ratio() == sums.ratio()
 
 
 def world(rng, n):
@@ -171,7 +135,7 @@ def test_the_interval_covers_where_a_tenth_of_the_units_hold_most_requests(n, le
 
 def test_over_all_looks_an_interval_misses_seldom_and_one_for_a_single_look_often():
     """Whoever looks after each ten units until the interval misses finds such a look."""
-    rng, worlds, looks = np.random.default_rng(5), 300, range(30, 1_001, 10)
+    rng, worlds, looks = np.random.default_rng(5), 150, range(30, 1_001, 10)
     missed = np.zeros(2, int)
     for _ in range(worlds):
         rows = rng.integers(1, 5, 1_000)

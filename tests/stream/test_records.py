@@ -55,6 +55,7 @@ def test_every_field_is_read_as_it_was_added(tmp_path, records):
     records.add(BARE)
     records.add(FULL)
     assert records.read() == [FULL, BARE]  # in order of arrival
+    assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.glob(f"{RECORDS}*")} == {"0o600"}
     records.close()
     with closing(Records(tmp_path)) as again:
         assert (again.read(), again.count(), again.count("retry")) == ([FULL, BARE], 2, 1)
@@ -111,6 +112,9 @@ def test_periods_of_another_length_are_others(records):
     assert (records.periods("settled IS NULL"), records.latest_periods(5)) == ([day], [day])
     assert records.latest_periods(5, 3600.0) == [replace(hour, settled=5.0)]
     assert records.latest_periods(5, 60.0) == []
+    records.update([], [Period(number, 0.1) for number in (6, 4, 5)])
+    assert [period.number for period in records.latest_periods(2)] == [5, 6]
+    assert [period.number for period in records.latest_periods(9)] == [3, 4, 5, 6]
 
 
 def test_a_unit_of_a_client_that_was_forgotten_is_not_written_again(records):
@@ -122,13 +126,6 @@ def test_a_unit_of_a_client_that_was_forgotten_is_not_written_again(records):
     assert records.units() == [replace(users, client="", user=b"", drawn=False, refused=False, rows=9)]
 
 
-def test_the_latest_periods_come_the_oldest_first(records):
-    records.update([], [Period(number, 0.1) for number in (3, 1, 2)])
-    assert [period.number for period in records.latest_periods(2)] == [2, 3]
-    assert [period.number for period in records.latest_periods(9)] == [1, 2, 3]
-    assert records.latest_periods(0) == []
-
-
 def test_an_empty_file(records):
     assert records.read() == records.units() == records.periods() == records.of_units() == []
     assert records.latest_number() == records.count() == records.count_units("1") == 0
@@ -136,12 +133,6 @@ def test_an_empty_file(records):
     assert records.transcripts(5) == records.unit_clients() == []
     assert records.clients() == set()
     assert records.forget("nobody") == records.expire(1e18) == 0
-
-
-def test_features_are_kept_as_a_policy_sees_them(records):
-    records.add(replace(FULL, features=(0.1, 1 / 3)))
-    (found,) = records.read()
-    assert np.array_equal(np.float32(found.features), np.float32([0.1, 1 / 3]))
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +161,6 @@ def test_whatever_is_added_is_read_again(kept, said, text, names, features, numb
     )  # fmt: skip
     kept.add(one)
     assert kept.read("number = ?", (number,)) == [one]
-
-
-def test_only_its_owner_can_read_the_file(tmp_path, records):
-    records.add(FULL)
-    assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.glob(f"{RECORDS}*")} == {"0o600"}
 
 
 def test_of_units_only_drawn_ones_come_each_with_its_compared_requests(records):
@@ -240,27 +226,16 @@ def test_threads_add_while_another_process_reads(tmp_path, records):
         "import sys, time; from pathlib import Path; from exeunt.stream.records import Records\n"
         "records = Records(Path(sys.argv[1]))\n"
         "deadline, wrong = time.monotonic() + 30, 0\n"
-        "while len(found := records.of_units()) < 300 and time.monotonic() < deadline:\n"
+        "while len(found := records.of_units()) < 100 and time.monotonic() < deadline:\n"
         "    wrong += any(len(inside) != 1 for _, inside in found); time.sleep(0.02)\n"
         "print(len(found), records.count(), wrong)"
     )
     other = subprocess.Popen([sys.executable, "-c", reads, tmp_path], stdout=subprocess.PIPE, text=True)
     with ThreadPoolExecutor(8) as pool:
-        for number in range(1, 301):
+        for number in range(1, 101):
             added = replace(FULL, number=number, unit=number), [replace(UNIT, number=number)]
             pool.submit(records.add, *added)
-    assert other.communicate()[0].split() == ["300", "300", "0"]  # never a unit without its record
-
-
-def test_a_reader_sees_one_state_while_others_add(records):
-    records.add(FULL)
-    with records.reading() as connection:
-        connection.execute("BEGIN")
-        assert connection.execute("SELECT COUNT(*) FROM request").fetchone() == (1,)
-        records.add(BARE)
-        assert connection.execute("SELECT COUNT(*) FROM request").fetchone() == (1,)
-        connection.execute("COMMIT")
-        assert connection.execute("SELECT COUNT(*) FROM request").fetchone() == (2,)
+    assert other.communicate()[0].split() == ["100", "100", "0"]  # never a unit without its record
 
 
 def test_bad_input(tmp_path, records):
@@ -279,14 +254,14 @@ def test_bad_input(tmp_path, records):
 @pytest.fixture
 def careless(monkeypatch):
     """Let SQLite leave what is removed in the file unless it is asked not to, as it does by default in most builds."""
-    connect = DatabaseKind.connect
+    connect = sqlite3.connect
 
-    def without_care(self, file):
-        connection = connect(self, file)
+    def without_care(*given, **fields):
+        connection = connect(*given, **fields)
         connection.execute("PRAGMA secure_delete = OFF")
         return connection
 
-    monkeypatch.setattr(DatabaseKind, "connect", without_care)
+    monkeypatch.setattr(sqlite3, "connect", without_care)
 
 
 def filled(records, n=300, seed=0):
@@ -477,23 +452,6 @@ def test_a_file_of_the_first_version_fits_policies_and_tests_none(tmp_path):
         assert again.read()[:-1] == found
 
 
-def test_an_empty_file_of_the_first_version(tmp_path):
-    first_version(tmp_path, [])
-    with closing(Records(tmp_path)) as records:
-        assert records.read() == records.units() == []
-        records.add(FULL, [UNIT])
-        assert records.units() == [UNIT]
-
-
-def test_two_processes_open_a_file_of_the_first_version_at_once(tmp_path):
-    first_version(tmp_path, [{"request": f"r{k}", "conversation": f"c{k}"} for k in range(200)])
-    with ThreadPoolExecutor(4) as pool:
-        opened = list(pool.map(Records, [tmp_path] * 4))
-    assert [one.count() for one in opened] == [200] * 4
-    for one in opened:
-        one.close()
-
-
 def test_a_file_that_another_process_converts_meanwhile_is_converted_once(tmp_path, monkeypatch):
     first_version(tmp_path, [{"request": f"r{k}"} for k in range(20)])
     looks, is_first = [], module._is_first_version
@@ -512,15 +470,7 @@ def test_a_file_that_another_process_converts_meanwhile_is_converted_once(tmp_pa
 
 
 @pytest.mark.usefixtures("careless")
-def test_of_a_client_of_the_first_version_that_is_forgotten_no_byte_is_left(tmp_path, monkeypatch):
-    usual = sqlite3.connect
-
-    def careless(*given, **fields):
-        connection = usual(*given, **fields)
-        connection.execute("PRAGMA secure_delete = OFF")
-        return connection
-
-    monkeypatch.setattr(sqlite3, "connect", careless)
+def test_of_a_client_of_the_first_version_that_is_forgotten_no_byte_is_left(tmp_path):
     clients, text = ["shop", "leaving"], "4111 " * 200
     rows = [{"client": clients[k % 2], "conversation": f"c{k}", "text": text} for k in range(100)]
     first_version(tmp_path, rows)
@@ -566,7 +516,7 @@ def read_all(folder):
         records.forget("shop")
 
 
-@pytest.mark.parametrize("harm", ["truncate", "empty", "folder", "link", "pipe", "deep", "remove"])
+@pytest.mark.parametrize("harm", ["truncate", "link", "deep", "remove"])
 def test_a_file_that_was_damaged_is_refused(tmp_path, harm):
     with closing(Records(tmp_path)) as records:
         filled(records, 50)
@@ -620,8 +570,8 @@ def test_whatever_byte_is_changed_the_file_is_read_or_refused(tmp_path, n):
     ("table", "column", "value"),
     [
         ("request", "said", "{"), ("request", "said", "[1]"), ("request", "said", '{"small": {"prize": 1}}'),
-        ("request", "asked", "("), ("request", "features", b"abc"), ("request", "features", "text"),
-        ("request", "said", None), ("kept", "body", "{"), ("setting", "body", "'"), ("request", "refused", "3"),
+        ("request", "asked", "("), ("request", "features", b"abc"), ("request", "said", None),
+        ("kept", "body", "{"), ("setting", "body", "'"), ("request", "refused", "3"),
     ],
 )  # fmt: skip
 def test_what_cannot_have_been_written_is_damage_and_locks_nothing(
@@ -642,15 +592,6 @@ def test_what_cannot_have_been_written_is_damage_and_locks_nothing(
     assert records.forget("shop") == 2  # while somebody holds the error and where it came from
     assert error.value.__traceback__ is not None
     records.close()
-
-
-def test_a_file_in_a_folder_that_cannot_be_written(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    tmp_path.chmod(0o500)
-    with pytest.raises(FileError):
-        Records(tmp_path)
-    tmp_path.chmod(0o700)
 
 
 # -- how quickly --------------------------------------------------------------------------------------------------

@@ -34,6 +34,15 @@ def test_it_says_whether_comparisons_are_earned_back() -> None:
     assert told(0.0, spent_before=0.0) == f"{begun} 7.00 usd were saved."
 
 
+def test_the_day_on_which_comparisons_are_earned_back() -> None:
+    late = bill(spent_before=11.0)
+    day = late.break_even(12.0, START + 20 * DAY_S)
+    assert (
+        day == START + 20 * DAY_S + 5.0 / (6.0 / 10) * DAY_S
+    )  # 5 usd are missing, and 6 are saved in ten days
+    assert late.break_even(12.0, START + 10 * DAY_S) is None  # just now
+
+
 def test_it_says_where_too_little_is_known() -> None:
     only_shadow = Bill([Span("reference", START, 0.0, requests=100)])
     assert only_shadow.told(1.204, START) == (

@@ -68,17 +68,18 @@ def test_without_drift_an_alarm_within_t_inputs_is_less_likely_than_t_of_the_run
 
 @given(st.lists(st.integers(0, 2000), max_size=6), st.booleans())
 @settings(max_examples=20)
-def test_inputs_may_come_in_any_batches(cuts, scored):
+def test_inputs_may_come_in_any_batches_also_in_arrays_that_are_used_again(cuts, scored):
     rng = np.random.default_rng(0)
     policy = planned(rng, 200)
     told = drifted(policy, rng)[: 3 if scored else 1]
     whole, parts = Watch(policy, run_length=1e3), Watch(policy, run_length=1e3)
     (alarm,) = whole.update(*told)
-    found = [
-        one
-        for rows in np.split(np.arange(2000), sorted(cuts))
-        for one in parts.update(*(column[rows] for column in told))
-    ]
+    found = []
+    for rows in np.split(np.arange(2000), sorted(cuts)):
+        given_ = [column[rows] for column in told]
+        found += parts.update(*given_)
+        for column in given_:
+            column[:] = 0
     assert found == [alarm]
     assert parts.evidence == pytest.approx(whole.evidence, rel=1e-6)
     assert parts.n == whole.n == 2000
@@ -280,8 +281,9 @@ def test_plans_that_were_not_made_by_counts_are_watched_by_the_first_exits_score
     assert watch.update(rng.integers(0, 2, 300), None, np.full(300, 0.9), rng.random(300)) != []
 
 
-@pytest.mark.parametrize("make", [ex.auto, ex.stopping, ex.learned_correctness])
-@pytest.mark.parametrize("score", [None, "entropy"])
+@pytest.mark.parametrize(
+    ("make", "score"), [(ex.auto, None), (ex.stopping, "entropy"), (ex.learned_correctness, None)]
+)
 def test_a_single_exit_is_watched_by_its_confidence_where_the_policy_learns_no_score(
     make_logit_trace, make, score
 ):
@@ -332,17 +334,6 @@ def test_a_watch_of_nothing_and_of_one_input(policy):
     assert watch.curve.points == [(64, pytest.approx(watch.evidence))]
 
 
-def test_callers_may_use_their_arrays_again(policy):
-    rng, watch, kept = np.random.default_rng(3), Watch(policy), Watch(policy)
-    exits, *others = drifted(policy, rng)
-    (expected,) = kept.update(exits, *others)
-    buffer, alarms = np.empty(50, dtype=np.int64), []
-    for start in range(0, 2000, 50):
-        buffer[:] = exits[start : start + 50]
-        alarms += watch.update(buffer, *(column[start : start + 50] for column in others))
-    assert alarms == [expected]
-
-
 def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
     watch, rng = Watch(policy, run_length=1e9), np.random.default_rng(0)
     for _ in range(30):
@@ -361,10 +352,7 @@ def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
         (([0, 1], [0.5, 0.5]), r"those at exit 0 \(first_scores=\), or neither"),
         (([0, 1], None, [0.5, 0.5]), r"give the scores at the exits that answered \(scores=\)"),
         (([0, 3], None), "answered at exit 3, and this policy answers at 0, 1, 2"),
-        (([0, -1], None), "answered at exit -1, and this policy answers at 0, 1, 2"),
-        (([0], ["low"], [0.5]), "scores must be numbers"),
         (([0, 1.5], None), "exits must be whole numbers"),
-        (([[0]], None), "dimension"),
     ],
 )
 def test_inputs_that_no_policy_answered_so_are_refused(policy, given, message):
