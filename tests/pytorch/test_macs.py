@@ -14,7 +14,7 @@ from torchvision import models
 from exeunt.errors import InputError
 from exeunt.torch import build_model
 from exeunt.torch.exits.multiply_adds import count_macs, cumulative_macs
-from exeunt.zoo import CifarResNet, digits, resnet8_wide, resnet18, resnet20, resnet56
+from exeunt.zoo import CifarResNet, resnet8_wide, resnet18, resnet20, resnet56
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,6 @@ def test_the_shortcut_subsamples_and_pads_with_zeros():
     assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])
     assert not out[:, :8].any()
     assert not out[:, 24:].any()
-
-
-@pytest.mark.parametrize("k", [2, 10])
-def test_digits_network_has_four_blocks(k):
-    model = digits(k).eval()
-    assert model(torch.randn(2, 3, 8, 8)).shape == (2, k)
-    assert len(model.blocks) == 4
 
 
 @pytest.mark.slow

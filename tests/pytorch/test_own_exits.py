@@ -128,11 +128,6 @@ def test_a_network_is_rebuilt_from_its_config_and_weights():
 NAMED = Named().eval(), torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_table_says_that_nothing_is_added(capsys):
-    attach(*NAMED, exits="own")
-    assert "the exits are the network's own" in capsys.readouterr().out
-
-
 # -- training and recording --------------------------------------------------------------------------------
 
 
