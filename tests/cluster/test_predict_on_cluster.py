@@ -59,17 +59,6 @@ def test_what_is_connected_stays_connected(cluster):
 
 
 @pytest.mark.slow
-def test_columns_of_the_table_come_back(cluster, run, pictures, tmp_path):
-    files = sorted(pictures.glob("**/*.*"))[:9]
-    cells = [{"bytes": file.read_bytes()} for file in files]
-    ids = ["q1", "q1", *(f"0{k}" for k in range(len(files) - 2))]
-    pq.write_table(pa.table({"image": cells, "id": ids}), tmp_path / "log.parquet")
-    inputs = open_inputs(tmp_path / "log.parquet", keep=["id"])
-    predict_on_cluster(run, inputs, str(tmp_path / "out"), address="auto", block_size=4, say=lambda _: None)
-    assert [row["id"] for row in stored_rows(tmp_path / "out")] == ids
-
-
-@pytest.mark.slow
 def test_whoever_is_killed_all_inputs_are_answered(cluster, bucket, run, pictures, tmp_path, monkeypatch):
     """From and to an object store. First the driver breaks off, then a worker is killed."""
     monkeypatch.setattr("exeunt.jobs.summary._EVERY_S", 0.0)

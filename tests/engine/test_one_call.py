@@ -13,7 +13,6 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan
@@ -249,10 +248,3 @@ def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy
     engine.drain()
     assert executor.counts["compact"] > 0
     assert executor.counts["gather"] == 0
-
-
-def test_answers_are_of_the_first_batch_unless_they_say_otherwise():
-    none = np.zeros(0)
-    answers = Answers(none, none, none, none, none.astype(bool), none.astype(bool))
-    assert (answers.batch, answers.error, answers.n) == (0, None, 0)
-    assert (answers.n_borderline, answers.mean_cost) == (0, 0.0)

@@ -159,10 +159,7 @@ ONES = ((1, 1), (1, 1))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"segments": ((0, 1), (1, 2))},
-            r"segments must follow one another from exit 0 on, got \(\(0, 1\), \(1,",
-        ),
+        ({"segments": ((0, 1), (1, 2))}, r"must follow one another from exit 0 on, got \(\(0, 1\), \(1,"),
         ({"segments": ((1, 1), (2, 2))}, "from exit 0 on"),
         ({"segments": ((0, 1), (2, 1))}, "from exit 0 on"),
         ({"segments": ()}, r"segments must hold some exits, got \(\)"),

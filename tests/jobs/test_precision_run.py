@@ -105,10 +105,11 @@ def logits(run, images):
 
 
 def test_channels_are_filled_where_windows_overlap_and_weights_serve_one_convolution():
-    rng = np.random.default_rng(0)
+    from one_file.made_stages import session, stage
+
+    rng, node = np.random.default_rng(0), onnx.helper.make_node
     weights = {"overlapping": (8, 3, 3, 3), "patches": (8, 3, 2, 2), "grouped": (6, 1, 3, 3)}
     weights |= {"twice": (3, 3, 3, 3), "enough": (2, 8, 3, 3)}
-    node, value_info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
 
     def convolution(name, given="x", stride=1, groups=1):
         options = {"strides": [stride, stride], "group": groups}
@@ -119,24 +120,15 @@ def test_channels_are_filled_where_windows_overlap_and_weights_serve_one_convolu
     nodes.append(convolution("enough", "overlapping/y"))
     outputs = ["patches/y", "grouped/y", "again/y", "enough/y"]
     tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in weights.items()}
-    made = [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()]
-    given = [value_info("x", 1, ["rows", 3, 9, 9])]
-    results = [value_info(name, 1, ["rows", *"chw"]) for name in outputs]
-    graph = onnx.helper.make_graph(nodes, "convolutions", given, results, made)
-    opsets = [onnx.helper.make_opsetid("", 18)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-    def run():
-        onnx.checker.check_model(model)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return session.run(outputs, {"x": images})
-
-    images = rng.normal(size=(2, 3, 9, 9)).astype(np.float32)
-    before = run()
+    gives = {name: (onnx.TensorProto.FLOAT, ["rows", *"chw"]) for name in outputs}
+    model = stage(0, nodes, tensors, {"x": (onnx.TensorProto.FLOAT, ["rows", 3, 9, 9])}, gives)
+    images = {"x": rng.normal(size=(2, 3, 9, 9)).astype(np.float32)}
+    before = session(model).run(outputs, images)
     assert quantisation._fill_channels(onnx, model) == ["overlapping/y/filled"]
     sizes = {one.name: tuple(one.dims) for one in model.graph.initializer if one.name in weights}
     assert sizes == {**weights, "overlapping": (8, 4, 3, 3)}
-    for ours, theirs in zip(run(), before, strict=True):
+    onnx.checker.check_model(model)
+    for ours, theirs in zip(session(model).run(outputs, images), before, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

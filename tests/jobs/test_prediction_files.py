@@ -24,7 +24,6 @@ from exeunt._support import files
 from exeunt.data import open_inputs
 from exeunt.jobs import parts
 from exeunt.jobs.prediction_files import csv_lines
-from exeunt.runs.runner import load
 
 
 @pytest.fixture
@@ -71,18 +70,6 @@ def test_probabilities_are_those_of_the_exit_that_answered(exported, pictures, t
     np.testing.assert_array_equal(table["top_2_probability"], order[:, -2])
     assert table["top_1"] == table["class_name"]
     assert table["top_2"] == [str(k) for k in np.argsort(found, axis=1)[:, -2]]
-
-
-def test_runners_give_probabilities_where_asked(exported):
-    inputs = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
-    inputs[7] = np.nan
-    plain, full = load(exported)(inputs), load(exported, probabilities=True)(inputs)
-    assert plain.probabilities is None
-    np.testing.assert_array_equal(full.label, plain.label)
-    answered = np.arange(40) != 7
-    np.testing.assert_array_equal(full.probabilities[answered].argmax(axis=1), full.label[answered])
-    np.testing.assert_array_equal(full.probabilities[answered].max(axis=1), full.confidence[answered])
-    assert np.isnan(full.probabilities[7]).all()
 
 
 def test_more_classes_than_there_are_cannot_be_shown(exported, pictures):

@@ -1,7 +1,5 @@
 """Scoring of choices: log-likelihoods against the library's, and questions that leave early."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -109,9 +107,3 @@ def test_bad_questions_are_named(model):
             model.score(questions)
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
         model.score([("w3", "w4", "w5")], batch_size=0)
-
-
-def test_labels_take_the_place_of_agreement(model, questions):
-    trace = replace(model.score(questions[:30]), label=np.arange(30) % 3)
-    assert trace.measure == "accuracy"
-    assert 0 <= trace.risk[-1] <= 1

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,7 @@ import exeunt as ex
 from damaged_files import within
 from exeunt.errors import FileError
 from exeunt.runs.folder import RunFolder
-from exeunt.serve import events, live_budget, server, service
+from exeunt.serve import events, server, service
 from exeunt.serve.latency_controller import Controller
 from exeunt.serve.live_budget import LiveBudget, LiveBudgetFile
 from exeunt.serve.metrics import Counts
@@ -72,24 +71,6 @@ def test_a_run_in_service_depends_on_no_file(tmp_path):
         assert started.client.get("/budget").json() == before
         assert len(started.answers(made_images(4))) == 4
         assert started.event()["exit_names"] == before["exit_names"]
-
-
-def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatch):
-    write, writing = live_budget.write_json, threading.Event()
-
-    def slow(*given):
-        writing.set()
-        time.sleep(0.2)
-        write(*given)
-
-    monkeypatch.setattr(live_budget, "write_json", slow)
-    with ThreadPoolExecutor(2) as pool:
-        put = pool.submit(own.client.put, "/budget", json={"budget": "45%"})
-        assert writing.wait(20)
-        assert own.client.post("/reload").status_code == put.result().status_code == 200
-    found = LiveBudgetFile(live_file(own)).read()
-    assert found.budget == "45%"
-    assert found.loads
 
 
 CHANGING = """

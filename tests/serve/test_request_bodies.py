@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("msgspec")
@@ -41,7 +41,7 @@ def peak(call):
     return most, error
 
 
-@pytest.mark.parametrize("name", ["images", "texts", "nobody"])
+@pytest.mark.parametrize("name", ["images", "nobody"])
 @pytest.mark.parametrize(
     "element",
     ["[]", "{}", '""', '"ab"', '"ab" ', "1", "12345678901", "1.5", "null", "true", '"\\\\"', "[[]]"],
@@ -70,6 +70,7 @@ def test_what_is_nested_or_has_many_names(bomb):
     assert error is not None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.none() | st.text()))
 def test_strings_are_what_json_makes_of_them(texts):
     given_ = [text if text is None or _is_text(text) else None for text in texts]
