@@ -80,10 +80,8 @@ def test_a_policy_is_replaced_while_rows_run_and_leaves_nothing_behind(trace):
     advance(engine, 0)
     engine.add("a", made["early"])
     after = engine.submit(inputs(ROWS[50:99]), id=ROWS[50:99], policy="a")
-    for name_one in (
-        partial(engine.submit, inputs(ROWS[:3]), policy="c"),
-        partial(setattr, engine, "active", "c"),
-    ):
+    submit = partial(engine.submit, inputs(ROWS[:3]), policy="c")
+    for name_one in (submit, partial(setattr, engine, "active", "c")):
         with pytest.raises(ex.InputError, match=r"there is no policy 'c': choose one of 'a', 'b'"):
             name_one()
     engine.drain()
@@ -346,10 +344,8 @@ def test_the_table_grows_and_comes_round(trace):
 
 
 def test_where_it_is_borderline_the_executor_says(trace):
-    executors, policy = (
-        [TraceExecutor(made_logits(), border=one) for one in (1e-5, 0.2)],
-        policies(trace)["late"],
-    )
+    executors = [TraceExecutor(made_logits(), border=one) for one in (1e-5, 0.2)]
+    policy = policies(trace)["late"]
     few, many = (Engine(executor, policy).answer(inputs(ROWS), id=ROWS) for executor in executors)
     assert few.n_borderline < 5 < many.n_borderline
 
