@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import pytest
 from made_executors import made_logits
 from stepping import advance
@@ -28,19 +27,6 @@ class Interrupted(TraceExecutor):
         return super().run(segment, state, wanted)
 
 
-@dataclass(frozen=True)
-class Taciturn:
-    """An answer that says a class, but not how sure that is."""
-
-    name: str = "taciturn"
-
-    def needs(self, exit_):
-        return False
-
-    def __call__(self, exit_, evidence, memory):
-        return {name: evidence[name] for name in ("margin", "prediction")}, memory
-
-
 @pytest.mark.parametrize("steps", [True, False])
 def test_an_interrupted_call_gives_its_tickets_up_and_no_other(case, policy, steps):
     engine = Engine(Interrupted(made_logits()), policy)
@@ -58,15 +44,3 @@ def test_an_interrupted_call_gives_its_tickets_up_and_no_other(case, policy, ste
         assert isinstance(ticket.error, ex.ExeuntError)
         assert str(ticket.error) == "a call was broken off: KeyboardInterrupt()"
     check(waits.answers, policy, case.trace, ROWS[60:80])
-
-
-def test_an_answer_that_lacks_what_is_entered_gives_the_tickets_of_the_call_up(case, policy):
-    engine = Engine(TraceExecutor(made_logits()), {"good": policy, "bad": replace(policy, answer=Taciturn())})
-    gone = engine.submit(case.inputs(ROWS[:20]), policy="bad")
-    waits = engine.submit(case.larger(ROWS[20:50]), policy="good", id=ROWS[20:50])
-    with pytest.raises(KeyError, match="max_probability"):
-        engine.drain()
-    assert set(engine.drain()) == {gone, waits}
-    assert isinstance(gone.error, KeyError)
-    assert np.isnan(gone.answers.confidence).all()
-    check(waits.answers, policy, case.trace, ROWS[20:50])

@@ -53,29 +53,6 @@ def test_failures_can_be_skipped(case, policy):
     assert (found[3].exit == -1).all()
 
 
-@dataclass
-class Cramped(TraceExecutor):
-    """Has no memory left to drop rows in where one of `cramped` is kept."""
-
-    cramped: frozenset[int] = frozenset()
-
-    def compact(self, state, rows):
-        if self.cramped & set(state.numbers[rows].tolist()):
-            raise MemoryError("no room to drop rows")
-        return super().compact(state, rows)
-
-
-def test_rows_that_cannot_be_dropped_before_a_split_cost_no_other_batch_its_answers(case, policy):
-    batches = np.array_split(ROWS, 8)
-    executor = Cramped(made_logits(), cramped=frozenset({int(batches[3][-1])}))
-    plan = Plan("trace", executor.segments, (4,) * 5)
-    found = list(Runner(executor, policy, plan).stream(keyed(case, batches), errors="skip"))
-    assert [answers.batch for answers in found] == list(range(8))
-    failed = [answers.batch for answers in found if answers.error is not None]
-    assert failed in ([], [3])
-    check_all(found, batches, policy, case, failed)
-
-
 @dataclass(frozen=True)
 class Score:
     """The margin; a user's own scores differ in what they do besides."""
@@ -127,10 +104,8 @@ def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s
 
 def test_a_batch_alone_raises_what_the_executor_raised(case, policy):
     runner = Runner(case.executor(fails={4: 0}), policy)
-    for wrong, error, told in (
-        (case.inputs(ROWS), RuntimeError, "breaks the executor"),
-        (np.zeros(3), ex.InputError, "2 axes"),
-    ):
+    breaks, axes = (RuntimeError, "breaks the executor"), (ex.InputError, "2 axes")
+    for wrong, (error, told) in ((case.inputs(ROWS), breaks), (np.zeros(3), axes)):
         with pytest.raises(error, match=told):
             runner(wrong)
     check(runner(case.inputs(ROWS[5:]), id=ROWS[5:]), policy, case.trace, ROWS[5:])
@@ -160,30 +135,6 @@ def test_what_fails_is_found_in_halves(case, policy, poisoned):
     check_all(found, ROWS[:64, None], policy, case, failed=poisoned)
     ran = len(executor.failed) + sum(segment == 0 for segment, _, _ in executor.calls)
     assert ran <= 1 + 2 * 6 * len(poisoned)
-
-
-@dataclass
-class Lossy(TraceExecutor):
-    """Leaves out the first rows of its logits where one of the rows is `lost`."""
-
-    lost: int = -1
-
-    def run(self, segment, state, wanted):
-        numbers = state.numbers.tolist()
-        logits, after = super().run(segment, state, wanted)
-        if self.lost not in numbers or segment != 1:
-            return logits, after
-        self.due |= dict.fromkeys(numbers, 1)  # the call does not count: it will be made again
-        return [one[3:] for one in logits], after
-
-
-def test_logits_of_some_rows_are_not_taken_for_those_of_others(case, policy):
-    row = int(left_after(case, policy, 1)[0])
-    batches = np.array_split(ROWS, 8)
-    runner = Runner(Lossy(made_logits(), lost=row), policy, Plan("trace", case.executor().segments, (N,) * 5))
-    found = list(runner.stream(keyed(case, batches), pool_rows=N, max_rows_in_flight=N, errors="skip"))
-    check_all(found, batches, policy, case, failed=[row // 30])
-    assert "must return (rows, classes)" in str(found[row // 30].error)
 
 
 # -- what one batch may cost another -----------------------------------------------------------------------

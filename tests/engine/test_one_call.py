@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -135,17 +136,21 @@ def test_nothing_is_copied_because_of_rows_that_wait_elsewhere_or_nowhere(case, 
     assert executor.counts["compact"] == executor.counts["gather"] == 0
 
 
-class Silent(TraceExecutor):
-    """Keeps the logits of its last exit to itself."""
+@dataclass(eq=False)
+class Cut(TraceExecutor):
+    """Keeps a part of its logits to itself."""
+
+    cut: Callable = list
 
     def run(self, segment, state, wanted):
         logits, state = super().run(segment, state, wanted)
-        return logits[: -(segment == 4) or None], state
+        return self.cut(logits), state
 
 
-def test_logits_that_do_not_come_are_the_failure_of_the_batch(case, policy):
-    with pytest.raises(ex.ExeuntError, match=r"shapes \[\] for the exits \[4\] of 4\d rows"):
-        Engine(Silent(made_logits()), policy).answer(case.inputs(ROWS))
+@pytest.mark.parametrize("cut", [lambda logits: logits[:-1], lambda logits: [one[3:] for one in logits]])
+def test_logits_that_do_not_come_or_of_some_rows_alone_are_the_failure_of_the_batch(case, policy, cut):
+    with pytest.raises(ex.ExeuntError, match=r"shapes \[.*\] for the exits \[0\] of 60 rows"):
+        Engine(Cut(made_logits(), cut=cut), policy).answer(case.inputs(ROWS))
 
 
 @dataclass(frozen=True)

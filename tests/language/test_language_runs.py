@@ -117,10 +117,7 @@ def test_a_killed_training_goes_on_where_it_was(asked, run, tmp_path, monkeypatc
         ({"model": "hf:tests"}, "there is no Hugging Face model 'tests' here"),
         ({"most_tokens": 0}, "most_tokens must be at least 1, got 0"),
         ({"data": "sklearn:digits"}, "must hold one text for each prompt, got images"),
-        (
-            {"exits": ("model.layers.9",)},
-            r"no place for an exit named 'model\.layers\.9'; the places are: mo",
-        ),
+        ({"exits": ("model.layers.9",)}, r"no place for an exit named 'model\.layers\.9'; the places are:"),
         ({"head": {"hidden": 900}}, "leaving there saves nothing: take fewer hidden units, or earlier exits"),
         ({"most_tokens": 60}, r"has \d tokens, and the decoder takes 64, of which 60 are kept"),
         ({"chat": True}, "the tokeniser has no chat template: leave out --chat"),
@@ -151,9 +148,8 @@ def test_a_tokeniser_may_have_a_chat_template_and_no_padding_token(small, tmp_pa
     """Those of Llama and GPT-2 have none to pad with."""
     chat = tokenizer()
     chat.pad_token = None
-    chat.chat_template = (
-        "{% for m in messages %}w7 {{ m.content }}{% endfor %}{% if add_generation_prompt %} w9{% endif %}"
-    )
+    turns = "{% for m in messages %}w7 {{ m.content }}{% endfor %}"
+    chat.chat_template = turns + "{% if add_generation_prompt %} w9{% endif %}"
     chat.save_pretrained(tmp_path / "model")
     model = LanguageModel.open(train(small, tmp_path / "lm").path)
     assert model.prompts.of(["w3 w4"]).tokens == [[7, 3, 4, 9]]

@@ -98,10 +98,7 @@ def test_bad_questions_are_named(model):
         ([("w3", "w4", "w5"), ("w3", "w4")], r"a prompt and 2 choices, a tuple of texts, got \('w3', 'w4'\)"),
         ([("w3", "w4", "")], "the choice '' of 'w3' has no tokens"),
         ([("", "w4", "w5")], "prompt 0 has no tokens"),
-        (
-            [("w3 " * 62, "w4", "w5 w6 w7")],
-            "a prompt and its choice have 65 tokens, and the decoder takes 64",
-        ),
+        ([("w3 " * 62, "w4", "w5 w6 w7")], "prompt and its choice have 65 tokens, and the decoder takes 64"),
     ):
         with pytest.raises(InputError, match=message):
             model.score(questions)

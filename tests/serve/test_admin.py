@@ -288,10 +288,7 @@ def test_the_interface_is_described(client):
 
 
 def test_an_address_or_a_method_that_is_not_there(client):
-    for path, status, message in (
-        ("/predicts", 404, "/openapi.json"),
-        ("/predict", 405, "does not take GET"),
-    ):
+    for path, status, message in (("/nothing", 404, "/openapi.json"), ("/predict", 405, "does not take GET")):
         found = client.get(path)
         assert (found.status_code, message in found.json()["error"]) == (status, True)
     assert client.get("/redoc").status_code == 404

