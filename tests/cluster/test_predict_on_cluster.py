@@ -104,20 +104,6 @@ def test_whoever_is_killed_all_inputs_are_answered(cluster, bucket, run, picture
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["bucket", "google_bucket"])
-def test_the_command_answers_into_an_object_store(cluster, request, store, run, pictures, tmp_path):
-    bucket = request.getfixturevalue(store)
-    put_folder(pictures, f"{bucket}/of-the-command")
-    where = ("--data", f"{bucket}/of-the-command", "--out", f"{bucket}/out")
-    done = called("predict", run.path, *where, "--engine", "ray", "--block-size", "50")
-    assert (done.status, done.err) == (0, "")
-    assert "120 of 121 inputs answered" in done.out
-    assert f"written to {bucket}/out" in done.out
-    expected = alone(run, open_inputs(pictures), tmp_path / "alone.parquet")[1]
-    same(stored_rows(place(f"{bucket}/out")), expected)
-
-
-@pytest.mark.slow
 def test_a_folder_of_something_else_is_left_alone(cluster, run, pictures, tmp_path):
     inputs, out = open_inputs(pictures).take(range(40)), tmp_path / "out"
     options = {"block_size": 40, "say": lambda _: None}

@@ -56,10 +56,8 @@ def policy(four):
 
 def answers(model, inputs, keys):
     runs = session(model)
-    found = [
-        runs.run(OUTPUTS, {name: rows[i : i + 1] for name, rows in inputs.items()} | {"key": keys[i : i + 1]})
-        for i in range(len(keys))
-    ]
+    asked = ({name: rows[i : i + 1] for name, rows in inputs.items()} for i in range(len(keys)))
+    found = [runs.run(OUTPUTS, one | {"key": keys[i : i + 1]}) for i, one in enumerate(asked)]
     return dict(zip(OUTPUTS, map(np.concatenate, zip(*found, strict=True)), strict=True))
 
 

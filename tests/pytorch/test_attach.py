@@ -204,10 +204,7 @@ def test_dict_inputs_masks_tuples_and_repeated_modules():
         ({"head": "nonsense"}, "not known"),
         ({"model": nn.Conv2d(1, 3, 3)}, "logits"),  # it answers with a map
         ({"example": example(0)}, "empty batch"),
-        (
-            {"example": torch.zeros(4, 3, 8, 8)},
-            r"fails on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*chan",
-        ),
+        ({"example": torch.zeros(4, 3, 8, 8)}, r"on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*chan"),
     ],
 )
 def test_what_cannot_carry_exits_is_refused_in_one_line(options, message):

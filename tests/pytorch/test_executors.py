@@ -116,9 +116,8 @@ def test_what_cannot_be_cut_runs_whole_and_says_so(network, images):
 def test_heads_that_nobody_wants_are_not_run(executor, network, images):
     ran = []
     heads = getattr(executor, "heads", network.heads)  # a staged one folds copies of them
-    hooks = [
-        head.body[-1].register_forward_hook(lambda *_, i=i: ran.append(i)) for i, head in enumerate(heads)
-    ]
+    parts = [head.body[-1] for head in heads]
+    hooks = [part.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, part in enumerate(parts)]
     state, _ = executor.start(images[:2])
     for segment, (first, last) in enumerate(executor.segments):
         _, state = executor.run(segment, state, [exit_ for exit_ in (1, 3) if first <= exit_ <= last])

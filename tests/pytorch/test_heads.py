@@ -142,9 +142,7 @@ def test_heads_on_tokens_refuse_feature_maps(kind, layout):
         make_head(HeadOptions(head=kind), (3, 8, 8), 5, layout)
 
 
-@pytest.mark.parametrize(
-    ("channels", "side"), [(16, 4), (64, 4), (65, 3), (128, 2), (256, 2), (257, 1), (2000, 1)]
-)
+@pytest.mark.parametrize(("channels", "side"), [(64, 4), (65, 3), (128, 2), (256, 2), (257, 1), (2000, 1)])
 def test_a_grid_is_as_fine_as_2048_features_allow(channels, side):
     head = Head((channels, 8, 8), 10, "channels_first", HeadOptions())
     assert head.reduce(torch.zeros(1, channels, 8, 8)).shape == (1, 2 * channels, side, side)

@@ -52,11 +52,7 @@ def test_in_order_every_input_comes_once_as_preprocess_makes_it(n: int) -> None:
     rows = [(x, y, key) for batch in batches for x, y, key in zip(*batch, strict=True)]
     assert len(rows) == n
     for batch in batches:
-        assert (batch.inputs.dtype, batch.label.dtype, batch.id.dtype) == (
-            torch.float32,
-            torch.int64,
-            torch.int64,
-        )
+        assert [one.dtype for one in batch] == [torch.float32, torch.int64, torch.int64]
         assert batch.inputs.is_contiguous()
     assert all(batch.label is None for batch in ImageLoader(images(n, labelled=False), PREPARE, batch_size=5))
     for i, (x, y, key) in enumerate(rows):

@@ -127,14 +127,8 @@ UNFLAT = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 2, 2)))
         (lambda: attach(UNFLAT, torch.zeros(2, 3), ["0"], masks=True, verbose=False), "masks are of images"),
         (lambda: attach(FLAT, torch.zeros(2, 4), ["2"], head="pixels"), "head 'pixels' answers with masks"),
         (lambda: attached(_Returns("odd")), "returns masks of 8x11 pixels for images of 16x24: let it"),
-        (
-            lambda: attached(_Returns("classes")),
-            r"logits of shape \(2, 3\), and masks need \(images, classes",
-        ),
-        (
-            lambda: attached(_Returns("dictionary"), ["pair"]),
-            "module 'pair' returns a dict of 2 tensors, and",
-        ),
+        (lambda: attached(_Returns("classes")), r"logits of shape \(2, 3\), and masks need \(images, cl"),
+        (lambda: attached(_Returns("dictionary"), ["pair"]), "'pair' returns a dict of 2 tensors"),
     ],
 )
 def test_what_is_no_network_of_masks_is_told_in_one_line(call, why):

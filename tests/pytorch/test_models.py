@@ -80,9 +80,8 @@ def test_random_weights_follow_from_the_seed_and_leave_the_global_generator_alon
 
 
 def tiny_text(folder: Path, *, weights: bool):
-    config = transformers.BertConfig(
-        **SIZES, vocab_size=30, num_hidden_layers=3, max_position_embeddings=16, num_labels=4
-    )
+    sizes = SIZES | {"vocab_size": 30, "num_hidden_layers": 3, "max_position_embeddings": 16}
+    config = transformers.BertConfig(**sizes, num_labels=4)
     model = transformers.BertForSequenceClassification(config)
     (model if weights else config).save_pretrained(folder)
     return model.eval()
@@ -181,15 +180,9 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [
-        ("import sys; sys.exit('usage: script')", "SystemExit: usage: script"),
-        ("def net(:", "SyntaxError"),
-        ("1 / 0", "ZeroDivisionError"),
-    ],
+    [("import sys; sys.exit('usage: script')", "SystemExit: usage: script"), ("def net(:", "SyntaxError")],
 )
-def test_a_module_that_fails_when_it_is_imported_is_told_before_and_when_it_is_built(
-    tmp_path, monkeypatch, code, message
-):
+def test_a_module_that_fails_when_it_is_imported_is_told(tmp_path, monkeypatch, code, message):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / f"mod_{message[:4].lower()}.py").write_text(code)
     for attempt in (build_model, lambda spec: check_model(spec, None)):

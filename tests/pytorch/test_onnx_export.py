@@ -168,12 +168,10 @@ def test_heads_that_nobody_wants_are_not_in_the_session(run):
 
 def test_rows_of_several_states_are_joined_in_order(run, images):
     executor, inputs = OnnxExecutor(run / "onnx", threads=1), images[:9].numpy()
-    *states, whole = (
-        executor.run(0, executor.start(part)[0], [])[1]
-        for part in (inputs[:3], inputs[3:6], inputs[6:], inputs)
-    )
-    parts = zip(states, (np.array([0, 2]), slice(1, 3), None), strict=True)
-    for name, value in executor.gather(list(parts)).items():
+    parts = (inputs[:3], inputs[3:6], inputs[6:], inputs)
+    *states, whole = (executor.run(0, executor.start(part)[0], [])[1] for part in parts)
+    rows = (np.array([0, 2]), slice(1, 3), None)
+    for name, value in executor.gather([*zip(states, rows, strict=True)]).items():
         np.testing.assert_allclose(value, whole[name][[0, 2, 4, 5, 6, 7, 8]], atol=1e-6)
 
 
@@ -299,9 +297,8 @@ def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
         def forward(self, features):
             return super().forward(features.mean((2, 3))) / len(features)
 
-    network = attach(
-        digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(32, 10), verbose=False
-    ).eval()
+    head = Counting(32, 10)
+    network = attach(digits(), images[:2], ["blocks.3"], head=lambda *_: head, verbose=False).eval()
     with pytest.raises(ex.InputError, match="exit 0 works for one number of rows only"):
         export_network(network, images[:2], tmp_path, say=silent)
 
@@ -361,8 +358,7 @@ NETWORKS = {
     # PyTorch's exporter refuses it as it is: it takes attention for one that is laid out otherwise.
     "swin": of_hugging_face("Swin", **SWIN),
     **{
-        name: by_name(name)
-        for name in ("torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_lite0")
+        name: by_name(name) for name in ("torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_b0")
     },
 }
 

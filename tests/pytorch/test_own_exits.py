@@ -137,9 +137,7 @@ def batches(seed=0):
     return [(x[i : i + 32], (x[i : i + 32, 0] > 0).long()) for i in range(0, 96, 32)]
 
 
-@pytest.mark.parametrize(
-    "options", [{"mode": "joint"}, {"mode": "distill"}, {"mode": "distill", "teacher": "original"}]
-)
+@pytest.mark.parametrize("options", [{"mode": "joint"}, {"mode": "distill", "teacher": "original"}])
 def test_everything_learns_from_the_losses_of_all_exits(options):
     torch.manual_seed(0)
     network = attach(Named(2).eval(), NAMED[1], exits="own", verbose=False)

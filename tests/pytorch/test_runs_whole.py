@@ -24,7 +24,6 @@ from exeunt.runs.folder import RunFolder
 from exeunt.torch import attach, record
 from exeunt.torch.executor import StagedExecutor, make_executor
 from exeunt.torch.open_run import load_network
-from exeunt.zoo import digits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,12 +77,6 @@ def test_a_place_that_cannot_be_cut_is_named():
 
     with pytest.warns(RunsWhole, match="rows depend on each other"):
         attach(Mixes(), torch.randn(2, 4), ["first"], verbose=False)
-
-
-def test_a_network_that_can_be_cut_is_not_warned_of():
-    network = attach(digits(), torch.randn(2, 3, 8, 8), 2, verbose=False)
-    assert network.runs_whole == ""
-    assert not network.cost.saves_nothing
 
 
 def test_the_cost_of_an_answer_is_that_of_what_was_run():

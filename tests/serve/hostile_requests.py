@@ -363,9 +363,7 @@ def served(run: Path, workers: int = 1) -> Iterator[tuple[int, int]]:
                 assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
             finally:
                 process.terminate()
-                begun = time.monotonic()
                 process.wait(60)
-                print(f"it ended {time.monotonic() - begun:.1f} s after SIGTERM")
 
 
 def alone(run: Path, names: tuple[str, ...] = ("label", "exit")) -> list[dict[str, Any]]:

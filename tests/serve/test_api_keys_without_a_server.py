@@ -147,7 +147,7 @@ def test_a_name_that_was_made_to_lead_here_is_refused(made, method):
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/budget", 403), ("/", 403), ("/v2/health/live", 200), ("/v2/health/ready", 200)]
+    ("path", "status"), [("/", 403), ("/v2/health/live", 200), ("/v2/health/ready", 200)]
 )
 def test_a_request_without_a_host_is_refused_but_for_health(made, path, status):
     assert made()(path=path, method="GET", named=())[0] == status
@@ -204,10 +204,7 @@ def test_a_name_of_the_server_has_no_port(tmp_path, name):
         Settings(run=tmp_path, allowed_hosts=(name,))
 
 
-ORIGINS = (
-    "http://evil.example null http://localhost http://localhost:8001 https://localhost:8000.evil.example "
-    "http://127.0.0.1:8000 localhost:8000"
-)
+ORIGINS = "http://evil.example null http://localhost:8001 https://localhost:8000.evil.example localhost:8000"
 
 
 @pytest.mark.parametrize("origin", ["", *ORIGINS.split()])
@@ -297,10 +294,8 @@ def test_keys_are_read_from_a_file(tmp_path):
 )  # fmt: skip
 def test_requests_without_inputs_are_small(made, path, most):
     """It is read and made objects of at once, while nothing else is done."""
-    some, told = (
-        made(max_body=10**6),
-        f"a request may have at most {most:,} bytes here: if it holds inputs, send fewer",
-    )
+    some = made(max_body=10**6)
+    told = f"a request may have at most {most:,} bytes here: if it holds inputs, send fewer"
     status, headers, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
     assert (status, body, CLOSE in headers) == (413, f'{{"error":"{told} at a time"}}'.encode(), True)
     assert (some.left, some.read) == ([b"x"], [])  # nobody reads it

@@ -187,9 +187,8 @@ def test_few_rows_run_in_the_event_loop():
         here = {threading.get_ident()}
         for i in range(3):
             assert (await thread.answer([[i]], policy="p")).inputs == [[i]]
-        found = await asyncio.gather(
-            thread.answer([[3]]), thread.answer("wrong"), thread.call(lambda _: 4), return_exceptions=True
-        )
+        asked = thread.answer([[3]]), thread.answer("wrong"), thread.call(lambda _: 4)
+        found = await asyncio.gather(*asked, return_exceptions=True)
         assert (found[0].inputs, str(found[1]), found[2]) == ([[3]], "wrong inputs", 4)
         assert engine.threads == here
         found = await asyncio.gather(*(thread.answer([[i]]) for i in range(10)))

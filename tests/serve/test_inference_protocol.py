@@ -53,11 +53,8 @@ def test_tensors_in_json_and_in_binary(triton, client, kind, binary, back_in_bin
 
     pixels = made_images(20, seed=1)
     wanted = client.post("/predict", json={"images": in_base64(pixels), "budget": "60%"}).json()["answers"]
-    array = {
-        "UINT8": pixels,
-        "FP32": prepared(pixels),
-        "BYTES": np.array([encoded(one) for one in pixels] if binary else in_base64(pixels), dtype=object),
-    }[kind]
+    images = np.array([encoded(one) for one in pixels] if binary else in_base64(pixels), dtype=object)
+    array = {"UINT8": pixels, "FP32": prepared(pixels), "BYTES": images}[kind]
     outputs = [InferRequestedOutput(name, binary_data=back_in_binary) for name in ANSWER_TYPES]
     options = {"outputs": outputs, "request_id": "7", "parameters": {"budget": "60%"}}
     found = triton.infer(MODEL, [given(array, kind, binary=binary)], **options)

@@ -87,10 +87,8 @@ print(live.read().{})
 def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_path):
     """Each a process of its own: forty wishes to load again, and as many budgets."""
     file = tmp_path / "serving.json"
-    asked = [
-        CHANGING.format("found = live.request_reload()", "loads >= found"),
-        CHANGING.format("live.set_budget(f'{i + 1}%')", "budget"),
-    ]
+    calls = ("found = live.request_reload()", "loads >= found"), ("live.set_budget(f'{i + 1}%')", "budget")
+    asked = [CHANGING.format(*one) for one in calls]
     commands = [[sys.executable, "-c", one, str(file)] for one in asked]
     started = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in commands]
     printed = [one.communicate(timeout=60)[0].strip() for one in started]

@@ -17,11 +17,8 @@ from exeunt.serve import request_bodies as bodies
 from exeunt.serve.request_bodies import NULL, check_strings, decoded, fields, is_null, numbers, rest, strings
 
 MB = 1 << 20
-values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(),
-    lambda inner: st.lists(inner),
-    max_leaves=8,
-)
+leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text()
+values = st.recursive(leaves, st.lists, max_leaves=8)
 
 
 def raw(value):
@@ -42,10 +39,7 @@ def peak(call):
 
 
 @pytest.mark.parametrize("name", ["images", "nobody"])
-@pytest.mark.parametrize(
-    "element",
-    ["[]", "{}", '""', '"ab"', '"ab" ', "1", "12345678901", "1.5", "null", "true", '"\\\\"', "[[]]"],
-)
+@pytest.mark.parametrize("element", ["[]", "{}", '""', '"ab" ', "1", "12345678901", "null", '"\\\\"', "[[]]"])
 def test_a_bomb_takes_a_few_times_its_size(name, element):
     """`json` makes up to forty times as much of it."""
     body = (f'{{"{name}":[' + f"{element}," * (4 * MB // (len(element) + 1)) + f"{element}]}}").encode()
@@ -75,9 +69,8 @@ def test_what_is_nested_or_has_many_names(bomb):
 def test_strings_are_what_json_makes_of_them(texts):
     given_ = [text if text is None or _is_text(text) else None for text in texts]
     assert strings(raw(texts)) == given_
-    assert strings(raw([["a", text] if text is not None else None for text in texts]), 2) == [
-        None if text is None else ("a", text) for text in given_
-    ]
+    pairs = strings(raw([["a", text] if text is not None else None for text in texts]), 2)
+    assert pairs == [None if text is None else ("a", text) for text in given_]
 
 
 def _is_text(text):

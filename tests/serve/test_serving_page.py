@@ -109,9 +109,7 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert browser.get_log("browser") == []
 
 
-WARNING = (
-    "These inputs are not exchangeable with the calibration inputs (p = 1e-09): exit 2 is less sure of them."
-)
+WARNING = "These inputs are not exchangeable with the calibration inputs (p = 1e-09): exit 2 is less sure."
 SLOW = {"latency_ms": {"p50": 940.0, "p95": 26_066.0, "p99": 28_417.0}}
 
 
