@@ -72,9 +72,8 @@ def resnet():
 
 
 bert = text("Bert")
-modernbert = text(
-    "ModernBert", pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
-)
+special = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+modernbert = text("ModernBert", pad_token_id=0, **special)
 deberta = text("DebertaV2", relative_attention=True, position_buckets=4, pos_att_type=["p2c", "c2p"])
 
 

@@ -154,11 +154,7 @@ def test_added_tokens_that_texts_do_not_use_may_lie_beyond_the_vocabulary(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("ViT", r"takes images \(vit\), and the data hold texts"),
-        ("Clap", "'clap' models classify neither images"),
-    ],
+    ("kind", "said"), [("ViT", r"takes images \(vit\), and"), ("Clap", "'clap' models classify")]
 )
 def test_what_is_neither_classifier_of_texts_nor_decoder_is_refused(tmp_path, kind, said):
     getattr(transformers, f"{kind}Config")().save_pretrained(tmp_path)

@@ -85,9 +85,10 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_saw(augment: str) -> None
         seen.append(list(uninterrupted))
     np.random.seed(5)  # noqa: NPY002 - global state must not matter
     torch.manual_seed(5)
-    resumed = loader()
+    before, resumed = torch.get_rng_state(), loader()
     resumed.set_epoch(2)
     assert same(list(resumed), seen[2])
+    assert torch.equal(torch.get_rng_state(), before)
     assert not same(seen[1], seen[2])
 
 

@@ -328,7 +328,8 @@ def test_pictures_show_the_masks_of_all_exits_and_which_answered(run):
     assert set(answered.values()) == set(map(str, np.unique(exits)))
     shown = re.search(r'<figure class="answer"><img src="data:image/png;base64,(.*?)"', page)[1]
     image = data.content(names.index(next(iter(answered))))
-    expected = load(run, trusted=MODEL)(load(run, trusted=MODEL).prepare([image])).masks[0]
+    runner = load(run, trusted=MODEL)
+    expected = runner(runner.prepare([image])).masks[0]
     assert (np.array(Image.open(io.BytesIO(base64.b64decode(shown)))) == expected).mean() > 0.999
     with pytest.raises(InputError, match="answers with classes: pictures are of networks that answer with"):
         draw_masks(SimpleNamespace(masks=False, path="run"), opened.policy, 1, run / "a.html")

@@ -113,10 +113,8 @@ def test_one_file_answers_as_the_stages_do(run, images):
     expected = Engine(open_onnx(folder, threads=1), folder.policy, probabilities=True).answer(images.numpy())
     keys = input_keys(images.numpy(), len(images))
     for i in np.flatnonzero(~expected.borderline):
-        label, probabilities, exit_, cost = alone.run(
-            ["label", "probabilities", "exit", "cost"],
-            {"x": images[i : i + 1].numpy(), "key": keys[i : i + 1]},
-        )
+        given = {"x": images[i : i + 1].numpy(), "key": keys[i : i + 1]}
+        label, probabilities, exit_, cost = alone.run(["label", "probabilities", "exit", "cost"], given)
         assert (label, exit_, cost) == (expected.label[i], expected.exit[i], expected.cost[i])
         np.testing.assert_allclose(probabilities[0], expected.probabilities[i], atol=1e-5)
     assert len(set(expected.exit.tolist())) > 1
@@ -193,7 +191,7 @@ def test_a_difference_is_refused_with_its_exit():
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [([1.0, 2.0], 0), ([1.0, 2.5], 0.25), ([np.nan, 2.0], np.inf), ([np.inf, 2.0], np.inf), ([1.0], np.inf)],
+    [([1, 2], 0), ([1, 2.5], 0.25), ([np.nan, 2], np.inf), ([np.inf, 2], np.inf), ([1], np.inf)],
 )
 def test_nan_and_other_shapes_are_infinitely_far_from_what_pytorch_computes(value, expected):
     assert _distance(np.array(value, np.float32), torch.tensor([1.0, 2.0])) == expected

@@ -177,7 +177,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 def test_every_command_takes_them(tmp_path):
     out, answers, eager = tmp_path / "run", tmp_path / "onnx.parquet", tmp_path / "eager.parquet"
-    joint = ("--mode", "joint", "--epochs", "2")
+    joint = ("--mode", "joint", "--epochs", "1")
     printed = train(out, *joint)
     assert "the exits are the network's own: nothing is added to it" in printed
     assert "next: exeunt calibrate" in printed
