@@ -33,17 +33,7 @@ def quantised(exported, tmp_path_factory) -> RunFolder:
     return make_precision(run, "int8", say=quiet)
 
 
-def test_what_every_exit_says_is_recorded_anew_and_close_to_what_it_was(exported, quantised):
-    before, after = exported.trace("test"), quantised.trace("test")
-    np.testing.assert_array_equal(before.id, after.id)
-    np.testing.assert_array_equal(before.label, after.label)
-    moved = np.abs(before.scores["margin"] - after.scores["margin"])
-    assert moved.max() > 0
-    assert np.quantile(moved, 0.9) < 0.1
-    assert np.mean(before.prediction == after.prediction) > 0.95
-
-
-def test_the_trace_is_what_the_executor_says(quantised):
+def test_the_trace_is_what_the_executor_says(exported, quantised):
     """Answered one by one, from the raw images: the same classes at every exit."""
     runner = load(quantised, policy=ex.eero(*parts(quantised), budget="60%"))
     data = part_data(quantised, "test")
@@ -53,6 +43,7 @@ def test_the_trace_is_what_the_executor_says(quantised):
         logits, state = runner.executor.run(segment, state, range(first, last + 1))
         found = np.stack([one.argmax(axis=1) for one in logits], axis=1)
         np.testing.assert_array_equal(found, quantised.trace("test").prediction[:12, first : last + 1])
+    np.testing.assert_array_equal(quantised.trace("test").id, exported.trace("test").id)
 
 
 def parts(run):

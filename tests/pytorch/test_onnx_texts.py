@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 import transformers
@@ -18,8 +17,6 @@ from exeunt._support.sealed_json import write_sealed
 from exeunt.engine.engine import Engine
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import OnnxManifest
-from exeunt.onnx.nested_if import model_with_policy
-from exeunt.onnx.one_file import read_stages
 from exeunt.onnx.quantisation import quantise_export
 from exeunt.torch import attach, record
 from exeunt.torch.executor import StagedExecutor, WholeExecutor
@@ -183,20 +180,6 @@ def test_text_networks_of_hugging_face(tmp_path, name):
     for length in (3, 30):
         longer = {name: tensor[:, torch.arange(length) % 9] for name, tensor in inputs.items()}
         check_logits(executor, network, longer, atol=1e-4)
-
-
-def test_one_file_answers_texts_of_every_length(folder):
-    model = model_with_policy(read_stages(folder), policy())
-    runs = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    executor, exits = OnnxExecutor(folder, threads=1), set()
-    for i, row in enumerate(texts()):
-        inputs = {name: tensor.numpy() for name, tensor in batch([row], len(row)).items()}
-        expected = Engine(executor, policy()).answer(inputs, id=[i])
-        label, exit_ = runs.run(["label", "exit"], inputs | {"key": np.array([i], dtype=np.uint64)})
-        if not expected.borderline[0]:
-            assert (label, exit_) == (expected.label, expected.exit)
-            exits.add(int(exit_[0]))
-    assert len(exits) > 1
 
 
 def test_one_cut_serves_every_length(staged):
