@@ -22,7 +22,6 @@ import exeunt as ex
 from cli.command import called
 from exeunt._support.paths import open_arrow, place
 from exeunt.data import open_inputs
-from exeunt.errors import UnreadableImage
 from exeunt.jobs import predict_inputs
 from exeunt.jobs.cluster.jobs import RayWorkers, connected
 from exeunt.jobs.predict import predict_folder
@@ -183,21 +182,6 @@ def test_a_reader_that_is_killed_reads_its_block_again(cluster, run, tmp_path):
     killer.join()
     assert killed
     same(rows(tmp_path / "out"), alone(run, inputs, tmp_path / "alone.parquet")[1])
-
-
-@pytest.mark.slow
-def test_what_is_wrong_with_the_data_is_told_as_on_one_machine(cluster, run, pictures, tmp_path):
-    options = {"block_size": 16, "say": lambda _: None}
-    with pytest.raises(UnreadableImage, match=r"3/bad\.png"):
-        predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "strict"), strict=True, **options)
-    cells = [{"bytes": file.read_bytes()} for file in sorted(pictures.rglob("*.png"))[:40]]
-    table = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"image": cells}), table, row_group_size=8)
-    content = bytearray(table.read_bytes())
-    content[4000:4100] = bytes(100)
-    table.write_bytes(content)
-    with pytest.raises(ex.errors.ArtefactError, match=r"t\.parquet is damaged"):
-        predict_on_cluster(run, open_inputs(table), str(tmp_path / "damaged"), **options)
 
 
 @pytest.mark.slow

@@ -23,11 +23,6 @@ SECONDS = (1.0,) * 5
 
 
 @pytest.fixture
-def trace(case):
-    return case.trace
-
-
-@pytest.fixture
 def late(trace):
     return policies(trace)["late"]
 

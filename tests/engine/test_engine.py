@@ -19,12 +19,6 @@ from exeunt.engine.plan import Plan
 from exeunt.errors import QueueFull
 from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds
 
-
-@pytest.fixture
-def trace(case):
-    return case.trace
-
-
 inputs = trace_case().inputs
 
 

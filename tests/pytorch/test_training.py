@@ -32,7 +32,7 @@ def quick(net, loader=None, **options):
 
 @EVERY_MODE
 def test_training_lowers_the_loss_of_what_it_trains(mode):
-    net, history = job(None, mode, epochs=12)
+    net, history = job(None, mode, epochs=8)
     trained = slice(0, -1) if mode == "frozen" else slice(None)
     first, last = history.epochs[0].validation_loss[trained], history.last.validation_loss[trained]
     assert all(b < a for a, b in zip(first, last, strict=True))
