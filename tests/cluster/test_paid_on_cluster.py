@@ -65,10 +65,8 @@ def recorded(tmp_path_factory):
         pq.write_table(pa.table({"text": texts, "label": label}), folder / f"{file}.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in (
-            "record --models models.yaml --data texts.parquet --out run --max-spend 3usd",
-            "calibrate run --budget 50%",
-        ):
+        record = "record --models models.yaml --data texts.parquet --out run --max-spend 3usd"
+        for command in (record, "calibrate run --budget 50%"):
             done = called(*command.split())
             assert done.status == 0, done.err
         yield folder
@@ -172,9 +170,8 @@ def test_eight_workers_some_killed_stay_within_the_total_while_the_database_rest
     )  # fmt: skip
     tests = str(Path(__file__).parents[1])
     job = JOB.format(tests=[tests], command=command)
-    process = subprocess.Popen(
-        [sys.executable, "-c", job], cwd=recorded, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", job], cwd=recorded, **pipes)
     killed, restarted, end = [], 0, time.monotonic() + 500
     try:
         while process.poll() is None and time.monotonic() < end:

@@ -22,7 +22,6 @@ import exeunt as ex
 from cli.command import called
 from exeunt._support.paths import open_arrow, place
 from exeunt.data import open_inputs
-from exeunt.errors import UnreadableImage
 from exeunt.jobs import predict_inputs
 from exeunt.jobs.cluster.jobs import RayWorkers, connected
 from exeunt.jobs.predict import predict_folder
@@ -56,17 +55,6 @@ def test_what_is_connected_stays_connected(cluster):
     with connected("auto") as ray:
         assert ray is cluster
     assert cluster.is_initialized()
-
-
-@pytest.mark.slow
-def test_columns_of_the_table_come_back(cluster, run, pictures, tmp_path):
-    files = sorted(pictures.glob("**/*.*"))[:9]
-    cells = [{"bytes": file.read_bytes()} for file in files]
-    ids = ["q1", "q1", *(f"0{k}" for k in range(len(files) - 2))]
-    pq.write_table(pa.table({"image": cells, "id": ids}), tmp_path / "log.parquet")
-    inputs = open_inputs(tmp_path / "log.parquet", keep=["id"])
-    predict_on_cluster(run, inputs, str(tmp_path / "out"), address="auto", block_size=4, say=lambda _: None)
-    assert [row["id"] for row in stored_rows(tmp_path / "out")] == ids
 
 
 @pytest.mark.slow
@@ -112,20 +100,6 @@ def test_whoever_is_killed_all_inputs_are_answered(cluster, bucket, run, picture
     assert manifest["parts"] == sorted(after)
     assert manifest["tally"]["n"] == 121
     assert {path.name for path in folder.iterdir()} == {*after, "_job.json", "_manifest.json"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("store", ["bucket", "google_bucket"])
-def test_the_command_answers_into_an_object_store(cluster, request, store, run, pictures, tmp_path):
-    bucket = request.getfixturevalue(store)
-    put_folder(pictures, f"{bucket}/of-the-command")
-    where = ("--data", f"{bucket}/of-the-command", "--out", f"{bucket}/out")
-    done = called("predict", run.path, *where, "--engine", "ray", "--block-size", "50")
-    assert (done.status, done.err) == (0, "")
-    assert "120 of 121 inputs answered" in done.out
-    assert f"written to {bucket}/out" in done.out
-    expected = alone(run, open_inputs(pictures), tmp_path / "alone.parquet")[1]
-    same(stored_rows(place(f"{bucket}/out")), expected)
 
 
 @pytest.mark.slow
@@ -208,21 +182,6 @@ def test_a_reader_that_is_killed_reads_its_block_again(cluster, run, tmp_path):
     killer.join()
     assert killed
     same(rows(tmp_path / "out"), alone(run, inputs, tmp_path / "alone.parquet")[1])
-
-
-@pytest.mark.slow
-def test_what_is_wrong_with_the_data_is_told_as_on_one_machine(cluster, run, pictures, tmp_path):
-    options = {"block_size": 16, "say": lambda _: None}
-    with pytest.raises(UnreadableImage, match=r"3/bad\.png"):
-        predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "strict"), strict=True, **options)
-    cells = [{"bytes": file.read_bytes()} for file in sorted(pictures.rglob("*.png"))[:40]]
-    table = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"image": cells}), table, row_group_size=8)
-    content = bytearray(table.read_bytes())
-    content[4000:4100] = bytes(100)
-    table.write_bytes(content)
-    with pytest.raises(ex.errors.ArtefactError, match=r"t\.parquet is damaged"):
-        predict_on_cluster(run, open_inputs(table), str(tmp_path / "damaged"), **options)
 
 
 @pytest.mark.slow

@@ -15,3 +15,8 @@ def case():
 @pytest.fixture
 def policy(case):
     return made_policy(case.trace, SHARES["mixed"])
+
+
+@pytest.fixture
+def trace(case):
+    return case.trace

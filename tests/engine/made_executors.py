@@ -65,12 +65,8 @@ def made_logits() -> np.ndarray:
 
 def recorded(logits: np.ndarray) -> ex.ExitTrace:
     n, m = logits.shape[:2]
-    fields = {
-        "cost": ex.CostModel(np.arange(1.0, m + 1)),
-        "label": np.zeros(n, dtype=int),
-        "id": np.arange(n),
-    }
-    return ex.ExitTrace.from_logits(logits, **fields)
+    known = {"label": np.zeros(n, dtype=int), "id": np.arange(n)}
+    return ex.ExitTrace.from_logits(logits, cost=ex.CostModel(np.arange(1.0, m + 1)), **known)
 
 
 @lru_cache
@@ -81,14 +77,8 @@ def trace_case() -> Case:
         return np.column_stack([np.asarray(rows, dtype=float)] * width)
 
     trace = recorded(logits)
-    return Case(
-        lambda **options: TraceExecutor(logits, **options),
-        inputs,
-        partial(inputs, width=5),
-        spoiled,
-        trace,
-        trace,
-    )
+    opened = partial(TraceExecutor, logits)
+    return Case(opened, inputs, partial(inputs, width=5), spoiled, trace, trace)
 
 
 def spoiled(values, row):

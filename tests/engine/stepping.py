@@ -5,9 +5,11 @@ from __future__ import annotations
 
 def advance(engine, segment, signature=None):
     """Run all that waits before a segment; what is left waits before the next."""
-    while queue := next(
-        (q for q in engine.scheduler if q.segment == segment and signature in (None, q.signature)), None
-    ):
+
+    def waits(queue):
+        return queue.segment == segment and signature in (None, queue.signature)
+
+    while queue := next(filter(waits, engine.scheduler), None):
         for left in engine._calls.run(*engine._taken(queue)):
             engine._push(*left)
 

@@ -145,9 +145,7 @@ def test_by_default_calls_take_no_time():
     assert waiting(least=None).single_row_seconds == SECONDS
 
 
-@pytest.mark.parametrize(
-    ("first", "rest", "alone"), [(8, 8, True), (7, 9, False), (9, 7, False), (16, 8, True)]
-)
+@pytest.mark.parametrize(("first", "rest", "alone"), [(8, 8, True), (7, 9, False), (9, 7, False)])
 def test_a_wave_goes_alone_where_it_and_the_rest_are_half_of_a_call_or_more(first, rest, alone):
     """Else they are joined: a call of few rows takes almost as long as one of many."""
     found = waiting(piece=16)

@@ -140,10 +140,8 @@ def test_rows_that_skip_segments_of_a_model_are_joined_with_those_that_do_not():
     executor = cascaded(*[lambda raw: raw[:, 0, 0, :1].astype(float).repeat(2, axis=1)] * 2, first=first)
     whole = made_network_policy(case.trace)
     exits = [0, *range(first, M)]
-    rates, limits = (
-        np.array(whole.rates)[exits],
-        Thresholds(whole.limits.score[exits], whole.limits.tie[exits]),
-    )
+    rates, limits = np.array(whole.rates)[exits], whole.limits
+    limits = Thresholds(limits.score[exits], limits.tie[exits])
     cost = ex.CostModel(whole.cost.cumulative[exits])
     less = replace(whole, rates=rates / rates.sum(), limits=limits, cost=cost)
     plan = Plan("cascade", executor.segments, (240,) * M)

@@ -130,7 +130,7 @@ def test_probabilities_of_all_classes_are_those_of_the_answer(case, made):
         np.testing.assert_allclose(answers.probabilities, expected[rows], atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 64, 65, 97])
+@pytest.mark.parametrize("size", [0, 1, 65, 97])
 def test_any_size_and_order_of_batch(case, size):
     policy = made_policy(case.trace, SHARES["mixed"])
     rows = np.random.default_rng(size).permutation(N)[:size]

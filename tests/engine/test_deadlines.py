@@ -23,11 +23,6 @@ SECONDS = (1.0,) * 5
 
 
 @pytest.fixture
-def trace(case):
-    return case.trace
-
-
-@pytest.fixture
 def late(trace):
     return policies(trace)["late"]
 
@@ -142,10 +137,8 @@ def test_rows_that_wait_for_an_output_are_answered_with_their_first_one(made):
 def test_late_rows_do_not_wait_to_be_batched_and_others_do(made):
     engine = made()
     engine.submit(inputs(ROWS[:5]), 0.0, deadline=20.0)
-    assert (engine.ready(13.9), engine.ready(14.0)) == (
-        False,
-        True,
-    )  # five calls, and one that may have begun
+    # Five calls, and one that may have begun.
+    assert (engine.ready(13.9), engine.ready(14.0)) == (False, True)
     assert engine.seconds_left(13.9) == pytest.approx(0.1)
 
 
@@ -346,10 +339,8 @@ def test_the_cost_before_the_first_output_is_in_the_policys_own_terms(trace):
     both = {name: replace(one, cost=ex.CostModel(costs * times)) for name, times in (("a", 1.0), ("b", 3.0))}
     engine = Engine(executor, both, seconds=(1.0,) * 3)
     names, parts = "abab", np.split(ROWS[:40], 4)
-    tickets = [
-        engine.submit(inputs(rows), 0.0, policy=name, deadline=1.5)
-        for name, rows in zip(names, parts, strict=True)
-    ]
+    given = zip(names, parts, strict=True)
+    tickets = [engine.submit(inputs(rows), 0.0, policy=name, deadline=1.5) for name, rows in given]
     engine.step(0.0, force=True)
     engine.step(1.5, force=True)
     for ticket, name in zip(tickets, names, strict=True):

@@ -13,16 +13,11 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy, pool
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.engine.engine import Engine
+from exeunt.engine.engine import Engine, Submission
+from exeunt.engine.inputs import joined_inputs
 from exeunt.engine.plan import Plan
 from exeunt.errors import QueueFull
 from exeunt.policy.calibration import ALWAYS, NEVER, Thresholds
-
-
-@pytest.fixture
-def trace(case):
-    return case.trace
-
 
 inputs = trace_case().inputs
 
@@ -80,10 +75,8 @@ def test_a_policy_is_replaced_while_rows_run_and_leaves_nothing_behind(trace):
     advance(engine, 0)
     engine.add("a", made["early"])
     after = engine.submit(inputs(ROWS[50:99]), id=ROWS[50:99], policy="a")
-    for name_one in (
-        partial(engine.submit, inputs(ROWS[:3]), policy="c"),
-        partial(setattr, engine, "active", "c"),
-    ):
+    submit = partial(engine.submit, inputs(ROWS[:3]), policy="c")
+    for name_one in (submit, partial(setattr, engine, "active", "c")):
         with pytest.raises(ex.InputError, match=r"there is no policy 'c': choose one of 'a', 'b'"):
             name_one()
     engine.drain()
@@ -346,10 +339,8 @@ def test_the_table_grows_and_comes_round(trace):
 
 
 def test_where_it_is_borderline_the_executor_says(trace):
-    executors, policy = (
-        [TraceExecutor(made_logits(), border=one) for one in (1e-5, 0.2)],
-        policies(trace)["late"],
-    )
+    executors = [TraceExecutor(made_logits(), border=one) for one in (1e-5, 0.2)]
+    policy = policies(trace)["late"]
     few, many = (Engine(executor, policy).answer(inputs(ROWS), id=ROWS) for executor in executors)
     assert few.n_borderline < 5 < many.n_borderline
 
@@ -413,3 +404,54 @@ def test_no_call_of_a_batch_is_larger_than_planned_for_its_segment(trace):
     engine.submit(inputs(ROWS[:40]))
     engine.drain()
     assert engine.work[0][:2] == [1, plan.calls(1, engine.work[1][1])] == [1, 2]
+
+
+# -- inputs of several tickets that are submitted at once ----------------------------------------------------
+
+PARTS = [ROWS[:1], ROWS[1:1], ROWS[1:30], ROWS[30:31], ROWS[31:200]]
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_inputs_that_are_submitted_together_are_answered_as_one_after_the_other(case, policy, keyed):
+    given = [Submission(case.inputs(rows), rows if keyed else None) for rows in PARTS]
+    one, all_ = (Engine(case.executor(), policy) for _ in range(2))
+    apart = [one.submit(each.inputs, id=each.id) for each in given]
+    together = all_.submit_together(given)
+    one.drain()
+    all_.drain()
+    pairs = [(ticket.answers, other.answers) for ticket, other in zip(together, apart, strict=True)]
+    assert [found.n for found, _ in pairs] == [len(rows) for rows in PARTS]
+    for found, wanted in pairs:
+        for name in ("label", "exit", "cost", "valid"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert len(set(np.concatenate([found.exit for found, _ in pairs]).tolist())) > 1
+
+
+def test_inputs_that_are_submitted_together_have_their_deadlines(case, policy):
+    engine = Engine(case.executor(), policy)
+    parts = zip(np.split(ROWS[:90], 3), (5.0, None, 1.0), strict=True)
+    given = [Submission(case.inputs(rows), None, deadline) for rows, deadline in parts]
+    tickets = engine.submit_together(given, 0.0, soft=True)
+    assert [ticket.deadline for ticket in tickets] == [5.0, np.inf, 1.0]
+    done = engine.step(0.0, force=True) + engine.step(1.5, force=True)
+    assert [ticket in done for ticket in tickets[::2]] == [False, True]
+
+
+def test_what_cannot_be_joined_is_not_submitted(case, policy):
+    engine, two = Engine(case.executor(), policy), case.inputs(ROWS[:2])
+    apart, mixed = [Submission(two), Submission("nothing")], [Submission(two, ROWS[:2]), Submission(two)]
+    for given, told in ((apart, None), (mixed, "all have keys, or none has")):
+        with pytest.raises(ex.InputError, match=told):
+            engine.submit_together(given)
+    assert (engine.rows, engine.drain()) == (0, [])
+
+
+def test_only_arrays_of_equal_sizes_and_types_are_joined():
+    a, b = np.zeros((2, 3)), np.ones((1, 3))
+    np.testing.assert_array_equal(joined_inputs([a, b]), [[0] * 3, [0] * 3, [1] * 3])
+    assert joined_inputs([{"x": a, "y": a}, {"y": b, "x": b}])["x"].shape == (3, 3)
+    for other in (np.zeros((1, 4)), np.zeros((1, 3), dtype=int), [[1.0] * 3], {"0": b}):
+        with pytest.raises(ex.InputError, match="equal sizes and types"):
+            joined_inputs([a, other])
+    with pytest.raises(ex.InputError, match="equal sizes and types"):
+        joined_inputs([{"x": a}, {"y": b}])

@@ -65,11 +65,7 @@ def test_rows_are_dropped_and_joined():
     ("estimator", "options", "says"),
     [
         (object(), {}, "must have predict_proba"),
-        (
-            ByLength(["ant", "elk"]),
-            {"class_names": NAMES},
-            "the class 'elk', and the run has 4 classes, ant, bee",
-        ),
+        (ByLength(["ant", "elk"]), {"class_names": NAMES}, "'elk', and the run has 4 classes, ant, bee"),
         (ByLength([0, 4]), {}, "knows the class 4"),
         (ByLength(), {"n_classes": 3}, r"probabilities \(2, 3\).* got \(2, 4\)"),
         (ByLength(), {"segments": ((0, 1),)}, "segments"),

@@ -53,29 +53,6 @@ def test_failures_can_be_skipped(case, policy):
     assert (found[3].exit == -1).all()
 
 
-@dataclass
-class Cramped(TraceExecutor):
-    """Has no memory left to drop rows in where one of `cramped` is kept."""
-
-    cramped: frozenset[int] = frozenset()
-
-    def compact(self, state, rows):
-        if self.cramped & set(state.numbers[rows].tolist()):
-            raise MemoryError("no room to drop rows")
-        return super().compact(state, rows)
-
-
-def test_rows_that_cannot_be_dropped_before_a_split_cost_no_other_batch_its_answers(case, policy):
-    batches = np.array_split(ROWS, 8)
-    executor = Cramped(made_logits(), cramped=frozenset({int(batches[3][-1])}))
-    plan = Plan("trace", executor.segments, (4,) * 5)
-    found = list(Runner(executor, policy, plan).stream(keyed(case, batches), errors="skip"))
-    assert [answers.batch for answers in found] == list(range(8))
-    failed = [answers.batch for answers in found if answers.error is not None]
-    assert failed in ([], [3])
-    check_all(found, batches, policy, case, failed)
-
-
 @dataclass(frozen=True)
 class Score:
     """The margin; a user's own scores differ in what they do besides."""
@@ -127,10 +104,8 @@ def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s
 
 def test_a_batch_alone_raises_what_the_executor_raised(case, policy):
     runner = Runner(case.executor(fails={4: 0}), policy)
-    for wrong, error, told in (
-        (case.inputs(ROWS), RuntimeError, "breaks the executor"),
-        (np.zeros(3), ex.InputError, "2 axes"),
-    ):
+    breaks, axes = (RuntimeError, "breaks the executor"), (ex.InputError, "2 axes")
+    for wrong, (error, told) in ((case.inputs(ROWS), breaks), (np.zeros(3), axes)):
         with pytest.raises(error, match=told):
             runner(wrong)
     check(runner(case.inputs(ROWS[5:]), id=ROWS[5:]), policy, case.trace, ROWS[5:])
@@ -160,30 +135,6 @@ def test_what_fails_is_found_in_halves(case, policy, poisoned):
     check_all(found, ROWS[:64, None], policy, case, failed=poisoned)
     ran = len(executor.failed) + sum(segment == 0 for segment, _, _ in executor.calls)
     assert ran <= 1 + 2 * 6 * len(poisoned)
-
-
-@dataclass
-class Lossy(TraceExecutor):
-    """Leaves out the first rows of its logits where one of the rows is `lost`."""
-
-    lost: int = -1
-
-    def run(self, segment, state, wanted):
-        numbers = state.numbers.tolist()
-        logits, after = super().run(segment, state, wanted)
-        if self.lost not in numbers or segment != 1:
-            return logits, after
-        self.due |= dict.fromkeys(numbers, 1)  # the call does not count: it will be made again
-        return [one[3:] for one in logits], after
-
-
-def test_logits_of_some_rows_are_not_taken_for_those_of_others(case, policy):
-    row = int(left_after(case, policy, 1)[0])
-    batches = np.array_split(ROWS, 8)
-    runner = Runner(Lossy(made_logits(), lost=row), policy, Plan("trace", case.executor().segments, (N,) * 5))
-    found = list(runner.stream(keyed(case, batches), pool_rows=N, max_rows_in_flight=N, errors="skip"))
-    check_all(found, batches, policy, case, failed=[row // 30])
-    assert "must return (rows, classes)" in str(found[row // 30].error)
 
 
 # -- what one batch may cost another -----------------------------------------------------------------------
@@ -323,3 +274,38 @@ def test_a_batch_that_cannot_be_taken_in_is_entered_once(case, policy):
     (found,) = runner.stream([case.spoil(case.inputs(ROWS[:5]), 2)], errors="skip")
     assert (found.n, found.batch) == (5, 0)
     assert isinstance(found.error, ex.InputError)
+
+
+# -- calls that are broken off: what is no failure of a call comes out of it --------------------------------
+
+
+@dataclass
+class Interrupted(TraceExecutor):
+    """Somebody presses Ctrl-C in the call before segment `at` of the rows."""
+
+    at: int = 2
+
+    def run(self, segment, state, wanted):
+        if segment == self.at:
+            self.at = -1
+            raise KeyboardInterrupt
+        return super().run(segment, state, wanted)
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_an_interrupted_call_gives_its_tickets_up_and_no_other(case, policy, steps):
+    engine = Engine(Interrupted(made_logits()), policy)
+    gone = [engine.submit(case.inputs(rows), id=rows) for rows in (ROWS[:20], ROWS[20:50])]
+    waits = engine.submit(case.larger(ROWS[60:80]), id=ROWS[60:80])
+    if steps:
+        advance(engine, 0, 3)
+        advance(engine, 1)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step(flush=gone[1]) if steps else engine.drain()
+    done = engine.drain()
+    assert set(done) == {*gone, waits}
+    assert engine.rows == engine.table.stale == 0
+    for ticket in gone:
+        assert isinstance(ticket.error, ex.ExeuntError)
+        assert str(ticket.error) == "a call was broken off: KeyboardInterrupt()"
+    check(waits.answers, policy, case.trace, ROWS[60:80])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +14,6 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan
@@ -136,17 +136,21 @@ def test_nothing_is_copied_because_of_rows_that_wait_elsewhere_or_nowhere(case, 
     assert executor.counts["compact"] == executor.counts["gather"] == 0
 
 
-class Silent(TraceExecutor):
-    """Keeps the logits of its last exit to itself."""
+@dataclass(eq=False)
+class Cut(TraceExecutor):
+    """Keeps a part of its logits to itself."""
+
+    cut: Callable = list
 
     def run(self, segment, state, wanted):
         logits, state = super().run(segment, state, wanted)
-        return logits[: -(segment == 4) or None], state
+        return self.cut(logits), state
 
 
-def test_logits_that_do_not_come_are_the_failure_of_the_batch(case, policy):
-    with pytest.raises(ex.ExeuntError, match=r"shapes \[\] for the exits \[4\] of 4\d rows"):
-        Engine(Silent(made_logits()), policy).answer(case.inputs(ROWS))
+@pytest.mark.parametrize("cut", [lambda logits: logits[:-1], lambda logits: [one[3:] for one in logits]])
+def test_logits_that_do_not_come_or_of_some_rows_alone_are_the_failure_of_the_batch(case, policy, cut):
+    with pytest.raises(ex.ExeuntError, match=r"shapes \[.*\] for the exits \[0\] of 60 rows"):
+        Engine(Cut(made_logits(), cut=cut), policy).answer(case.inputs(ROWS))
 
 
 @dataclass(frozen=True)
@@ -249,10 +253,3 @@ def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy
     engine.drain()
     assert executor.counts["compact"] > 0
     assert executor.counts["gather"] == 0
-
-
-def test_answers_are_of_the_first_batch_unless_they_say_otherwise():
-    none = np.zeros(0)
-    answers = Answers(none, none, none, none, none.astype(bool), none.astype(bool))
-    assert (answers.batch, answers.error, answers.n) == (0, None, 0)
-    assert (answers.n_borderline, answers.mean_cost) == (0, 0.0)

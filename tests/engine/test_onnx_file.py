@@ -85,10 +85,8 @@ def test_every_truncation_is_noticed():
 
 def test_graphs_inside_operations_are_seen():
     helper = onnx.helper
-    identity, out = (
-        helper.make_node("Identity", ["x"], ["out"]),
-        helper.make_tensor_value_info("out", FLOAT, None),
-    )
+    identity = helper.make_node("Identity", ["x"], ["out"])
+    out = helper.make_tensor_value_info("out", FLOAT, None)
     branch = helper.make_graph([identity], "b", [], [out])
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     graph = helper.make_graph([node], "g", [], [])

@@ -103,7 +103,7 @@ def test_calls_are_split_only_where_that_saves_more_than_it_copies(copied, split
 
 @pytest.mark.parametrize(
     ("gather_row", "fixed", "min_batch"),
-    [(0.0, 64.0, 64), (100.0, 64.0, 1), (0.0, 0.0, 1), (3.0, 8.0, 4), (0.5, 8.0, 16)],
+    [(0, 64, 64), (100, 64, 1), (0, 0, 1), (3, 8, 4), (0.5, 8, 16)],
 )
 def test_rows_wait_in_a_stream_while_a_larger_call_saves_more_than_it_copies(gather_row, fixed, min_batch):
     """A row takes 1 second and its share of what a call takes whatever its size: half a second at 16 rows of 8."""
@@ -159,10 +159,7 @@ ONES = ((1, 1), (1, 1))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"segments": ((0, 1), (1, 2))},
-            r"segments must follow one another from exit 0 on, got \(\(0, 1\), \(1,",
-        ),
+        ({"segments": ((0, 1), (1, 2))}, r"must follow one another from exit 0 on, got \(\(0, 1\), \(1,"),
         ({"segments": ((1, 1), (2, 2))}, "from exit 0 on"),
         ({"segments": ((0, 1), (2, 1))}, "from exit 0 on"),
         ({"segments": ()}, r"segments must hold some exits, got \(\)"),

@@ -12,7 +12,6 @@ from job_inputs import PARTS, about_of, copied, made_anew, of_other_inputs, quie
 import exeunt as ex
 from exeunt._support.files import file_digest
 from exeunt.data import open_inputs
-from exeunt.jobs import predict_inputs
 from exeunt.jobs.cascade_run import make_cascade
 from exeunt.jobs.precision_run import make_precision
 from exeunt.jobs.timed_run import choose_by_time
@@ -129,16 +128,6 @@ def test_a_policy_may_leave_models_and_exits_out(cascade):
     assert RunFolder.open(cascade.path).policy == replace(made, run=cascade.digest)
     with pytest.raises(ex.ArtefactError, match="calibrated for another network"):
         cascade.save_policy(ex.eero(cascade.trace("fit"), cascade.trace("calibrate"), budget="60%"))
-
-
-def test_predict_takes_it(cascade, tmp_path):
-    cascade.save_policy(both(cascade))
-    data = open_inputs("sklearn:digits")
-    summary = predict_inputs(cascade, data, tmp_path / "out.csv", say=quiet)
-    assert (summary.n, summary.n_unanswered) == (500, 0)
-    expected = ex.evaluate(cascade.policy, cascade.recorded("test"))
-    assert summary.n_right / summary.n_labelled == pytest.approx(expected.accuracy, abs=0.01)
-    assert summary.mean_cost == pytest.approx(expected.cost, rel=0.02)
 
 
 def test_parts_that_differ_are_divided_anew(models, trained, tmp_path):

@@ -49,25 +49,9 @@ def test_they_come_back_in_every_format(exported, table, tmp_path):
     assert predict_inputs(exported, open_inputs(table), tmp_path / "out.csv", say=quiet).n_answered == 10
 
 
-def test_they_belong_to_their_rows_after_resuming_and_in_blocks(exported, table, tmp_path, monkeypatch):
+def test_they_belong_to_their_rows_in_blocks(exported, table, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "BLOCK", 4)
     out, inputs = tmp_path / "out.parquet", open_inputs(table, keep=["id", "customer"])
-
-    class Killed(BaseException):
-        pass
-
-    write = predicting.PredictJob._done
-
-    def killed(job, block, *rest):
-        if block.block.start == 8:
-            raise Killed
-        return write(job, block, *rest)
-
-    monkeypatch.setattr(predicting.PredictJob, "_done", killed)
-    with pytest.raises(Killed):
-        predict_inputs(exported, inputs, out, say=quiet)
-    monkeypatch.setattr(predicting.PredictJob, "_done", write)
-    assert list(tmp_path.glob(".out.parquet.parts/*.parquet"))
     predict_inputs(exported, inputs, out, say=quiet)
     found = pq.read_table(out).to_pydict()
     assert (found["id"], found["customer"]) == (IDS, list(range(10)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt._support.files import locked
 from exeunt._support.paths import write_bytes
 from exeunt.jobs.blocks import Block, DoneBlock, blocks_of
 from exeunt.jobs.parts import check_complete, done_in, finish_folder, open_folder
@@ -205,16 +203,3 @@ def test_a_folder_that_is_being_emptied_is_not_complete(here, monkeypatch):
         open_folder(str(here), {**ABOUT, "block": 5}, force=True)
     with pytest.raises(ex.InputError, match="is not complete"):
         check_complete(parts.folder, RUN)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_to_is_told(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(ex.InputError, match="is not writable"), locked(tmp_path / "out" / "x", "out"):
-        pass
-
-
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(ex.InputError, match="out is not a folder"), locked(tmp_path / "out" / "x", "out"):
-        pass

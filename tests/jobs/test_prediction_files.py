@@ -8,7 +8,6 @@ import fcntl
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from exeunt._support import files
 from exeunt.data import open_inputs
 from exeunt.jobs import parts
 from exeunt.jobs.prediction_files import csv_lines
-from exeunt.runs.runner import load
 
 
 @pytest.fixture
@@ -71,18 +69,6 @@ def test_probabilities_are_those_of_the_exit_that_answered(exported, pictures, t
     np.testing.assert_array_equal(table["top_2_probability"], order[:, -2])
     assert table["top_1"] == table["class_name"]
     assert table["top_2"] == [str(k) for k in np.argsort(found, axis=1)[:, -2]]
-
-
-def test_runners_give_probabilities_where_asked(exported):
-    inputs = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
-    inputs[7] = np.nan
-    plain, full = load(exported)(inputs), load(exported, probabilities=True)(inputs)
-    assert plain.probabilities is None
-    np.testing.assert_array_equal(full.label, plain.label)
-    answered = np.arange(40) != 7
-    np.testing.assert_array_equal(full.probabilities[answered].argmax(axis=1), full.label[answered])
-    np.testing.assert_array_equal(full.probabilities[answered].max(axis=1), full.confidence[answered])
-    assert np.isnan(full.probabilities[7]).all()
 
 
 def test_more_classes_than_there_are_cannot_be_shown(exported, pictures):
@@ -191,27 +177,15 @@ def test_paths_come_from_standard_input(exported, pictures, monkeypatch):
 
 
 def test_two_processes_do_not_write_one_file(exported, pictures, tmp_path):
-    out = tmp_path / "a.csv"
-    code = f"""
-import sys
-from pathlib import Path
-from exeunt.jobs.parts import open_parts
-with open_parts(Path({str(out)!r}), {{"job": 1}}):
-    print("holds", flush=True)
-    sys.stdin.readline()
-"""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", code], **pipes)
-    assert process.stdout.readline() == "holds\n"
-    done = predict(exported, pictures, out)
+    out, lock = tmp_path / "a.csv", tmp_path / ".a.csv.parts" / ".lock"
+    with files.locked(lock, out):
+        done = predict(exported, pictures, out)
     assert (done.status, done.out) == (2, "")
     assert f"another process is writing {out}: wait until it is done, or name another place" in done.err
-    process.kill()
-    process.communicate()
-    left = tmp_path / ".a.csv.parts"
-    assert (left / ".lock").exists()  # left behind, and in nobody's way
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()  # as a killed process leaves it, in nobody's way
     assert predict(exported, pictures, out).status == 0
-    assert not left.exists()
+    assert not lock.parent.exists()
 
 
 def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ from exeunt.data.stored_inputs import PixelArray
 from exeunt.engine.plan import Plan
 from exeunt.errors import UnreadableInput
 from exeunt.jobs.cascade_run import make_cascade
-from exeunt.jobs.predict import predict_inputs
 from exeunt.jobs.record import record_inputs
 from exeunt.jobs.summary import recorded_text
 from exeunt.runs.run_inputs import part_data
@@ -145,16 +144,6 @@ def test_inputs_of_corrected_labels_are_another_job(exported, data, tmp_path):
         record_inputs(exported, inputs(np.arange(9) + 1), out, say=quiet)
     record_inputs(exported, inputs(np.arange(9) + 1), out, say=quiet, force=True)
     assert pq.read_table(out)["label"].to_pylist() == list(range(1, 10))
-
-
-def test_an_empty_cell_is_an_unreadable_image(exported, tmp_path):
-    images = [*cells(noise(1)), None, {"bytes": None}]
-    pq.write_table(pa.table({"image": images}), table := tmp_path / "some.parquet")
-    inputs = open_inputs(table)
-    assert predict_inputs(exported, inputs, tmp_path / "out.csv", say=quiet).n_unanswered == 2
-    total = record_inputs(exported, inputs, str(tmp_path / "out"), say=quiet)
-    assert total.n_answered == 1
-    assert total.first_error[1] == "cannot read the image some.parquet#1: it is empty"
 
 
 def test_inputs_of_other_classes_are_recorded_and_counted_apart(exported, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 from job_inputs import FACTORY, noise, write_pictures
 
 import exeunt as ex
-from exeunt.data import Preprocess
 from exeunt.runs.runner import load
 
 HEAVY = {"torch", "torchvision", "transformers", "scipy", "sklearn", "matplotlib", "onnx", "pandas"}
@@ -27,39 +26,15 @@ try:
 finally:
     print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
-    done = said(code, write_pictures(tmp_path, noise(1)))
+    folder = write_pictures(tmp_path, noise(1))
+    given = {"capture_output": True, "text": True, "check": True, "cwd": folder}
+    done = subprocess.run([sys.executable, "-c", code], **given)
     loaded = {name.partition(".")[0] for name in json.loads(done.stderr.splitlines()[-1])}
     assert "onnxruntime" in loaded
     assert not loaded & HEAVY
     header, row = done.stdout.splitlines()
     assert header.startswith("name,label,class_name,confidence,exit,cost")
     assert row.startswith("000.bmp,")
-
-
-def said(code, folder):
-    call = [sys.executable, "-c", code]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_a_runner_prepares_images_without_pytorch(exported, tmp_path):
-    """What PyTorch would import is not to be had."""
-    pixels = noise(3)
-    write_pictures(tmp_path, pixels[:1])
-    np.save(tmp_path / "rest.npy", pixels[1:])
-    code = f"""
-import sys
-sys.modules["torch"] = None
-import numpy as np
-import exeunt.runs
-runner = exeunt.load({str(exported.path)!r})
-answers = runner(runner.prepare(["000.bmp", *np.load("rest.npy")]))
-print(answers.label.tolist(), answers.exit.tolist())
-"""
-    prepared = Preprocess.from_dict(exported.manifest["inputs"]).normalise(pixels)
-    answers = load(exported, executor="onnx")(prepared)
-    assert said(code, tmp_path).stdout.strip() == f"{answers.label.tolist()} {answers.exit.tolist()}"
 
 
 @pytest.mark.parametrize("executor", ["onnx", "eager"])

@@ -84,10 +84,7 @@ def test_a_job_counts_each_group_once_or_says_that_nothing_was_watched(run, log,
     assert told.startswith("4 groups watched\n")
     told = "no drift: 12 inputs look like those of calibration"
     if in_calibration:
-        told = (
-            "drift was not watched: the calibration inputs came in groups, and these name none: name the column of "
-            "their groups with --group-column\n"
-        )
+        told = "drift was not watched: the calibration inputs came in groups, and these name none: name the"
     assert told in called(*command).out
     badly = called(*command, "--group-column", "badly")
     assert "drift was not watched: row 11 of the predictions (rows count from 0) names no group" in badly.out
@@ -98,17 +95,12 @@ def test_columns_of_groups_that_there_are_not_are_named_before_any_work(run, log
     out, lacks = tmp_path / "out.parquet", "has no column 'user'"
     for data, into, told in (
         (log, out, f"{lacks}; its columns are image, talk, badly, n (name another with --group-column)"),
-        (
-            log,
-            "-",
-            "drift is looked for in a file of predictions: name one with --out, or leave out --group-col",
-        ),
+        (log, "-", "drift is looked for in a file of predictions: name one with --out, or leave out --gr"),
         (tmp_path / "in", out, f"is no table and {lacks}: leave it out"),
         ("-", out, f"{lacks}: name a table with --data, or leave out --group-column"),
     ):
-        done = called(
-            "predict", run.path, "--model", FACTORY, "--data", data, "--group-column", "user", "--out", into
-        )
+        asked = ("--data", data, "--group-column", "user", "--out", into)
+        done = called("predict", run.path, "--model", FACTORY, *asked)
         assert told in done.err
         assert done.status == 2
         assert not out.exists()
@@ -149,9 +141,8 @@ def test_the_first_decided_row_of_each_group_counts_also_across_parts(every):
 @pytest.mark.parametrize("calibration", ["sequential", "marginal"])
 def test_the_engine_tells_the_scores_and_ties_that_replay_finds(run, calibration):
     parts = run.trace("fit"), run.trace("calibrate")
-    policy = ex.compose(
-        "thirds", lambda _: np.array([0.4, 0.3, 0.3]), *parts, budget="100%", calibration=calibration
-    )
+    options = {"budget": "100%", "calibration": calibration}
+    policy = ex.compose("thirds", lambda _: np.array([0.4, 0.3, 0.3]), *parts, **options)
     run.save_policy(policy)
     rng = np.random.default_rng(0)
     inputs = (rng.random((40, 1, 8, 8)).repeat(3, axis=1) < rng.random((40, 1, 1, 1))).astype(np.float32)

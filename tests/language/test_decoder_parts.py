@@ -9,12 +9,11 @@ from exeunt.errors import InputError
 from exeunt.torch.language.decoder import Decoder, KeyValues, ragged
 from tiny_decoders import FAMILIES, N_TOKENS, decoder
 
-OTHERS = [
-    pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in ("Llama", "GPT2", "Gemma2")
-]
+OFTEN = ("Llama", "GPT2", "Gemma2")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in OFTEN]
 
 
-@pytest.mark.parametrize("family", ["Llama", "GPT2", "Gemma2", *OTHERS])
+@pytest.mark.parametrize("family", [*OFTEN, *OTHERS])
 @torch.inference_mode()
 def test_blocks_of_different_length_and_depth_give_the_whole_models_logits(family):
     model = decoder(family)

@@ -85,9 +85,8 @@ def test_what_is_certified_is_false_at_most_as_often_as_delta_allows(what, n):
     found = []
     for seed in range(n):
         with suppress(Infeasible):
-            certified = World(RATES, COSTS, seed).certified(
-                max_loss=loss, budget=budget, delta=DELTA, seed=seed
-            )
+            world = World(RATES, COSTS, seed)
+            certified = world.certified(max_loss=loss, budget=budget, delta=DELTA, seed=seed)
             found.append(int(certified.name))
     assert len(found) > 0.5 * n  # it has power
     false = sum(RATES[k] > (loss or 1) or COSTS[k] > (budget or 9) for k in found)
@@ -98,9 +97,8 @@ def one_policy(answers):
     """Candidates of a single policy, which answers so."""
     policies = made_policies(1)
     nothing = Candidates(policies, [np.zeros(9)], [np.zeros(9)])
-    return lambda **limits: nothing.certified(
-        lambda _: answers, len(answers), loss=differing("token"), delta=DELTA, **limits
-    )
+    options = {"loss": differing("token"), "delta": DELTA}
+    return lambda **limits: nothing.certified(lambda _: answers, len(answers), **options, **limits)
 
 
 def rejected(values, bound, level):

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 from tokenizers.processors import TemplateProcessing
 
 import exeunt as ex
 from exeunt.errors import ArtefactError, ExeuntError, InputError
-from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import part_data
 from exeunt.torch.language import LanguageModel
 from exeunt.torch.language import training as language_training
@@ -63,15 +61,6 @@ def test_heads_learn_and_confidences_tell_who_agrees(run):
     for exit_ in range(2):
         sure = trace.scores[SCORE][:, exit_]
         assert sure[right[:, exit_]].mean() > sure[~right[:, exit_]].mean() + 0.1
-
-
-def test_a_run_is_opened_and_verified_as_any_other_and_its_weights_come_back(run):
-    assert RunFolder.open(run.path).digest == run.digest
-    run.files.check_all()
-    assert run.cost.n_exits == 3
-    assert [part.groups.n for part in map(run.recorded, ("fit", "calibrate", "test"))] == [60, 80, 80]
-    once, again = (LanguageModel.open(run.path).generate(["w3 w4"], full=True)[0] for _ in range(2))
-    assert once.continuation == again.continuation
 
 
 class StoppedError(Exception):
@@ -128,10 +117,7 @@ def test_a_killed_training_goes_on_where_it_was(asked, run, tmp_path, monkeypatc
         ({"model": "hf:tests"}, "there is no Hugging Face model 'tests' here"),
         ({"most_tokens": 0}, "most_tokens must be at least 1, got 0"),
         ({"data": "sklearn:digits"}, "must hold one text for each prompt, got images"),
-        (
-            {"exits": ("model.layers.9",)},
-            r"no place for an exit named 'model\.layers\.9'; the places are: model\.l",
-        ),
+        ({"exits": ("model.layers.9",)}, r"no place for an exit named 'model\.layers\.9'; the places are:"),
         ({"head": {"hidden": 900}}, "leaving there saves nothing: take fewer hidden units, or earlier exits"),
         ({"most_tokens": 60}, r"has \d tokens, and the decoder takes 64, of which 60 are kept"),
         ({"chat": True}, "the tokeniser has no chat template: leave out --chat"),
@@ -162,9 +148,8 @@ def test_a_tokeniser_may_have_a_chat_template_and_no_padding_token(small, tmp_pa
     """Those of Llama and GPT-2 have none to pad with."""
     chat = tokenizer()
     chat.pad_token = None
-    chat.chat_template = (
-        "{% for m in messages %}w7 {{ m.content }}{% endfor %}{% if add_generation_prompt %} w9{% endif %}"
-    )
+    turns = "{% for m in messages %}w7 {{ m.content }}{% endfor %}"
+    chat.chat_template = turns + "{% if add_generation_prompt %} w9{% endif %}"
     chat.save_pretrained(tmp_path / "model")
     model = LanguageModel.open(train(small, tmp_path / "lm").path)
     assert model.prompts.of(["w3 w4"]).tokens == [[7, 3, 4, 9]]
@@ -185,25 +170,11 @@ def test_a_token_that_the_decoder_does_not_know_is_named(model):
         replace(model, prompts=prompts).generate([f"w3 w{N_TOKENS + 1}"], full=True)
 
 
-def test_an_encoder_is_refused(tmp_path):
-    sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    encoder = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, intermediate_size=32))
-    encoder.save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "prompts.txt").write_text("w3 w4\n" * 40)
-    with pytest.raises(InputError, match="no decoder"):
-        train(LanguageJob(model=f"hf:{tmp_path}", data=str(tmp_path / "prompts.txt")), tmp_path / "lm")
-
-
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
         (["w3", ""], {"full": True}, r"prompt 1 has no tokens: leave it out"),
-        (
-            ["w3 " * 70],
-            {"full": True},
-            "prompt 0 has 70 tokens, and the decoder takes 64, of which 10 are kept",
-        ),
+        (["w3 " * 70], {"full": True}, "prompt 0 has 70 tokens, and the decoder takes 64, of which 10 are"),
         (["w3", *["w3 " * 70] * 3], {"full": True}, r"prompt 1 \(and 2 more prompts\) has 70 tokens"),
         (["w3"], {"full": True, "most_tokens": 64}, "64 tokens, and answers of 64 leave none for the prompt"),
         (["w3"], {}, "has no policy yet"),
@@ -276,9 +247,8 @@ def test_what_is_damaged_in_a_file_of_answers_is_made_again(model, tmp_path):
     file.write_bytes(b"\n".join(lines))
     assert model.generate(prompts, full=True, keep=file) == first
     assert model.generate(prompts, full=True, keep=file, batch_size=1) == first
-    assert (
-        len(file.read_text(errors="replace").splitlines()) == 4 + 2
-    )  # what is damaged stays, and is not read
+    # What is damaged stays, and is not read.
+    assert len(file.read_text(errors="replace").splitlines()) == 4 + 2
 
 
 def test_a_policy_of_another_network_is_refused(model):

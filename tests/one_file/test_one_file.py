@@ -56,10 +56,8 @@ def policy(four):
 
 def answers(model, inputs, keys):
     runs = session(model)
-    found = [
-        runs.run(OUTPUTS, {name: rows[i : i + 1] for name, rows in inputs.items()} | {"key": keys[i : i + 1]})
-        for i in range(len(keys))
-    ]
+    asked = ({name: rows[i : i + 1] for name, rows in inputs.items()} for i in range(len(keys)))
+    found = [runs.run(OUTPUTS, one | {"key": keys[i : i + 1]}) for i, one in enumerate(asked)]
     return dict(zip(OUTPUTS, map(np.concatenate, zip(*found, strict=True)), strict=True))
 
 
@@ -74,12 +72,8 @@ def check_against_numpy(stages, policy, test, inputs, exits=None):
     close = (asked & (np.abs(scores - policy.thresholds) < 1e-5)).any(axis=1) & (not steps)
     assert close.mean() < 0.1
     sure = ~close
-    expected = {
-        "exit": exits,
-        "label": outputs.prediction[rows, exits],
-        "cost": policy.cost.cumulative[exits],
-    }
-    for name, values in expected.items():
+    label, cost = outputs.prediction[rows, exits], policy.cost.cumulative[exits]
+    for name, values in (("exit", exits), ("label", label), ("cost", cost)):
         np.testing.assert_array_equal(found[name][sure], values[sure], name)
     probabilities = np.exp(outputs.log_probability[rows, exits])
     shown = found["probabilities"]
@@ -222,9 +216,9 @@ def test_some_exits_alone(four):
     kept, cost = [1, 3], ex.CostModel([1.0, 3.0], unit="MMACs")
     fit, calibrate, test = (
         ex.ExitTrace.from_probabilities(
-            np.exp(trace.log_probability[:, kept]), cost=cost, label=trace.label, id=trace.id
+            np.exp(one.log_probability[:, kept]), cost=cost, label=one.label, id=one.id
         )
-        for trace in traces
+        for one in traces
     )
     policy = ex.eero(fit, calibrate, budget="70%")
     check_against_numpy(stages, policy, test, last_inputs(), exits=kept)

@@ -72,9 +72,7 @@ def test_node_answers_as_python_does(node_modules, asked, tmp_path):
     check(json.loads(done.stdout), expected)
 
 
-@pytest.mark.skipif(
-    not (shutil.which("g++") and HEADERS.is_dir()), reason="apt-get install g++ libonnxruntime-dev"
-)
+@pytest.mark.skipif(not (shutil.which("g++") and HEADERS.is_dir()), reason="no g++ or libonnxruntime-dev")
 def test_cpp_answers_as_python_does(asked, tmp_path):
     model, pixels, keys, expected = asked
     program = tmp_path / "one_file"

@@ -24,9 +24,9 @@ def traced(function, *inputs):
     with writer.branch() as branch:
         made = function(*(TracedArray(writer, f"in{i}", value) for i, value in enumerate(inputs)))
     described = [(f"in{i}", value) for i, value in enumerate(inputs)] + [(made.name, made)]
+    kind = helper.np_dtype_to_tensor_dtype
     *given, output = (
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in described
+        helper.make_tensor_value_info(name, kind(one.dtype), one.shape) for name, one in described
     )
     graph = helper.make_graph(branch.nodes, "traced", given, [output], branch.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

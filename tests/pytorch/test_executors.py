@@ -14,7 +14,6 @@ import exeunt as ex
 from exeunt.engine.engine import Engine
 from exeunt.engine.inputs import input_keys
 from exeunt.runs.executors import executor_device
-from exeunt.timing.millisecond_costs import measured_cost
 from exeunt.torch import attach, record
 from exeunt.torch.devices import best_device, device_name
 from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, original
@@ -66,16 +65,6 @@ def test_answers_equal_replay(executor, trace, images, budget):
     assert found.mean_cost == pytest.approx(found.cost.mean())
 
 
-def test_answers_do_not_depend_on_batches_or_order(executor, trace, images):
-    policy, rows = _policy(trace, "50%"), _rows(trace)
-    whole = Engine(executor, policy).answer(images[rows], id=trace.id[rows])
-    order = np.random.default_rng(0).permutation(len(rows))
-    for place in (order[:1], order[1:9], order[9:]):
-        part = Engine(executor, policy).answer(images[rows[place]], id=trace.id[rows[place]])
-        np.testing.assert_array_equal(part.exit, whole.exit[place])
-        np.testing.assert_array_equal(part.label, whole.label[place])
-
-
 def test_arrays_of_any_order_that_may_not_be_written_to_are_inputs(executor, trace, images, request):
     """Such are those of a file that is mapped into memory; PyTorch warns of them, and a warning fails this test."""
     torch.set_warn_always(True)  # else once per process
@@ -88,12 +77,6 @@ def test_arrays_of_any_order_that_may_not_be_written_to_are_inputs(executor, tra
             np.testing.assert_array_equal(Engine(executor, policy).answer(given, id=id_).exit, expected.exit)
 
 
-def test_no_inputs(executor, trace, images):
-    found = Engine(executor, _policy(trace, "50%")).answer(images[:0])
-    assert found.n == 0
-    assert found.mean_cost == 0.0
-
-
 def test_nan_is_flagged_and_the_others_are_answered(executor, trace, images):
     policy = _policy(trace, "100%")
     spoilt = images.clone()
@@ -104,13 +87,6 @@ def test_nan_is_flagged_and_the_others_are_answered(executor, trace, images):
     assert np.isnan(found.confidence[3])
     others = np.arange(64) != 3
     np.testing.assert_array_equal(found.label[others], clean.label[others])
-
-
-def test_another_network_is_refused(executor, trace):
-    two = ex.ExitTrace.from_scores([[0.1, 0.2]] * 9, [[0, 0]] * 9, cost=ex.CostModel([1, 2]), label=[0] * 9)
-    fit, calibrate, _ = two.split()
-    with pytest.raises(ex.InputError, match="2 exits, the network 4"):
-        Engine(executor, ex.eero(fit, calibrate, budget="80%")).answer(torch.zeros(1, 3, 8, 8))
 
 
 class Doubles(nn.Module):
@@ -137,19 +113,11 @@ def test_what_cannot_be_cut_runs_whole_and_says_so(network, images):
     assert isinstance(executor, WholeExecutor)
 
 
-def test_measured_cost_is_a_cost_in_milliseconds(executor, images):
-    cost = measured_cost(executor, images[:8], repeats=3, warmup=1)
-    assert cost.unit == "ms"
-    assert cost.n_exits == 4
-    assert "batch 8" in cost.source
-
-
 def test_heads_that_nobody_wants_are_not_run(executor, network, images):
     ran = []
     heads = getattr(executor, "heads", network.heads)  # a staged one folds copies of them
-    hooks = [
-        head.body[-1].register_forward_hook(lambda *_, i=i: ran.append(i)) for i, head in enumerate(heads)
-    ]
+    parts = [head.body[-1] for head in heads]
+    hooks = [part.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, part in enumerate(parts)]
     state, _ = executor.start(images[:2])
     for segment, (first, last) in enumerate(executor.segments):
         _, state = executor.run(segment, state, [exit_ for exit_ in (1, 3) if first <= exit_ <= last])

@@ -92,39 +92,12 @@ def test_tokens_that_are_alike_have_a_gradient():
 
 def test_what_is_pooled_from_tokens_is_normalised_unless_said_otherwise():
     x = torch.randn(3, 6, 4)
-    for norm, expected in (("layer", functional.layer_norm(x.mean(1), (4,))), ("none", x.mean(1))):
-        head = make((6, 4), "tokens", head="mean", hidden=0, input_norm=norm)
-        assert torch.equal(head.body[:-1](head.reduce(x)), expected)
-        torch.testing.assert_close(head(x), head.body[-1](expected))
-
-
-def test_batch_norm_of_pooled_tokens_shows_what_one_large_feature_hides():
-    """The first token of a decoder has a feature a thousand times as large as the others, in every text alike."""
-    x = torch.randn(64, 6, 4)
-    x[:, 0, 2] += 8000
-    shown = {}
-    for norm in ("layer", "batch"):
+    means = x.mean(1)
+    across = functional.batch_norm(means, None, None, training=True)
+    for norm, expected in (("layer", functional.layer_norm(means, (4,))), ("none", means), ("batch", across)):
         head = make((6, 4), "tokens", head="mean", hidden=0, input_norm=norm).train()
-        shown[norm] = head.body[:-1](head.reduce(x)).std(0)
-    assert shown["layer"].max() < 0.01
-    assert shown["batch"].min() > 0.9
-
-
-@pytest.mark.parametrize("kind", ["mean", "statistics"])
-def test_padding_does_not_change_a_masked_answer(kind):
-    head = make((6, 4), "tokens", head=kind)
-    x, mask = torch.randn(2, 6, 4), torch.ones(2, 6)
-    padded = torch.cat([x, 1e3 * torch.randn(2, 3, 4)], dim=1)
-    longer = torch.cat([mask, torch.zeros(2, 3)], dim=1)
-    assert torch.allclose(head(x, mask), head(padded, longer), atol=1e-5)
-
-
-@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-def test_reducing_is_free_of_parameters(norm):
-    head = make((3, 8, 8), norm=norm).train()
-    reduced = head.reduce(torch.randn(2, 3, 8, 8, requires_grad=False))
-    assert not reduced.requires_grad
-    assert head.classify(reduced).requires_grad
+        torch.testing.assert_close(head.body[:-1](head.reduce(x)), expected)
+        torch.testing.assert_close(head(x), head.body[-1](expected))
 
 
 @pytest.mark.parametrize(
@@ -169,9 +142,7 @@ def test_heads_on_tokens_refuse_feature_maps(kind, layout):
         make_head(HeadOptions(head=kind), (3, 8, 8), 5, layout)
 
 
-@pytest.mark.parametrize(
-    ("channels", "side"), [(16, 4), (64, 4), (65, 3), (128, 2), (256, 2), (257, 1), (2000, 1)]
-)
+@pytest.mark.parametrize(("channels", "side"), [(64, 4), (65, 3), (128, 2), (256, 2), (257, 1), (2000, 1)])
 def test_a_grid_is_as_fine_as_2048_features_allow(channels, side):
     head = Head((channels, 8, 8), 10, "channels_first", HeadOptions())
     assert head.reduce(torch.zeros(1, channels, 8, 8)).shape == (1, 2 * channels, side, side)

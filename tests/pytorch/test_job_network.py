@@ -14,8 +14,8 @@ from exeunt.errors import InputError
 from exeunt.torch import attach
 from exeunt.torch.training.job import TrainingJob
 from exeunt.torch.training.job_network import made_of, settings_for
-from exeunt.torch.training.run import run_training
-from exeunt.zoo import DigitsNet
+
+SMALL = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 10}
 
 
 class Convolutions(nn.Module):
@@ -24,10 +24,9 @@ class Convolutions(nn.Module):
     def __init__(self, *, batch_norm: bool) -> None:
         super().__init__()
         norms = (nn.BatchNorm2d(4) if batch_norm else nn.GroupNorm(1, 4) for _ in range(3))
-        layers = zip((3, 4, 4), norms, strict=True)
-        self.blocks = nn.Sequential(
-            *(nn.Sequential(nn.Conv2d(width, 4, 3, padding=1), norm, nn.ReLU()) for width, norm in layers)
-        )
+        convolutions = (nn.Conv2d(width, 4, 3, padding=1) for width in (3, 4, 4))
+        layers = zip(convolutions, norms, strict=True)
+        self.blocks = nn.Sequential(*(nn.Sequential(one, norm, nn.ReLU()) for one, norm in layers))
         self.norm = nn.Identity() if batch_norm else nn.LayerNorm(4)
         self.head = nn.Linear(4, 3)
 
@@ -43,9 +42,7 @@ def convolutional(*, batch_norm=True):
 
 @cache
 def text():
-    config = transformers.BertConfig(
-        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=10
-    )
+    config = transformers.BertConfig(**SMALL, num_hidden_layers=2)
     model = transformers.BertModel(config, add_pooling_layer=False).eval()
     ids = torch.full((2, 4), 5)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -147,27 +144,13 @@ def test_what_a_network_is_made_of():
     assert made_of(network.backbone, apart_from="classifier") == ["attention", "layer norm"]
     assert made_of(Convolutions(batch_norm=True)) == ["batch norm"]
     assert made_of(nn.Linear(2, 2)) == []
-    assert (
-        settings(network)
-        .describe()
-        .startswith("attention, layer norm; trained weights: epochs 20, optimiser adamw")
-    )
-
-
-def random(n_classes: int) -> DigitsNet:
-    return DigitsNet(n_classes)
-
-
-def the_same_every_time(n_classes: int) -> DigitsNet:
-    torch.manual_seed(0)
-    return DigitsNet(n_classes)
+    said = settings(network).describe()
+    assert said.startswith("attention, layer norm; trained weights: epochs 20, optimiser adamw")
 
 
 @pytest.fixture
 def folders(tmp_path):
-    config = transformers.BertConfig(
-        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
+    config = transformers.BertConfig(**SMALL, num_hidden_layers=1)
     config.save_pretrained(tmp_path / "alone")
     transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "trained")
     return tmp_path
@@ -190,21 +173,3 @@ def folders(tmp_path):
 def test_trained_weights_have_seen_the_training_data_unless_said_otherwise(folders, model, options, seen):
     job = TrainingJob(model=model.format(folders), data="any", **options)
     assert job.has_seen_training_data is seen
-
-
-@pytest.mark.parametrize("model", ["exeunt.zoo:digits", f"{__name__}:random"])
-def test_heads_alone_are_not_trained_on_a_random_network(tmp_path, model):
-    pytest.importorskip("sklearn")
-    job = TrainingJob(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
-    with pytest.raises(InputError, match="random weights"):
-        run_training(job, tmp_path / "run", command="test", say=lambda _: None, progress=False)
-    assert not (tmp_path / "run").exists()
-
-
-def test_whoever_trains_heads_alone_on_a_network_of_ones_own_is_told_that_it_must_be_trained(tmp_path):
-    pytest.importorskip("sklearn")
-    said: list[str] = []
-    model = f"{__name__}:the_same_every_time"
-    job = TrainingJob(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
-    run_training(job, tmp_path / "run", command="test", say=said.append, progress=False)
-    assert any(f"{model} must return a trained network" in line for line in said)

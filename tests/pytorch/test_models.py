@@ -55,6 +55,13 @@ def fails():
     raise KeyError("first line\nsecond line")
 
 
+def test_names_of_libraries_and_of_this_packages_networks_run_no_custom_code():
+    assert not any(map(runs_custom_code, ("torchvision:resnet18", "hf:x", SPEC)))
+    others = ("DigitsNet", "functional.relu")
+    more = ("exeunt.cli.app:main", "mine:net", "exeunted:net", "exeunt.torch.models.weights:read_weights")
+    assert all(map(runs_custom_code, (*(f"exeunt.zoo:{name}" for name in others), *more)))
+
+
 @pytest.mark.parametrize("spec", ["torchvision:resnet18", "timm:convnext_atto", SPEC])
 def test_models_are_made_by_name_with_as_many_classes_as_asked_for(spec):
     model = build_model(spec, n_classes=7)
@@ -73,9 +80,8 @@ def test_random_weights_follow_from_the_seed_and_leave_the_global_generator_alon
 
 
 def tiny_text(folder: Path, *, weights: bool):
-    config = transformers.BertConfig(
-        **SIZES, vocab_size=30, num_hidden_layers=3, max_position_embeddings=16, num_labels=4
-    )
+    sizes = SIZES | {"vocab_size": 30, "num_hidden_layers": 3, "max_position_embeddings": 16}
+    config = transformers.BertConfig(**sizes, num_labels=4)
     model = transformers.BertForSequenceClassification(config)
     (model if weights else config).save_pretrained(folder)
     return model.eval()
@@ -173,35 +179,14 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("import sys; sys.exit('usage: script')", "SystemExit: usage: script"),
-        ("def net(:", "SyntaxError"),
-        ("1 / 0", "ZeroDivisionError"),
-    ],
+    ("code", "message"), [("import sys; sys.exit('no')", "SystemExit: no"), ("1 / 0", "ZeroDiv")]
 )
-def test_a_module_that_fails_when_it_is_imported_is_told_before_and_when_it_is_built(
-    tmp_path, monkeypatch, code, message
-):
+def test_a_module_that_fails_when_it_is_imported_is_told(tmp_path, monkeypatch, code, message):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / f"mod_{message[:4].lower()}.py").write_text(code)
     for attempt in (build_model, lambda spec: check_model(spec, None)):
         with pytest.raises(InputError, match=f"cannot be built: {message}"):
             attempt(f"mod_{message[:4].lower()}:net")
-
-
-@pytest.mark.parametrize("spec", ["torchvision:resnet18", "hf:x", SPEC])
-def test_names_of_libraries_and_of_this_packages_networks_run_no_custom_code(spec):
-    assert not runs_custom_code(spec)
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["exeunt.zoo:DigitsNet", "exeunt.zoo:functional.relu", "exeunt.cli.app:main", "mine:net", "exeunted:net",
-     "exeunt.torch.models.weights:read_weights"],
-)  # fmt: skip
-def test_other_names_run_custom_code(spec):
-    assert runs_custom_code(spec)
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.__all__ if n.islower()])
@@ -240,9 +225,8 @@ def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path, cap
         found = build_model(f"hf:{tmp_path / folder}", n_classes=n_classes, trained=True)
         assert type(found) is transformers.BertModel
         assert found.pooler is None
-        assert torch.equal(
-            found.embeddings.word_embeddings.weight, original.bert.embeddings.word_embeddings.weight
-        )
+        words, given = (one.embeddings.word_embeddings.weight for one in (found, original.bert))
+        assert torch.equal(words, given)
     assert capfd.readouterr().err == ""  # no bar of the library's, and `train` reports what is new
     assert before == (transformers.logging.is_progress_bar_enabled(), are_progress_bars_disabled())
     tiny_text(tmp_path / "alone", weights=False)
@@ -299,10 +283,7 @@ def test_batch_counters_may_be_missing_and_nothing_else(tmp_path):
     ("options", "said"),
     [
         ({"weights": "w.safetensors"}, "has more, which the model does not"),
-        (
-            {"weights": "w.safetensors", "n_classes": 4},
-            r"linear\.weight has shape \(10, 64\), .* is \(4, 64\)",
-        ),
+        ({"weights": "w.safetensors", "n_classes": 4}, r"linear\.weight has shape \(10, 64\), .*\(4, 64\)"),
         ({"weights": "absent.pt"}, "no weights file"),
         ({"weights": "pretrained"}, "no pretrained weights"),
     ],
@@ -344,17 +325,13 @@ def test_weights_files_cannot_run_code_and_damaged_ones_are_refused(tmp_path):
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
 def test_weights_are_as_readable_as_any_other_file(tmp_path, umask):
-    before = os.umask(umask)
+    before, file = os.umask(umask), tmp_path / "w.safetensors"
+    saved, loaded = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     try:
-        save_weights(torch.nn.Linear(2, 3), tmp_path / "w.safetensors")
+        save_weights(saved, file)
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == 0o666 & ~umask
-
-
-def test_weights_read_back_to_the_last_bit(tmp_path):
-    saved, loaded = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
-    save_weights(saved, tmp_path / "w.safetensors")
-    load_weights(loaded, tmp_path / "w.safetensors")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~umask
+    assert list(tmp_path.iterdir()) == [file]
+    load_weights(loaded, file)
     assert torch.equal(saved.weight, loaded.weight)
-    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]

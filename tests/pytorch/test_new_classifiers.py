@@ -16,17 +16,14 @@ from exeunt.torch import attach, train
 from exeunt.torch.training.recipe import make_optimiser, make_recipe
 
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
-BATCH = {
-    "input_ids": torch.tensor([[4, 5, 6, 0, 0], [7, 8, 9, 4, 5], [6, 0, 0, 0, 0]]),
-    "attention_mask": MASK,
-}
+IDS = torch.tensor([[4, 5, 6, 0, 0], [7, 8, 9, 4, 5], [6, 0, 0, 0, 0]])
+BATCH = {"input_ids": IDS, "attention_mask": MASK}
 
 
 def encoder():
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=10
-    )
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 10}
+    config = transformers.BertConfig(**sizes, num_hidden_layers=2)
     return transformers.BertModel(config, add_pooling_layer=False).eval()
 
 

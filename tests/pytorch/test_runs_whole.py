@@ -17,14 +17,12 @@ from torch import nn
 
 import exeunt as ex
 from cli.command import printed
-from exeunt.engine.engine import Engine
 from exeunt.errors import RunsWhole
 from exeunt.runs import load
 from exeunt.runs.folder import RunFolder
 from exeunt.torch import attach, record
-from exeunt.torch.executor import StagedExecutor, make_executor
+from exeunt.torch.executor import StagedExecutor
 from exeunt.torch.open_run import load_network
-from exeunt.zoo import digits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,27 +76,6 @@ def test_a_place_that_cannot_be_cut_is_named():
 
     with pytest.warns(RunsWhole, match="rows depend on each other"):
         attach(Mixes(), torch.randn(2, 4), ["first"], verbose=False)
-
-
-def test_a_network_that_can_be_cut_is_not_warned_of():
-    network = attach(digits(), torch.randn(2, 3, 8, 8), 2, verbose=False)
-    assert network.runs_whole == ""
-    assert not network.cost.saves_nothing
-
-
-def test_the_cost_of_an_answer_is_that_of_what_was_run():
-    """Of a policy that was made for a network cut into stages, the answers of the network as a whole cost all."""
-    example = torch.randn(2, 4)
-    network = attach(LoopsOverRows(), example, ["first", "second"], check=False, verbose=False)
-    x = torch.randn(60, 4)
-    trace = record(network, [(x, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
-    policy = ex.eero(*trace.split()[:2], budget="60%")
-    with pytest.warns(RunsWhole):
-        executor = make_executor(network, example)
-    answers = Engine(executor, policy).answer(x)
-    assert len(set(answers.exit.tolist())) > 1
-    assert set(answers.cost.tolist()) == {policy.cost.full}
-    assert answers.mean_cost == policy.cost.full
 
 
 # -- the commands ----------------------------------------------------------------------------------------
@@ -184,7 +161,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 def test_every_command_takes_them(tmp_path):
     out, answers, eager = tmp_path / "run", tmp_path / "onnx.parquet", tmp_path / "eager.parquet"
-    joint = ("--mode", "joint", "--epochs", "2")
+    joint = ("--mode", "joint", "--epochs", "1")
     printed = train(out, *joint)
     assert "the exits are the network's own: nothing is added to it" in printed
     assert "next: exeunt calibrate" in printed

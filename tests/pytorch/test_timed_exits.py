@@ -133,9 +133,7 @@ def test_placed_exits_are_kept_for_the_next_time(tmp_path, monkeypatch):
 
 
 def test_options_that_do_not_go_together_are_refused():
-    for changes, message in (
-        ({"exits": 3}, "exit_batch is for exits='auto'"),
-        ({"masks": True}, "exits of masks are not placed by time"),
-    ):
+    by_hand, masks = "exit_batch is for exits='auto'", "exits of masks are not placed by time"
+    for changes, message in (({"exits": 3}, by_hand), ({"masks": True}, masks)):
         with pytest.raises(InputError, match=message):
             replace(JOB, **changes).check()

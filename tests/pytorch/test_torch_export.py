@@ -55,9 +55,7 @@ SECOND_WAY = {
 }
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"), [(FIRST_WAY, [False]), (SECOND_WAY, [False, True])], ids=["first", "second"]
-)
+@pytest.mark.parametrize(("code", "expected"), [(FIRST_WAY, [False]), (SECOND_WAY, [False, True])])
 def test_usual_code_is_cut_in_the_second_way_only_if_the_first_fails(monkeypatch, code, expected):
     """One network runs all the code of a way, which is exported once."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from exeunt.errors import InputError
 from exeunt.torch import train
 from exeunt.torch.batches import unpack
 from exeunt.torch.exits import heads
-from exeunt.torch.training import feature_cache
 from exeunt.torch.training.losses import cross_entropies, distillations, objective
 from exeunt.torch.training.recipe import rate_factor
 
@@ -32,7 +32,7 @@ def quick(net, loader=None, **options):
 
 @EVERY_MODE
 def test_training_lowers_the_loss_of_what_it_trains(mode):
-    net, history = job(None, mode, epochs=12)
+    net, history = job(None, mode, epochs=8)
     trained = slice(0, -1) if mode == "frozen" else slice(None)
     first, last = history.epochs[0].validation_loss[trained], history.last.validation_loss[trained]
     assert all(b < a for a, b in zip(first, last, strict=True))
@@ -51,16 +51,6 @@ def test_frozen_leaves_the_backbone_as_it_is_to_the_last_bit(cache):
     assert torch.equal(net(x)[-1], answers)
     assert all(p.requires_grad for p in net.parameters())
     assert not any(same(a, b) for a, b in zip(net.heads, heads, strict=True))
-
-
-def test_heads_trained_on_the_cache_match_heads_trained_through_the_backbone():
-    """In half precision the cache rounds features to 1e-3; without shuffling both see the same batches."""
-    loader = DataLoader(data(), batch_size=240)
-    cached, direct = network(), network()
-    for net, cache in ((cached, True), (direct, False)):
-        quick(net, loader, cache=cache, batch_size=240, learning_rate=0.01)
-    for a, b in zip(cached.heads.parameters(), direct.heads.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=2e-3)
 
 
 class Counting(DataLoader):
@@ -86,9 +76,7 @@ def test_the_cache_is_built_once_and_not_trusted_for_another_backbone(tmp_path):
         (tmp_path / "checkpoint.pt").unlink()
 
 
-@pytest.mark.parametrize(
-    ("layer", "factor", "said"), [(1, 1e6, "cache=False"), (0, torch.nan, "features are not finite")]
-)
+@pytest.mark.parametrize(("layer", "factor", "said"), [(1, 1e6, "cache=False"), (0, torch.nan, "not finite")])
 def test_features_too_large_for_half_precision_or_not_finite_are_refused(layer, factor, said):
     net = network()
     with torch.no_grad():
@@ -102,18 +90,11 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(mode):
     a, b, c = (network(dropout=0.2) for _ in range(3))
     for net, seed in ((a, 1), (b, 1), (c, 2)):
         torch.manual_seed(int(torch.randint(1000, (1,))))  # the global generator plays no part
+        before = torch.get_rng_state()
         quick(net, mode=mode, seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
     assert same(a, b)
     assert not same(a, c)
-
-
-def test_training_leaves_the_global_generator_alone():
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    net = network()
-    torch.manual_seed(5)
-    quick(net, mode="joint")
-    assert torch.equal(torch.rand(1), expected)
 
 
 def test_with_the_original_network_as_only_teacher_labels_play_no_part():
@@ -260,19 +241,6 @@ def test_the_cache_is_not_trusted_once_heads_read_fewer_features(tmp_path, monke
     assert (tmp_path / FEATURES).stat().st_size < before
 
 
-def test_feature_extraction_is_called_so_with_its_total(monkeypatch):
-    shown = []
-
-    def progress(what, batches, *, total, show):
-        shown.append((what, total))
-        return batches
-
-    monkeypatch.setattr(feature_cache, "Progress", progress)
-    loader = DataLoader(data(), batch_size=40)
-    quick(network(), loader)
-    assert shown[0] == ("batches of training features extracted", len(loader))
-
-
 class Unlabelled(DataLoader):
     """Batches whose label is None, or -1 for all but the first so many inputs."""
 
@@ -285,10 +253,15 @@ class Unlabelled(DataLoader):
             yield x, torch.where(torch.arange(len(y)) < self.known, y, -1) if self.known else None
 
 
+@lru_cache
+def jointly_trained():
+    return job(None, "joint", epochs=8)[0]
+
+
 @pytest.mark.parametrize("known", [0, 10])
 @CACHED_OR_NOT
 def test_heads_learn_the_networks_own_output_where_there_are_no_labels(known, cache):
-    net, (trained, _) = network(), job(None, "joint", epochs=8)
+    net, trained = network(), jointly_trained()
     net.backbone.load_state_dict(trained.backbone.state_dict())
     history = quick(net, Unlabelled(known), unlabelled=True, cache=cache, epochs=10)
     with torch.no_grad():
@@ -296,16 +269,6 @@ def test_heads_learn_the_networks_own_output_where_there_are_no_labels(known, ca
     agreement = [(said == last).float().mean().item() for said in exits]
     assert min(agreement) > 0.8
     assert history.last.train_accuracy[-1] == (1.0 if not known else pytest.approx(1.0, abs=0.2))
-
-
-def test_a_mixture_learns_from_labels_where_there_are_some():
-    """The network answers class 0 alone, and the labels of some inputs say otherwise."""
-    net = network()
-    nn.init.zeros_(net.backbone.classifier.weight)
-    net.backbone.classifier.bias.data = torch.tensor([1.0, 0.0, 0.0])
-    quick(net, Unlabelled(20), unlabelled=True, epochs=10)
-    right = [(x.argmax(1) == data().tensors[1]).float().mean() for x in net(data().tensors[0])]
-    assert right[0] > right[-1] + 0.1
 
 
 def test_the_whole_network_learns_from_a_teacher_without_labels():
@@ -366,12 +329,6 @@ def test_another_teacher_teaches_the_last_exit_too():
     loss, _ = objective(logits, label, teacher=teacher, distill_weight=1.0)
     assert torch.allclose(loss, distillations(logits, teacher, temperature=2.0).mean(1).sum())
     assert distillations([teacher], teacher, temperature=2.0).abs().max() < 1e-6
-
-
-def test_entropies_are_those_of_torch():
-    logits, label = some_logits()
-    expected = [functional.cross_entropy(x, label, reduction="none") for x in logits]
-    assert torch.allclose(cross_entropies(logits, label), torch.stack(expected))
 
 
 def test_inputs_without_a_label_learn_the_teachers_output_and_class_and_the_others_their_label():

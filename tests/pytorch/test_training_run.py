@@ -103,7 +103,9 @@ def killed_after_training(job: TrainingJob, out: Path, monkeypatch) -> None:
 
 def test_data_that_changed_since_the_run_began_are_refused(small, data, tmp_path, monkeypatch):
     small = replace(small, data=str(data))
-    killed_after_training(small, tmp_path / "run", monkeypatch)
+    killed_after_training(
+        replace(small, workers=2), tmp_path / "run", monkeypatch
+    )  # what is read is the same
     extra = data / "train" / "dark" / "extra.png"
     Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(extra)
     with pytest.raises(InputError, match="the data, or how it is split, has changed"):
@@ -144,6 +146,13 @@ def test_a_finished_run_is_opened_and_only_its_own(small, finished, tmp_path):
         run(small, tmp_path / "run")
 
 
+@pytest.mark.parametrize("counts", [{"fit": 0}, {"fit": 0, "calibrate": 0.0}])
+def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, counts):
+    with pytest.raises(InputError, match=f"no inputs for {' and '.join(counts)}: "):
+        run(replace(small, **counts), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_run_is_mended_as_its_message_says(small, finished, tmp_path):
     made = finished
     made.save_policy(ex.eero(made.trace("fit"), made.trace("calibrate"), budget="80%"))
@@ -167,25 +176,10 @@ def test_a_changed_option_is_named_with_its_old_and_new_value(small, tmp_path, m
         "--seen was not given, now on; --label-column was not given, now kind; "
         "--exits was 2, now blocks.0,blocks.1; --mode was joint, now not given"
     )
-    for changes, said in (
-        (longer, "(--epochs was 2, now 3; --learning-rate was not given, now 0.5)"),
-        (others, shown),
-    ):
+    rates = "(--epochs was 2, now 3; --learning-rate was not given, now 0.5)"
+    for changes, said in ((longer, rates), (others, shown)):
         with pytest.raises(InputError, match=re.escape(said)):
             run(replace(small, **changes), tmp_path / "run")
-
-
-def test_another_number_of_workers_finishes_the_run(small, tmp_path, monkeypatch):
-    """What is read does not depend on it (see the tests of loaders)."""
-    killed_after_training(replace(small, workers=2), tmp_path / "run", monkeypatch)
-    assert run(small, tmp_path / "run") is not None
-
-
-@pytest.mark.parametrize("counts", [{"fit": 0}, {"calibrate": 0}, {"fit": 0, "calibrate": 0.0}])
-def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, counts):
-    with pytest.raises(InputError, match=f"no inputs for {' and '.join(counts)}: "):
-        run(replace(small, **counts), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("package", ["lightning_fabric", "safetensors"])
@@ -196,9 +190,7 @@ def test_a_missing_package_is_reported_before_any_work(small, tmp_path, monkeypa
         run(small, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("out", "cache"), [("file", None), ("file/deep/run", None), ("run", "file"), ("run", "locked/cache")]
-)
+@pytest.mark.parametrize(("out", "cache"), [("file/run", None), ("run", "file"), ("run", "locked/cache")])
 def test_where_nothing_can_be_written_is_reported_before_any_work(small, tmp_path, monkeypatch, out, cache):
     monkeypatch.setattr(module, "open_source", None)
     (tmp_path / "file").write_text("mine")
@@ -217,14 +209,12 @@ DISTILLED = {"epochs": 1, "mode": "distill", "distill_weight": 1.0}
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"recipe": {"epochs": 1}}, "random weights"),
         ({"recipe": {"mode": "jiont"}}, "mode 'jiont' is not known"),
-        ({"recipe": {"schedule": "linear"}}, "schedule 'linear' is not known"),
         ({"recipe": {"momentun": 0.9}}, "do not exist: momentun"),
         ({"recipe": {"mode": "joint"}, "heads_first": -1}, "heads_first"),
-        ({"recipe": {"mode": "frozen"}, "heads_first": 0}, "heads_first"),
         ({"recipe": {"mode": "frozen"}, "heads_first": 2}, "heads_first"),
         ({"augment": "crop"}, "augment must be one of none"),
-        ({"head": {"head": "gird"}}, "head 'gird' is not known"),
         ({"model": "exeunt.zoo:digit"}, "no function 'digit'; it has digits"),
         ({"model": "torchvision:resnet81", "data": "nowhere"}, "torchvision has no model 'resnet81'"),
         ({"weights": "nothing.safetensors"}, "no weights file nothing.safetensors"),
@@ -234,11 +224,7 @@ DISTILLED = {"epochs": 1, "mode": "distill", "distill_weight": 1.0}
         ({"size": 100_000}, "a batch of 4 images of 100000x100000 pixels takes 447 GiB of memory"),
         ({"model": "torch.nn:Identity"}, "offers no place for an exit"),
         ({"model": f"{__name__}:three_classes"}, "answers with 3 classes, not with 2"),
-        ({"model": f"{__name__}:wants_16_pixels"}, r"fails on a batch of shape \(2, 3, 8, 8\): RuntimeError"),
-        (
-            {"data": "nowhere", "recipe": {**DISTILLED, "teacher": "runs/nobody"}},
-            "teacher 'runs/nobody' is not known: choose self, original, or the folder",
-        ),
+        ({"data": "nowhere", "recipe": {**DISTILLED, "teacher": "runs/nobody"}}, "runs/nobody' is not kn"),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_data_are_read(small, tmp_path, monkeypatch, changes, said):
@@ -257,10 +243,6 @@ def same_every_time(n_classes):
 
 def three_classes():
     return DigitsNet(3)
-
-
-def wants_16_pixels(n_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, n_classes))
 
 
 def test_images_that_cannot_be_read_are_named_and_left_out_if_asked_to(small, data, tmp_path, monkeypatch):
@@ -290,20 +272,12 @@ def test_images_that_cannot_be_read_are_named_and_left_out_if_asked_to(small, da
         run(job, tmp_path / "run")
 
 
-def test_decoding_training_and_recording_say_how_far_they_are(small, tmp_path, monkeypatch, capsys):
-    real, shown = module.record, []
-
-    def watched(*arguments, progress, **options):
-        shown.append(progress)
-        return real(*arguments, **options)
-
+def test_decoding_and_training_say_how_far_they_are(small, tmp_path, monkeypatch, capsys):
     said: list[str] = []
-    monkeypatch.setattr(module, "record", watched)
     monkeypatch.setattr(module, "Progress", partial(Progress, every_s=0))
     run(small, tmp_path / "run", say=said.append, progress=True)
     assert "24 of 24 images decoded" in said
     assert "2 of 2 epochs, loss" in capsys.readouterr().err
-    assert shown == [True, True, True]
 
 
 def test_heads_first_killed_ends_as_the_uninterrupted_run(small, tmp_path, monkeypatch):
@@ -321,9 +295,7 @@ def test_heads_first_killed_ends_as_the_uninterrupted_run(small, tmp_path, monke
 
 
 @pytest.mark.parametrize("given", [None, 4])
-def test_heads_on_kept_features_learn_in_batches_of_the_size_that_is_recorded(
-    small, tmp_path, monkeypatch, given
-):
+def test_heads_on_kept_features_learn_in_batches_that_are_recorded(small, tmp_path, monkeypatch, given):
     sizes = []
 
     def noting(*args, **options):
@@ -332,8 +304,11 @@ def test_heads_on_kept_features_learn_in_batches_of_the_size_that_is_recorded(
 
     train = module.train
     monkeypatch.setattr(module, "train", noting)
+    said: list[str] = []
     job = replace(small, recipe={"epochs": 1}, model=f"{__name__}:same_every_time", batch_size=given)
-    assert run(job, tmp_path / "run").manifest["training"]["batch_size"] == sizes[0] == (given or 256)
+    made = run(job, tmp_path / "run", say=said.append)
+    assert made.manifest["training"]["batch_size"] == sizes[0] == (given or 256)
+    assert any(f"{job.model} must return a trained network" in line for line in said)
 
 
 @pytest.fixture
@@ -397,9 +372,8 @@ def altered(run: RunFolder, to: Path, **model: object) -> RunFolder:
     return RunFolder.open(to)
 
 
-def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decoded(
-    small, trained, finished, tmp_path, monkeypatch
-):
+def test_a_teacher_that_pytorch_cannot_open_is_refused(small, trained, finished, tmp_path, monkeypatch):
+    """Before the data are decoded."""
     make_cascade(tmp_path / "cascade", {"a": trained, "b": finished}, say=lambda _: None)
     altered(trained, tmp_path / "own", spec="somebodys_module:network")
     altered(trained, tmp_path / "half", precision="bf16")
@@ -409,15 +383,14 @@ def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decod
     at_bf16 = "is a run at bf16, for answering alone: name the run that it was made from"
     for name, message in (
         ("cascade", "holds the models of the cascade, and this takes a run that holds the weights"),
-        (
-            "own",
-            "is a network of somebodys_module:network, and opening it would run that code: a teacher must",
-        ),
+        ("own", "is a network of somebodys_module:network, and opening it would run that code"),
         ("half", at_bf16),
         ("run@bf16", at_bf16),
     ):
         with pytest.raises(InputError, match=message):
             run(replace(small, recipe={**DISTILLED, "teacher": str(tmp_path / name)}), tmp_path / "distilled")
+    with pytest.raises(InputError, match="teaches in mode 'distill' alone, got mode 'joint'"):
+        run(replace(small, recipe={"mode": "joint", "teacher": str(trained.path)}), tmp_path / "distilled")
 
 
 def test_a_teacher_is_given_a_batch_before_the_data_are_decoded(small, trained, tmp_path, monkeypatch):
@@ -442,15 +415,7 @@ def test_a_teacher_reads_as_much_of_a_text(trained, monkeypatch):
     teachers.check_teacher(str(trained.path), plan, short)
 
 
-def test_a_run_teaches_in_mode_distill_alone(small, trained, tmp_path):
-    job = replace(small, recipe={"mode": "joint", "teacher": str(trained.path)})
-    with pytest.raises(InputError, match="teaches in mode 'distill' alone, got mode 'joint'"):
-        run(job, tmp_path / "distilled")
-
-
-def test_a_training_does_not_go_on_with_another_teacher_in_the_same_folder(
-    small, trained, finished, tmp_path, monkeypatch
-):
+def test_a_training_does_not_go_on_with_another_teacher(small, trained, finished, tmp_path, monkeypatch):
     job = taught(small, finished)
     killed_after_training(job, tmp_path / "distilled", monkeypatch)
     shutil.copytree(tmp_path / "distilled", tmp_path / "again")
@@ -463,9 +428,7 @@ def test_a_training_does_not_go_on_with_another_teacher_in_the_same_folder(
     assert run(job, tmp_path / "again").manifest["training"]["teacher_digest"] == trained.digest
 
 
-def test_of_a_teacher_of_other_data_it_is_said_that_nobody_knows_what_it_has_seen(
-    small, trained, data, tmp_path
-):
+def test_nobody_knows_what_a_teacher_of_other_data_has_seen(small, trained, data, tmp_path):
     Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(data / "train" / "dark" / "more.png")
     mean, std = (tuple(trained.manifest["inputs"][name]) for name in ("mean", "std"))
     said: list[str] = []

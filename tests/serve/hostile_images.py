@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,10 +60,6 @@ def many_texts(texts: int = 5000) -> bytes:
     return png(chunk(b"zTXt", b"a\0\0" + zlib.compress(b" " * (1 << 20), 9)) * texts)
 
 
-def large_text() -> bytes:
-    return png(chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 29), 9)))
-
-
 def empty_chunks(chunks: int = 1_000_000) -> bytes:
     whole = saved("PNG")
     return whole[:33] + chunk(b"IDAT", b"") * chunks + whole[33:]
@@ -109,60 +106,36 @@ def packed_bmp(side: int = 2000) -> bytes:
     return b"BM" + struct.pack("<IHHI", 14 + len(body), 0, 0, 14 + 40 + 1024) + body
 
 
-def many_layers() -> bytes:
-    return saved(
-        "JPEG2000", (4000, 4000), quality_layers=[80, 40, 20, 10], num_resolutions=1, tile_size=(64, 64)
-    )
+def many_layers(side: int = 4000, tile: int = 64) -> bytes:
+    layers = {"quality_layers": [80, 40, 20, 10], "num_resolutions": 1}
+    return saved("JPEG2000", (side, side), tile_size=(tile, tile), **layers)
 
 
-def huge(format_: str) -> bytes:
-    """More pixels than are taken, in a few bytes."""
-    return saved(format_, (16_000, 9_000), "1" if format_ == "PNG" else "L")
+def frames_of(format_: str) -> tuple[Callable[[], bytes], Callable[[], bytes]]:
+    return partial(many_frames, format_), partial(many_frames, format_, 3)
 
 
-BOMBS: dict[str, Callable[[], bytes]] = {
-    "scans": many_scans,
-    "more scans": lambda: many_scans(scans=3500),
-    "as many scans as may be": lambda: many_scans(scans=30),
-    "segments": many_segments,
-    "hidden segments": hidden_segments,
-    "profiles": many_profiles,
-    "texts": many_texts,
-    "a large text": large_text,
-    "empty chunks": empty_chunks,
-    "tags": many_tags,
-    "frames of a GIF": lambda: many_frames("GIF"),
-    "frames of a PNG": lambda: many_frames("PNG"),
-    "frames of a WebP": lambda: many_frames("WEBP"),
-    "comments of a GIF": gif_comments,
-    "noise in a GIF": gif_noise,
-    "a PPM in text": plain_numbers,
-    "a packed BMP": packed_bmp,
-    "tiles of a JPEG 2000": many_layers,
-    "a huge PNG": lambda: huge("PNG"),
-    "a huge JPEG": lambda: huge("JPEG"),
+huge_png = partial(saved, "PNG", (16_000, 9_000), "1")
+huge_jpeg = partial(saved, "JPEG", (16_000, 9_000), "L")
+
+
+BOMBS: dict[str, tuple[Callable[[], bytes], Callable[[], bytes]]] = {
+    "scans": (many_scans, lambda: many_scans(1000, 1000, 500)),
+    "more scans": (lambda: many_scans(scans=3500), lambda: saved("PNG", (5000, 4990), "1")),
+    "as many scans as may be": (lambda: many_scans(scans=30), lambda: many_scans(300, 300, 30)),
+    "segments": (many_segments, lambda: many_segments(5000)),
+    "hidden segments": (hidden_segments, lambda: hidden_segments(5000)),
+    "profiles": (many_profiles, lambda: many_profiles(100)),
+    "texts": (many_texts, lambda: many_texts(100)),
+    "empty chunks": (empty_chunks, lambda: empty_chunks(12_000)),
+    "tags": (many_tags, lambda: many_tags(1 << 17)),
+    **{f"frames of a {name}": frames_of(name) for name in ("GIF", "PNG", "WEBP")},
+    "comments of a GIF": (gif_comments, lambda: gif_comments(5000)),
+    "noise in a GIF": (gif_noise, lambda: saved("TIFF")),
+    "a PPM in text": (plain_numbers, lambda: plain_numbers(100)),
+    "a packed BMP": (packed_bmp, lambda: packed_bmp(100)),
+    "tiles of a JPEG 2000": (many_layers, lambda: many_layers(300, 8)),
+    "a huge PNG": (huge_png, huge_png),
+    "a huge JPEG": (huge_jpeg, huge_jpeg),
 }
-
-SMALL_BOMBS: tuple[Callable[[], bytes], ...] = (
-    lambda: many_scans(1000, 1000, 500),
-    lambda: many_scans(300, 300, 30),
-    lambda: many_segments(5000),
-    lambda: hidden_segments(5000),
-    lambda: many_profiles(100),
-    lambda: many_texts(100),
-    lambda: empty_chunks(12_000),
-    lambda: many_tags(1 << 17),
-    lambda: many_frames("GIF", 3),
-    lambda: many_frames("PNG", 3),
-    lambda: many_frames("WEBP", 3),
-    lambda: gif_comments(5000),
-    lambda: plain_numbers(100),
-    lambda: packed_bmp(100),
-    lambda: saved("JPEG2000", (300, 300), num_resolutions=1, tile_size=(8, 8)),
-    lambda: huge("PNG"),
-    lambda: huge("JPEG"),
-    lambda: saved("PNG", (5000, 4990), "1"),
-    lambda: saved("TIFF"),
-    lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n",
-)
-"""The same in little time, for requests by the thousand."""
+"""Each as large as an attacker would send it, and one like it in little time, for requests by the thousand."""

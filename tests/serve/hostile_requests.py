@@ -22,14 +22,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hostile_images import SMALL_BOMBS
+from hostile_images import BOMBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ EACH = 10
 
 @cache
 def bombs() -> list[bytes]:
-    return [make() for make in SMALL_BOMBS]
+    return [make() for _, make in BOMBS.values()]
 
 
 @cache
@@ -67,10 +68,10 @@ def good_images(n: int = 24, seed: int = 5) -> list[bytes]:
 class Hostile:
     """A request as bytes. `cut`: how many of them are sent before the client leaves; None to wait for an answer."""
 
-    kind: str
     sent: bytes
     cut: int | None = None
     keyless: bool = False
+    kind: str = ""
 
 
 class Generator:
@@ -120,9 +121,8 @@ class Generator:
             if how == 0:
                 made[at : at + 1] = self.rng.bytes(1)
             elif how == 1:
-                made[at : at + 4] = struct.pack(
-                    self.pick("<I", ">I"), self.pick(0, 1, 2**16, 2**31, 2**32 - 1)
-                )
+                number = self.pick(0, 1, 2**16, 2**31, 2**32 - 1)
+                made[at : at + 4] = struct.pack(self.pick("<I", ">I"), number)
             elif how == 2:
                 made[at:at] = made[at : at + int(self.rng.integers(1, 300))]
             else:
@@ -132,7 +132,7 @@ class Generator:
     def _images(self) -> Hostile:
         images = [self.image() for _ in range(self.rng.integers(1, 4))]
         body = {"images": [base64.b64encode(one).decode() for one in images]}
-        return Hostile("", self.request(body=json.dumps(body).encode()))
+        return Hostile(self.request(body=json.dumps(body).encode()))
 
     def _form(self) -> Hostile:
         mark = self.pick("b", "x" * 70, "", '"', "b\x80")
@@ -146,38 +146,30 @@ class Generator:
             for _ in range(self.rng.integers(0, 30))
         ]
         body = b"".join(parts) + self.pick(f"--{mark}--\r\n".encode("latin-1"), b"", b"--")
-        return Hostile("", self.request("/predict", body, f"multipart/form-data; boundary={mark}"))
+        return Hostile(self.request("/predict", body, f"multipart/form-data; boundary={mark}"))
 
     def _tensor(self) -> Hostile:
         image = self.image()
         raw = self.pick(struct.pack("<I", len(image)) + image, image, b"", self.rng.bytes(300))
         size = self.pick(len(raw), 0, -1, 2**63, None, "1", 1.5)
-        shape = [
-            self.pick(0, 1, -1, 3, 2**31, 2**63 - 1, 2**64, 1.0, None, "1")
-            for _ in range(self.rng.integers(6))
-        ]
+        sides = (0, 1, -1, 3, 2**31, 2**63 - 1, 2**64, 1.0, None, "1")
+        shape = [self.pick(*sides) for _ in range(self.rng.integers(6))]
         tensor = {
             "name": self.pick("image", "text", "", 3),
             "shape": self.pick(shape, [1], [1, 8, 8, 3], [1, 3, 8, 8]),
             "datatype": self.pick("BYTES", "UINT8", "FP32", "FP16", "INT64", None),
             "parameters": self.pick({"binary_data_size": size}, {}, None),
-            "data": self.pick(
-                None, [], [0] * 192, [float("nan")] * 192, ["AAAA"], [[["a"]]], [None] * 99, 1e400
-            ),
+            "data": self.pick(None, [], [0] * 192, [float("nan")] * 192, ["AAAA"], [[["a"]]], 1e400),
         }
         wanted = self.pick([{"name": "label"}], [{"name": "label"}] * 2, [{"name": "x"}], [], None)
-        asked = {
-            "inputs": self.pick([tensor], [tensor, tensor], {}, None),
-            "outputs": wanted,
-            "parameters": {"tier": 1},
-        }
+        inputs = self.pick([tensor], [tensor, tensor], {}, None)
+        asked = {"inputs": inputs, "outputs": wanted, "parameters": {"tier": 1}}
         head = json.dumps({name: asked[name] for name in asked if self.rng.random() < 0.9}).encode()
         told = self.pick(len(head), 0, -1, 10**20, len(head) + 7, "x")
         headers = (f"Content-Length: {len(head) + len(raw)}", f"Inference-Header-Content-Length: {told}")
         name = self.pick(self.model, self.model, "other", "..", "%00")
-        return Hostile(
-            "", self.request(f"/v2/models/{name}/infer", head + raw, "application/octet-stream", *headers)
-        )
+        path = f"/v2/models/{name}/infer"
+        return Hostile(self.request(path, head + raw, "application/octet-stream", *headers))
 
     def _deep(self) -> Hostile:
         depth = int(10 ** self.rng.uniform(1, 5.5))
@@ -197,14 +189,13 @@ class Generator:
             b"[]",
             b"1",
         )
-        return Hostile("", self.request(self.pick("/predict", f"/v2/models/{self.model}/infer"), body))
+        return Hostile(self.request(self.pick("/predict", f"/v2/models/{self.model}/infer"), body))
 
     def _many(self) -> Hostile:
         n = int(10 ** self.rng.uniform(2, 4.9))
-        one = self.pick(
-            b'""', b'"AAAA"', b"1", b"null", b"[]", b'"' + base64.b64encode(good_images()[0][:40]) + b'"'
-        )
-        return Hostile("", self.request(body=b'{"images":[' + b",".join([one] * n) + b"]}"))
+        half = b'"' + base64.b64encode(good_images()[0][:40]) + b'"'
+        one = self.pick(b'""', b'"AAAA"', b"1", b"null", b"[]", half)
+        return Hostile(self.request(body=b'{"images":[' + b",".join([one] * n) + b"]}"))
 
     def _lengths(self) -> Hostile:
         body = json.dumps({"images": ["AAAA"]}).encode()
@@ -217,11 +208,10 @@ class Generator:
             (f"Content-Length: {len(body)}", "Content-Encoding: gzip"),
             (f"Content-Length: {len(body)}", "Expect: 100-continue"),
         )
-        return Hostile("", self.request("/predict", body, "application/json", *headers), len(body) + 150)
+        return Hostile(self.request("/predict", body, "application/json", *headers), len(body) + 150)
 
     def _junk(self) -> Hostile:
         return Hostile(
-            "",
             self.pick(
                 self.rng.bytes(int(self.rng.integers(1, 300))) + b"\r\n\r\n",
                 b"GET / HTTP/9.9\r\n\r\n",
@@ -230,9 +220,7 @@ class Generator:
                 b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000 + b"\r\n",
                 b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
                 b"POST /predict HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 0\r\n\r\n",
-                b"GET /budget HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
-                + self.rng.bytes(40)
-                + b"\r\n\r\n",
+                b"GET /budget HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n\r\n" % self.rng.bytes(40),
                 b"GET /budget HTTP/1.0\r\n\r\n" * 50,
             ),
             keyless=True,
@@ -240,9 +228,8 @@ class Generator:
 
     def _paths(self) -> Hostile:
         """What needs a key, without one, by every way around it."""
-        path = self.pick(
-            "/budget", "/metrics", "/predict", "/events", "/reload", "/docs", "/openapi.json", "/v2"
-        )
+        closed = ("/budget", "/metrics", "/predict", "/events", "/reload", "/docs", "/v2")
+        path = self.pick("/openapi.json", *closed)
         ways = (
             "{} /{} /.{} /page/..{} /page/%2e%2e{} /v2/health/live/..{} {}/ {}%00 /v2/health/live{} {};a=/page/x "
             "{}?/page/ http://127.0.0.1{} //127.0.0.1{} /%2f{} /page/....//....//....//etc/passwd {}#/page/ "
@@ -250,33 +237,24 @@ class Generator:
         )
         path = self.pick(*ways.split()).format(path)
         keys = ("", "Bearer", "Bearer ", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", f"Basic {KEY}", KEY)
-        more_keys = (
-            f"Bearer {KEY.upper()}",
-            f"Bearer x, Bearer {KEY}",
-            f"Bearer x\r\nX-Authorization: Bearer {KEY}",
-        )
-        key = self.pick(None, *keys, *more_keys)
+        more_keys = (KEY.upper(), f"x, Bearer {KEY}", f"x\r\nX-Authorization: Bearer {KEY}")
+        key = self.pick(None, *keys, *(f"Bearer {one}" for one in more_keys))
         method = self.pick("GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "TRACE", "get", "PATCH")
-        more = self.pick(
-            (), ("X-Original-URL: /page/x",), ("X-Forwarded-For: 127.0.0.1",), ("X-Rewrite-URL: /",)
-        )
+        more = self.pick((), ("X-Original-URL: /page/x",), ("X-Forwarded-For: ::1",), ("X-Rewrite-URL: /",))
         body = self.pick(b"", json.dumps({"budget": "1%"}).encode())
         headers = (f"Content-Length: {len(body)}", *more)
         sent = self.request(path, body, "application/json", *headers, method=method, key=key)
-        return Hostile("", sent, keyless=True)
+        return Hostile(sent, keyless=True)
 
     def _mutated(self) -> Hostile:
         body = json.dumps({"images": [base64.b64encode(self.pick(*good_images())).decode()]})
-        return Hostile("", self.changed(self.request(body=body.encode())), keyless=False)
+        return Hostile(self.changed(self.request(body=body.encode())))
 
     def _admin(self) -> Hostile:
-        budget = self.pick(
-            "1%", "100%", "", "1e999", "-5%", "nan", "5 GPUs", 1e308, -1, None, [], True, "%" * 9000
-        )
-        path, method = self.pick(
-            ("/budget", "PUT"), ("/budget", "POST"), ("/budget", "DELETE"), ("/metrics", "GET")
-        )
-        return Hostile("", self.request(path, json.dumps({"budget": budget}).encode(), method=method))
+        texts = ("1%", "100%", "", "1e999", "-5%", "nan", "5 GPUs", "%" * 9000)
+        budget = self.pick(*texts, 1e308, -1, None, [], True)
+        path, method = self.pick(("/budget", "PUT"), ("/budget", "POST"), ("/metrics", "GET"))
+        return Hostile(self.request(path, json.dumps({"budget": budget}).encode(), method=method))
 
 
 # -- sending --------------------------------------------------------------------------------------------------
@@ -304,77 +282,51 @@ def status_of(answer: bytes) -> int | None:
 
 @dataclass
 class Report:
-    """What was answered, by kind and status; what was wrong; the slowest of each kind; and after how many requests how
-    many MiB the server and the processes that decode held.
-    """
+    """What was answered, by kind and status; what was wrong; how many MiB the server held over time."""
 
     statuses: Counter[tuple[str, int | None]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    memory: list[tuple[int, int, int]] = field(default_factory=list)
-    slowest_s: dict[str, float] = field(default_factory=dict)
-    good: int = 0
+    memory: list[int] = field(default_factory=list)
 
 
-def memory_of(pid: int) -> tuple[int, int]:
-    """MiB that a process holds, and those that its children do."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    of_children = 0
-    for of_thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it has just ended
-            of_children += sum(sum(memory_of(int(child))) for child in of_thread.read_text().split())
-    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20, of_children
+def memory_of(pid: int) -> int:
+    """MiB that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 def attack(
     port: int, pid: int, wanted: list[dict[str, Any]], *, model: str, n: int, seed: int, clients: int
 ) -> Report:
     """Send n requests from so many clients, of which every tenth is good and must get its part of `wanted`."""
-    report, lock = Report(memory=[(0, *memory_of(pid))]), threading.Lock()
+    report, lock = Report(memory=[memory_of(pid)]), threading.Lock()
+
+    def good(generator: Generator, rng: np.random.Generator) -> tuple[Hostile, bytes, str]:
+        places = rng.integers(len(wanted), size=rng.integers(1, 6)).tolist()
+        images = [base64.b64encode(good_images()[place]).decode() for place in places]
+        request = Hostile(generator.request(body=json.dumps({"images": images}).encode()), kind="good")
+        answer = exchanged(port, request)
+        rows = json.loads(answer.partition(b"\r\n\r\n")[2])["answers"] if status_of(answer) == 200 else []
+        found = [{name: row[name] for name in wanted[0]} for row in rows]
+        right = found == [wanted[place] for place in places]
+        return request, answer, "" if right else f"good {places}: {answer[:300]!r}"
 
     def client(number: int) -> None:
         generator = Generator(seed * 1000 + number, model, port)
         rng = np.random.default_rng([seed, number])
         for i in range(n // clients):
-            begun = time.monotonic()
             if i % EACH == 0:
-                places = rng.integers(len(wanted), size=rng.integers(1, 6)).tolist()
-                images = [base64.b64encode(good_images()[place]).decode() for place in places]
-                body = json.dumps({"images": images}).encode()
-                answer = exchanged(port, Hostile("good", generator.request(body=body)))
-                rows = (
-                    json.loads(answer.partition(b"\r\n\r\n")[2])["answers"]
-                    if status_of(answer) == 200
-                    else []
-                )
-                got = [{name: row[name] for name in wanted[0]} for row in rows]
-                wrong = (
-                    "" if got == [wanted[place] for place in places] else f"good {places}: {answer[:300]!r}"
-                )
-                request = Hostile("good", b"")
+                request, answer, wrong = good(generator, rng)
             else:
-                request = generator()
-                answer = exchanged(port, request)
+                answer = exchanged(port, request := generator())
                 wrong = complaint(request, answer)
             with lock:
                 report.statuses[request.kind, status_of(answer)] += 1
-                report.good += request.kind == "good"
-                taken = time.monotonic() - begun
-                report.slowest_s[request.kind] = max(report.slowest_s.get(request.kind, 0), taken)
-                if wrong:
-                    report.wrong.append(wrong)
-                done = sum(report.statuses.values())
-                if done % max(1, n // 50) == 0:
-                    report.memory.append((done, *memory_of(pid)))
-                    print(
-                        "after {:,} requests: {} MiB, and {} in processes".format(*report.memory[-1]),
-                        flush=True,
-                    )
+                report.wrong += [wrong] * bool(wrong)
+                if report.statuses.total() % max(1, n // 50) == 0:
+                    report.memory.append(memory_of(pid))
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(client, range(clients)))
     return report
 
 
@@ -400,9 +352,8 @@ def served(run: Path, workers: int = 1) -> Iterator[tuple[int, int]]:
         command += ["--port", "0", "--workers", str(workers)]
         with log.open("w") as stderr, subprocess.Popen(command, stderr=stderr) as process:
             try:
-                while (text := log.read_text()).count(
-                    "startup complete"
-                ) < workers or "running on" not in text:
+                started = "startup complete"
+                while (text := log.read_text()).count(started) < workers or "running on" not in text:
                     assert process.poll() is None, log.read_text()
                     assert time.monotonic() < due, log.read_text()
                     time.sleep(0.05)
@@ -412,9 +363,7 @@ def served(run: Path, workers: int = 1) -> Iterator[tuple[int, int]]:
                 assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
             finally:
                 process.terminate()
-                begun = time.monotonic()
                 process.wait(60)
-                print(f"it ended {time.monotonic() - begun:.1f} s after SIGTERM")
 
 
 def alone(run: Path, names: tuple[str, ...] = ("label", "exit")) -> list[dict[str, Any]]:
@@ -429,23 +378,15 @@ def alone(run: Path, names: tuple[str, ...] = ("label", "exit")) -> list[dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1)
+    for name, default in (("requests", 100_000), ("clients", 4), ("seed", 1), ("workers", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    wanted = alone(given.run)
-    begun = time.monotonic()
     with served(given.run, given.workers) as (port, pid):
-        model = given.run.resolve().name
-        report = attack(
-            port, pid, wanted, model=model, n=given.requests, seed=given.seed, clients=given.clients
-        )
+        options = {"n": given.requests, "seed": given.seed, "clients": given.clients}
+        report = attack(port, pid, alone(given.run), model=given.run.resolve().name, **options)
     for (kind, status), count in sorted(report.statuses.items(), key=str):
         print(f"{kind:10} {status}: {count:,}")
-    print("slowest:", ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in report.slowest_s.items()))
-    print(f"{time.monotonic() - begun:.0f} s; {report.good:,} good; wrong:")
-    print("\n".join(report.wrong[:20]) or "none")
+    print(f"MiB that the server held: {report.memory}\nwrong: {report.wrong[:20] or 'none'}")
 
 
 if __name__ == "__main__":

@@ -125,12 +125,9 @@ def made_run(
     trace = ex.ExitTrace.from_logits(logits, cost=ex.CostModel([1.0, 2.0, 3.5]), label=label, id=np.arange(n))
     fit, calibrate, test = trace.split(fit=0.3, calibrate=0.3, test=0.4)
     inputs = {"kind": "image", "size": [SIDE, SIDE], "mean": [0.0] * 3, "std": [1.0] * 3}
-    run = RunFolder.create(
-        folder,
-        cost=trace.cost,
-        traces={"fit": fit, "calibrate": calibrate, "test": test},
-        about={**ABOUT, "inputs": inputs, **about},
-    )
+    traces = {"fit": fit, "calibrate": calibrate, "test": test}
+    about = {**ABOUT, "inputs": inputs, **about}
+    run = RunFolder.create(folder, cost=trace.cost, traces=traces, about=about)
     run.save_policy_set(PolicySet.make(ex.eero, fit, calibrate, budgets=budgets))
     return run
 

@@ -52,11 +52,6 @@ def poisson(rng, rate, seconds, start=0.0):
     return start + np.sort(rng.uniform(0, seconds, count))
 
 
-def thinned(rng, rate, most, seconds):
-    times = poisson(rng, most, seconds)
-    return times[rng.uniform(0, most, len(times)) < rate(times)]
-
-
 def simulate(
     controller: Controller, arrived, size, true: dict[str, OperatingPoint], rng, noise=0.1
 ) -> Served:

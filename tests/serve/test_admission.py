@@ -10,7 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from made_server import PixelExecutor, in_base64, made_images, running
+from made_server import in_base64, made_images, running
+from test_api_keys_and_limits import posted
 from test_engine_thread import MadeEngine
 
 from exeunt.serve.active_run import Admission
@@ -68,18 +69,13 @@ def connected(server, timeout=20.0):
     return socket.create_connection(("127.0.0.1", server.port), timeout=timeout)
 
 
-def request(body: bytes, path: str = "/predict") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-
-
-GOOD = request(json.dumps(ANSWERABLE).encode())
+GOOD = posted(json.dumps(ANSWERABLE).encode())
 
 
 def answers_to(server, *sent: bytes, count: int = 1) -> list[int]:
     """Send parts on one connection while the event loop is held up, and return the statuses of the answers."""
     with connected(server) as client:
-        statuses(client, request(b"{}", "/nowhere"))
+        statuses(client, posted(b"{}", path="/nowhere"))
         loop_of(server).call_soon_threadsafe(time.sleep, 0.4)
         time.sleep(0.05)
         for part in sent[:-1]:
@@ -117,16 +113,13 @@ def test_late_requests_are_refused_before_the_application_sees_them(run, monkeyp
         assert answers_to(server, GOOD) == [503]
         assert answers_to(server, GOOD + GOOD, count=2) == [503, 503]
         assert answers_to(server, GOOD[:-9], GOOD[-9:]) == [503]  # late since its headers came
-        large = request(body + b" " * ((1 << 16) - len(body)))
+        large = posted(body + b" " * ((1 << 16) - len(body)))
         assert answers_to(server, large[:-9], large[-9:]) == [503]
         assert "/predict" not in seen
         assert answers_to(server, GOOD, GOOD, count=2) == [503, 200]  # the connection goes on
-        for sent, status in (
-            (request(own), 200),
-            (request(body, "/predict?deadline_ms=9000"), 200),
-            (request(body, "/other"), 404),
-            (request(bytes(200_000)), 413),
-        ):
+        later = posted(body, path="/predict?deadline_ms=9000")
+        others = ((posted(own), 200), (later, 200), (posted(body, path="/other"), 404))
+        for sent, status in (*others, (posted(bytes(200_000)), 413)):
             assert answers_to(server, sent) == [status]
         counts = server.client.get("/metrics").text
         assert 'exeunt_problems_total{problem="refused"} 6.0' in counts
@@ -162,7 +155,7 @@ def test_who_asks_again_at_once_waits_for_the_third_refusal_and_those_after_it(r
             assert statuses(client, GOOD, GOOD) == [503, 503]  # it has waited
         with connected(server, timeout=0.3) as client:
             assert statuses(client, GOOD, GOOD) == [503, 503]
-            client.sendall(GOOD + request(b"{}", "/nowhere"))  # what was sent with it waits, too
+            client.sendall(GOOD + posted(b"{}", path="/nowhere"))  # what was sent with it waits, too
             time.sleep(0.1)
             client.sendall(GOOD)  # which is not read until then
             with pytest.raises(TimeoutError):
@@ -199,12 +192,6 @@ def test_the_time_in_which_nothing_is_read_does_not_make_a_request_late(run, mon
         client.sendall(GOOD)
         assert received(client, 2) == [503, 503]
     assert came[2] - came[1] > 0.4
-
-
-def test_a_network_that_takes_longer_than_the_target_answers_all_the_same(run):
-    with running(run, PixelExecutor(pause_s=0.05), slo_s=0.04) as server:
-        for _ in range(5):
-            assert server.client.post("/predict", json=ANSWERABLE).status_code == 200
 
 
 @pytest.mark.parametrize(

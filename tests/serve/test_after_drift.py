@@ -159,20 +159,17 @@ def test_live_models_answer_and_record_at_the_last_exit_too():
     logits = rng.normal(size=(2, n, 3)) + np.array([1, 4])[:, None, None] * np.eye(3)[label]
     shares = dict(zip(prices, np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True), strict=True))
     costs = {name: ex.CostModel([price], unit="usd") for name, price in prices.items()}
+    known, made = {"label": label, "id": ids}, ex.ExitTrace.from_probabilities
     models = ex.CascadeTrace(
-        {
-            name: ex.ExitTrace.from_probabilities(share[:, None], cost=costs[name], label=label, id=ids)
-            for name, share in shares.items()
-        }
+        {name: made(share[:, None], cost=costs[name], **known) for name, share in shares.items()}
     )
     fit, calibrate, _ = models.split()
     policy = ex.cascade(fit, calibrate, budget="60%", policy="eero")
-    asked = {
-        name: ex.FunctionModel(
-            lambda text, name=name: shares[name][int(text)], price=price, classes=list("abc")
-        )
-        for name, price in prices.items()
-    }
+
+    def model(name):
+        return ex.FunctionModel(lambda text: shares[name][int(text)], price=prices[name], classes=[*"abc"])
+
+    asked = {name: model(name) for name in prices}
     engine, kept = LiveEngine({"60%": LiveCascade(asked, policy)}, list(prices), 1000), []
     engine.add("60%", after_drift._recorder(policy, lambda *some: kept.append(some)))
     said = engine._cascades["60%"].ask_sync(ids[:5], ids=ids[:5])

@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from hostile_images import PNG, chunk, saved
+from hostile_requests import Generator
 from made_server import held, in_base64, made_images, running, until
 from PIL import features
 from PIL.PngImagePlugin import PngImageFile
@@ -284,25 +285,9 @@ def test_what_is_open_is_answered_before_the_end(run):
         answers(started)
 
 
-def damaged(body: bytes, rng: np.random.Generator) -> bytes:
-    """A body with some bytes changed, cut off or doubled."""
-    changed = bytearray(body)
-    for _ in range(int(rng.integers(1, 4))):
-        at, how = int(rng.integers(len(changed) or 1)), rng.integers(4)
-        if how == 0:
-            changed[at : at + 1] = rng.bytes(1)
-        elif how == 1:
-            del changed[at:]
-        elif how == 2:
-            changed[at:at] = changed[at : at + 20]
-        else:
-            del changed[at : at + int(rng.integers(1, 9))]
-    return bytes(changed)
-
-
 def test_five_hundred_malformed_requests(server):
     """Valid requests of every kind that were damaged: never an error of the server's own."""
-    client, pixels, rng = server.client, made_images(2, seed=9), np.random.default_rng(0)
+    client, pixels, damaged = server.client, made_images(2, seed=9), Generator(0, "pixels", 0).changed
     tensor = {"name": "image", "datatype": "UINT8", "shape": [2, 8, 8, 3]}
     head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": 384}}]}).encode()
     form = httpx.Request("POST", "http://x", files=[("images", ("a", b"abc"))], data={"budget": "45%"})
@@ -316,7 +301,7 @@ def test_five_hundred_malformed_requests(server):
     wanted, codes = client.post("/predict", json=ANSWERABLE).json(), set()
     for _ in range(100):
         for method, path, body, headers in kinds:
-            sent = damaged(body, rng)
+            sent = damaged(body)
             found = client.request(method, path, content=sent, headers=headers)
             codes.add(found.status_code)
             assert found.status_code in (200, 400, 413, 415, 422), (path, sent, found.text)

@@ -28,9 +28,8 @@ class Asked:
 
     def __init__(self, folder, app=None, **options):
         settings, self.metrics, self.read = Settings(run=folder, **options), Metrics(), []
-        self.middleware = SecurityMiddleware(
-            app or self._app, settings.limits, self.metrics, settings.api_keys
-        )
+        app = app or self._app
+        self.middleware = SecurityMiddleware(app, settings.limits, self.metrics, settings.api_keys)
 
     async def _app(self, scope, receive, send):
         """Read all, and answer."""
@@ -125,12 +124,6 @@ def test_a_page_of_another_site_changes_nothing(made, site):
     assert one(path="/", method="GET", headers=[(b"sec-fetch-site", site)])[0] == 200  # a link to the page
 
 
-@pytest.mark.parametrize("site", [None, b"same-origin", b"none"])
-def test_the_servers_own_page_and_programs_may_ask(made, site):
-    headers = [] if site is None else [(b"sec-fetch-site", site)]
-    assert made()(b"{}", path="/reload", headers=headers)[0] == 200
-
-
 OWN_NAMES = (
     "localhost LOCALHOST:8000 127.0.0.1:1 [::1]:8000 [::1] 10.0.0.5:80 localhost: models.example.com "
     "models.EXAMPLE.com:443 a.inside.net a.b.inside.net:1 [fe80::1]:80"
@@ -154,7 +147,7 @@ def test_a_name_that_was_made_to_lead_here_is_refused(made, method):
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/budget", 403), ("/", 403), ("/v2/health/live", 200), ("/v2/health/ready", 200)]
+    ("path", "status"), [("/", 403), ("/v2/health/live", 200), ("/v2/health/ready", 200)]
 )
 def test_a_request_without_a_host_is_refused_but_for_health(made, path, status):
     assert made()(path=path, method="GET", named=())[0] == status
@@ -173,17 +166,26 @@ def test_the_address_that_a_request_came_to_is_a_name_of_the_server(made, addres
     assert asks(some, host, path="/metrics", method="GET", server=address)[0] == status
 
 
+MODELS, KEYED = {"allowed_hosts": ("models.example.com",)}, {"api_keys": ("one",)}
+
+
 @pytest.mark.parametrize(
-    ("options", "host", "key", "status"),
+    ("options", "host", "headers", "status"),
     [
-        ({"host": "::"}, b"whatever:1", b"Bearer one", 200),
-        ({"host": "::"}, b"whatever:1", b"", 401),
-        ({"host": "::", "allowed_hosts": ("a",)}, b"b", b"Bearer one", 403),
-        ({}, b"whatever", b"Bearer one", 403),
+        *(({}, b"localhost", [(b"sec-fetch-site", site)], 200) for site in (b"same-origin", b"none")),
+        ({}, b"localhost:8000", [], 200),
+        ({}, b"localhost:8000", [(b"origin", b"http://localhost:8000")], 200),
+        (MODELS, b"Models.example.com", [(b"origin", b"https://models.Example.com")], 200),
+        ({}, b"[::1]:8000", [(b"origin", b"http://[::1]:8000")], 200),
+        ({"host": "::"} | KEYED, b"whatever:1", bearer(b"Bearer one"), 200),
+        ({"host": "::"} | KEYED, b"whatever:1", bearer(b""), 401),
+        ({"host": "::", "allowed_hosts": ("a",)} | KEYED, b"b", bearer(b"Bearer one"), 403),
+        (KEYED, b"whatever", bearer(b"Bearer one"), 403),
     ],
 )
-def test_with_keys_alone_a_server_of_every_address_may_be_called_anything(made, options, host, key, status):
-    assert asks(made(api_keys=("one",), **options), host, *bearer(key))[0] == status
+def test_the_servers_own_page_and_programs_may_ask(made, options, host, headers, status):
+    """With keys alone, a server of every address may be called anything."""
+    assert asks(made(**options), host, *headers)[0] == status
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "0", "0x0", "0:0::0", "::ffff:0.0.0.0"])
@@ -202,10 +204,7 @@ def test_a_name_of_the_server_has_no_port(tmp_path, name):
         Settings(run=tmp_path, allowed_hosts=(name,))
 
 
-ORIGINS = (
-    "http://evil.example null http://localhost http://localhost:8001 https://localhost:8000.evil.example "
-    "http://127.0.0.1:8000 localhost:8000"
-)
+ORIGINS = "http://evil.example null http://localhost:8001 https://localhost:8000.evil.example localhost:8000"
 
 
 @pytest.mark.parametrize("origin", ["", *ORIGINS.split()])
@@ -219,17 +218,6 @@ def test_an_origin_that_is_not_the_hosts_changes_nothing(made, origin, fetched):
     assert "a proxy in front of the server must pass on the Host header" in why
     assert some.read == []
     assert asks(some, b"localhost:8000", headers[0], method="GET")[0] == 200
-
-
-@pytest.mark.parametrize(
-    ("host", "origin"),
-    [
-        (b"localhost:8000", b"http://localhost:8000"), (b"Models.example.com", b"https://models.Example.com"),
-        (b"[::1]:8000", b"http://[::1]:8000"),
-    ],
-)  # fmt: skip
-def test_the_servers_own_page_names_the_host_as_its_origin(made, host, origin):
-    assert asks(made(allowed_hosts=("models.example.com",)), host, (b"origin", origin))[0] == 200
 
 
 def test_what_may_pass(made):
@@ -251,10 +239,8 @@ WRONG_KEYS = [b"Bearer other", b"Basic one", b"one", b"Bearer", b"Bearer on", b"
 def test_without_a_key(made, key):
     some = made(api_keys=("one", "two"))
     status, headers, body = some(b"sec", b"re", b"t", headers=bearer(key))
-    assert (status, body) == (
-        401,
-        b'{"error":"the API key is missing or not known: give one as `Authorization: Bearer KEY`"}',
-    )
+    told = "the API key is missing or not known: give one as `Authorization: Bearer KEY`"
+    assert (status, body) == (401, f'{{"error":"{told}"}}'.encode())
     assert (b"www-authenticate", b"Bearer") in headers
     assert CLOSE in headers
     assert some.left == some.read == []  # it was read to its end, but not by the application
@@ -266,10 +252,7 @@ def test_a_request_without_a_key_may_be_too_large_to_be_read_to_its_end(made):
     some = made(api_keys=("one",), max_body=5)
     assert some(b"1234", b"56", b"7")[0] == 401
     assert some.left == [b"7"]
-
-
-def test_a_client_without_a_key_that_leaves(made):
-    assert made(api_keys=("one",))(b"1", leaves=True)[0] == 401
+    assert some(b"1", leaves=True)[0] == 401
 
 
 def test_what_needs_no_key_and_what_has_one(made):
@@ -302,16 +285,6 @@ def test_keys_are_read_from_a_file(tmp_path):
             read_api_keys(Path(path))
 
 
-def test_too_large_by_its_own_word(made):
-    some = made(max_body=1000)
-    status, headers, body = some(b"x", headers=[(b"content-length", b"1001")])
-    assert (status, some.read) == (413, [])
-    told = "a request may have at most 1,000 bytes here: if it holds inputs, send fewer at a time"
-    assert body == f'{{"error":"{told}"}}'.encode()
-    assert CLOSE in headers
-    assert some.left == [b"x"]  # nobody reads it
-
-
 @pytest.mark.parametrize(
     ("path", "most"),
     [
@@ -322,18 +295,15 @@ def test_too_large_by_its_own_word(made):
 def test_requests_without_inputs_are_small(made, path, most):
     """It is read and made objects of at once, while nothing else is done."""
     some = made(max_body=10**6)
+    told = f"a request may have at most {most:,} bytes here: if it holds inputs, send fewer"
+    status, headers, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
+    assert (status, body, CLOSE in headers) == (413, f'{{"error":"{told} at a time"}}'.encode(), True)
+    assert (some.left, some.read) == ([b"x"], [])  # nobody reads it
     assert some(b"x", path=path, headers=[(b"content-length", b"%d" % most)])[0] == 200
-    status, _, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
-    assert (status, f"at most {most:,} bytes".encode() in body) == (413, True)
     assert some(bytes(most), path=path)[0] == 200
-    assert f"at most {most:,} bytes" in refused(some, bytes(most), b"x", path=path).detail
-
-
-def test_too_large_as_it_comes(made):
-    some = made(max_body=10)
-    error = refused(some, b"12345", b"678901", b"x")
+    error = refused(some, bytes(most - 1), b"xx", b"x", path=path)
     assert (error.status_code, error.headers) == (413, {"connection": "close"})
-    assert "at most 10 bytes" in error.detail
+    assert told in error.detail
     assert some.left == [b"x"]
     assert some.counted(500) == 1  # outside of the application, which makes an answer of it
 
@@ -346,8 +316,9 @@ def test_compressed(made):
 
 
 def test_too_slow(made):
-    some = made(slow_s=0.2)
+    some = made(slow_s=0.2, max_open=40)
     error = refused(some, b"1", b"2", pause_s=0.9)
+    assert not some.middleware._coming
     assert (error.status_code, error.headers) == (408, {"connection": "close"})
     assert error.detail == "the request did not come in within 0.2 seconds"
     assert some.read == [b"1"]
@@ -393,6 +364,7 @@ def test_more_than_may_be_open(made):
         sending = asyncio.create_task(some.request(b"1", b"2", pause_s=0.1))
         await asyncio.sleep(0.02)  # it is refused, but sends on
         assert (await some.request(path="/v2/health/live", method="GET"))[0] == 200
+        assert (await some.request(b"1", path="/budget", method="PUT"))[0] == 200  # by an operator
         await sending
         leave.set()
         return late, [(await one)[0] for one in staying], (await some.request())[0]
@@ -520,33 +492,9 @@ def test_one_client_may_send_a_part_of_the_bodies_that_come_in(made):
     assert not some.middleware._coming
 
 
-def test_however_many_requests_are_open_an_operator_may_change_the_budget(made):
-    async def app(scope, receive, send):
-        if scope["method"] == "POST":
-            await leave.wait()
-        await answered(scope, receive, send)
-
-    some, leave = made(app, max_open=3), asyncio.Event()
-
-    async def all_of_it():
-        sent = [asyncio.create_task(some.request(b"1")) for _ in range(4)]
-        await asyncio.sleep(0.02)
-        changed = (await some.request(b"1", method="PUT", path="/budget"))[0]
-        leave.set()
-        return [(await one)[0] for one in sent], changed
-
-    assert asyncio.run(asyncio.wait_for(all_of_it(), 20)) == ([200] * 3 + [503], 200)
-
-
 def test_without_keys_a_client_is_an_address(made):
     some = made(max_open=40, proxies=("10.0.0.1",))
     for address, name in ((("10.0.0.2", 5), "10.0.0.2"), (("10.0.0.1", 5), ""), (None, "")):
         assert some.middleware._client({"client": address, "state": {"key": ""}}) == name
         assert some.middleware._client({"client": address, "state": {"key": "abc"}}) == "abc"
     assert some.middleware._client({"client": ("2001:db8::7", 5), "state": {}}) == "2001:db8::/64"
-
-
-def test_a_client_whose_body_never_comes_gives_its_place_back(made):
-    some = made(max_open=40, slow_s=0.05, api_keys=("one",))
-    assert refused(some, b"1", b"2", **ONE, pause_s=1).status_code == 408
-    assert not some.middleware._coming

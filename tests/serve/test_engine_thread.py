@@ -63,9 +63,8 @@ def run(test, **options):
 
 def test_everybody_gets_the_ticket_of_their_own():
     async def test(engine, thread):
-        found = await asyncio.gather(
-            *(thread.answer(i, policy="p", deadline=i + 0.5, id=[i]) for i in range(100))
-        )
+        asked = [thread.answer(i, policy="p", deadline=i + 0.5, id=[i]) for i in range(100)]
+        found = await asyncio.gather(*asked)
         for i, ticket in enumerate(found):
             assert (ticket.inputs, ticket.policy, ticket.deadline, ticket.id) == (i, "p", i + 0.5, [i])
         assert len(engine.threads) == 1
@@ -79,9 +78,8 @@ def test_everybody_gets_the_ticket_of_their_own():
 
 def test_what_is_wrong_with_inputs_is_theirs_alone():
     async def test(engine, thread):
-        found = await asyncio.gather(
-            thread.answer(1), thread.answer("wrong"), thread.answer(2), return_exceptions=True
-        )
+        asked = [thread.answer(one) for one in (1, "wrong", 2)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
         assert [getattr(one, "inputs", None) for one in found] == [1, None, 2]
         assert str(found[1]) == "wrong inputs"
 
@@ -189,9 +187,8 @@ def test_few_rows_run_in_the_event_loop():
         here = {threading.get_ident()}
         for i in range(3):
             assert (await thread.answer([[i]], policy="p")).inputs == [[i]]
-        found = await asyncio.gather(
-            thread.answer([[3]]), thread.answer("wrong"), thread.call(lambda _: 4), return_exceptions=True
-        )
+        asked = thread.answer([[3]]), thread.answer("wrong"), thread.call(lambda _: 4)
+        found = await asyncio.gather(*asked, return_exceptions=True)
         assert (found[0].inputs, str(found[1]), found[2]) == ([[3]], "wrong inputs", 4)
         assert engine.threads == here
         found = await asyncio.gather(*(thread.answer([[i]]) for i in range(10)))

@@ -51,14 +51,6 @@ def test_rows_that_end_early_are_estimated_to_lose_what_they_lose(case, last):
     assert _accuracy_now(SimpleNamespace(loaded=loaded), counts) == pytest.approx(right)
 
 
-def test_without_labels_nothing_is_estimated(case):
-    policy, fit = case
-    metrics = Metrics()
-    metrics.answered(answered(policy, policy.route(fit), np.arange(3)), 0.01)
-    served = SimpleNamespace(loaded=SimpleNamespace(accuracy={"it": None}, lost_at={}))
-    assert _accuracy_now(served, metrics.last_seconds(1.0)[0]) is None
-
-
 def test_what_rows_lose_that_name_a_policy_is_no_price_of_the_load():
     """Thirty of them ask for the cheap one, twenty get it as the load has put it active."""
     loaded = SimpleNamespace(accuracy={"cheap": 0.7, "dear": 0.9, "unknown": None}, lost_at={})
@@ -70,3 +62,4 @@ def test_what_rows_lose_that_name_a_policy_is_no_price_of_the_load():
     only = Counts(exits=Counter({("cheap", 0): 5}), own_answered=Counter(cheap=5))
     assert _accuracy_without_load(served, only) == pytest.approx(0.7)
     assert _accuracy_without_load(SimpleNamespace(loaded=loaded, policy_without_load="unknown"), only) is None
+    assert _accuracy_now(served, Counts(exits=Counter({("unknown", 0): 5}))) is None  # without labels

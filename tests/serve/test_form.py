@@ -37,7 +37,7 @@ def test_a_form_of_a_client():
         (b'content-type: text/plain\r\ncontent-disposition: form-data; NAME="a;b"', ("a;b", False)),
         (b"content-disposition: form-data; name=a; filename*=utf-8''x", ("a", True)),
         (
-            b'content-disposition: form-data; name="\xff"\r\nContent-Transfer-Encoding: Binary',
+            b'content-disposition: form-data; name="\xff"\r\nContent-Transfer-Encoding: 8bit',
             ("\ufffd", False),
         ),
     ],

@@ -94,9 +94,9 @@ def test_where_headers_do_not_bound_the_time_images_are_read_all_the_same(server
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in BOMBS if name != "a large text"])
+@pytest.mark.parametrize("name", BOMBS)
 def test_no_bomb_takes_long_in_a_thread(name):
-    bomb = BOMBS[name]()
+    bomb = BOMBS[name][0]()
     if is_bounded(bomb):
         begun = time.process_time()
         with contextlib.suppress(UnreadableImage):  # the first frame of many is read
@@ -109,9 +109,8 @@ def test_what_takes_too_long_is_an_error_of_its_row(run, monkeypatch):
     """It runs in a process of its own, which ends after so many seconds of processor time for all of a request."""
     monkeypatch.setattr(input_reader, "_SECONDS", 0.2)
     with running(run) as server:
-        found = answers(
-            server, plain_numbers(1500), encoded(made_images(1)[0]), saved("JPEG2000"), many_scans()
-        )
+        usual = encoded(made_images(1)[0])
+        found = answers(server, plain_numbers(1500), usual, saved("JPEG2000"), many_scans())
         assert answers(server, saved("JPEG2000"))[0]["error"] is None
     assert "all such images of a request may take 0.2 s and 4 GB: send a smaller image" in found[0]["error"]
     assert found[1]["error"] is None
@@ -132,9 +131,7 @@ def test_more_scans_than_the_largest_images_may_have_are_refused():
     read(trailing, max_pixels=400 * 400)
 
 
-@pytest.mark.parametrize(
-    "image", [many_scans, partial(plain_numbers, 1500)], ids=["1,500 scans", "PPM in text"]
-)
+@pytest.mark.parametrize("image", [many_scans, partial(plain_numbers, 1500)], ids=["scans", "PPM in text"])
 def test_what_takes_long_holds_up_nobody_and_ends_with_the_server(run, image):
     """Six images of millions of pixels, whose senders disconnect."""
     sent = asking(image())

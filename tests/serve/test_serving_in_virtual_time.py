@@ -37,9 +37,8 @@ class TimedExecutor(PixelExecutor):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return made_run(
-        tmp_path_factory.mktemp("virtual") / "pixels", budgets=("35%", "50%", "65%", "80%", "95%")
-    )
+    folder = tmp_path_factory.mktemp("virtual") / "pixels"
+    return made_run(folder, budgets=("35%", "50%", "65%", "80%", "95%"))
 
 
 def opened_with(run, monkeypatch, plan=None):

@@ -10,9 +10,7 @@ from page_server import EXITS, POLICIES, PageServer, made_about, made_events
 
 from chromium import set_screen, shown
 
-WebDriverWait = pytest.importorskip(
-    "selenium.webdriver.support.wait", reason="selenium is not installed"
-).WebDriverWait
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 
 BURST = 130  # seconds: in the middle of it
 
@@ -45,10 +43,8 @@ def test_drift_is_told_in_words_and_drawn_with_its_threshold(opened, browser):
     assert "alarm" in labels
     assert "110%" in labels
     drift = "Drift: since about input 2,014 <b>inputs</b> are not like those of calibration."
-    for told, other, text in (
-        ("drift", "recalibrated", drift),
-        ("recalibrated", "drift", "Calibrated again on 1,000 inputs."),
-    ):
+    again = "Calibrated again on 1,000 inputs."
+    for told, other, text in (("drift", "recalibrated", drift), ("recalibrated", "drift", again)):
         events[-1] |= {told: {"45%": text}, other: {}}
         opened(events)
         assert shown(browser, told, "!element.hidden") == f"Policy 45%: {text}"
@@ -103,66 +99,39 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert shown(browser, "errors_per_s") == "0.4 per second"
     read = "return [...document.querySelectorAll('#exits [data-exit] text:first-child')].map((e) => e.textContent)"
     assert browser.execute_script(read) == EXITS
-    lines = (
-        "return [...document.querySelectorAll('.chart')].map((e) => e.querySelectorAll('path.line').length)"
-    )
+    charts = "return [...document.querySelectorAll('.chart')]"
+    lines = f"{charts}.map((e) => e.querySelectorAll('path.line').length)"
     assert browser.execute_script(lines) == [1, 3, 2, 1, 1, 0]
     assert fits(browser, width)
-    from_outside = (
-        "return performance.getEntriesByType('resource').filter((e) => !e.name.startsWith(origin)).length"
-    )
+    loaded = "return performance.getEntriesByType('resource')"
+    from_outside = f"{loaded}.filter((e) => !e.name.startsWith(origin)).length"
     assert browser.execute_script(from_outside) == 0
     assert browser.get_log("browser") == []
 
 
+WARNING = "These inputs are not exchangeable with the calibration inputs (p = 1e-09): exit 2 is less sure."
+SLOW = {"latency_ms": {"p50": 940.0, "p95": 26_066.0, "p99": 28_417.0}}
+
+
 @pytest.mark.parametrize(
-    ("message", "budget", "expired"),
+    ("changes", "about", "name", "message"),
     [
-        ("99.9% of the answers within 50 ms. The controller leaves the budget as it is.", 6, 0.0),
-        ("as it is. Rows past their deadline return the prediction of their latest exit.", 6, 0.1),
-        ("has lowered the budget. Rows past their deadline", 5, 3.0),
+        ({"expired_per_s": 0.1}, {}, "controller", "as it is. Rows past their deadline return the"),
+        ({"expired_per_s": 3.0, "policy": "40%"}, {}, "controller", "lowered the budget. Rows past their"),
+        ({}, {"slo_quantile": 0.999}, "controller", "99.9% of the answers within 50 ms. The controller"),
+        ({"workers": 4}, {"workers": 4}, "workers", "All 4 workers together."),
+        ({"workers": 3}, {"workers": 4}, "workers", "Only 3 of 4 workers answer: see the log of the server."),
+        ({}, {"warning": WARNING}, "warning", f"not be kept. Evaluation on the test part found: {WARNING}"),
+        (SLOW, {}, "lead", "at most 940 ms, 99% at most 28.4 s"),
+        (SLOW, {}, "latency", "p99 28.4 s"),
     ],
 )
-def test_the_controller_says_what_it_does(opened, browser, message, budget, expired):
+def test_what_the_server_says_is_told_on_a_narrow_screen(opened, browser, changes, about, name, message):
     (event,) = made_events(1)
-    changed = {"policy": POLICIES[budget]["name"], "expired_per_s": expired}
-    opened([event | changed], width=390, about={"slo_quantile": 0.999})
+    opened([event | {"policy": POLICIES[6]["name"]} | changes], width=390, about=about)
     live(browser)
-    assert message in shown(browser, "controller")
-    assert fits(browser)
-
-
-@pytest.mark.parametrize(
-    ("answering", "text"),
-    [(4, "All 4 workers together."), (3, "Only 3 of 4 workers answer: see the log of the server.")],
-)
-def test_it_shows_all_workers_together_and_says_which_do_not_answer(opened, browser, answering, text):
-    (event,) = made_events(1)
-    opened([event | {"workers": answering}], width=390, about={"workers": 4})
-    live(browser)
-    assert shown(browser, "workers") == text
-    assert fits(browser)
-
-
-def test_what_the_evaluation_found_is_repeated(opened, browser):
-    warning = "These inputs are not exchangeable with the calibration inputs (p = 1e-09): exit 2 is less sure of them."
-    opened(made_events(1), width=390, about={"warning": warning})
-    live(browser)
-    told = f"The budget may not be kept. Evaluation on the test part found: {warning}"
-    assert shown(browser, "warning") == told
-    assert fits(browser)
-    opened(made_events(1), about={"warning": ""})
-    live(browser)
-    assert hidden(browser, "warning")
-
-
-def test_latencies_of_seconds_are_told_in_seconds(opened, browser):
-    (event,) = made_events(1)
-    opened([event | {"latency_ms": {"p50": 940.0, "p95": 26_066.0, "p99": 28_417.0}}], width=390)
-    live(browser)
-    assert "at most 940 ms, 99% at most 28.4 s" in shown(browser, "lead")
-    texts = shown(browser, "latency")
-    assert all(text in texts for text in ("p50 940", "p99 28.4 s", "30 s"))
+    assert message in shown(browser, name)
+    assert hidden(browser, "warning") == (name != "warning")
     assert fits(browser)
 
 

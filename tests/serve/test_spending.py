@@ -235,9 +235,7 @@ def test_limits_are_in_the_unit_of_the_policies(tmp_path):
         assert ask(server, None, *in_base64(made_images(30)), kind="images").status_code == 402
 
 
-@pytest.mark.parametrize(
-    ("raised", "cost"), [(None, 0.3), (QueueFull, 0.0), (InputError, 0.0), (asyncio.CancelledError, 1.0)]
-)
+@pytest.mark.parametrize(("raised", "cost"), [(None, 0.3), (QueueFull, 0.0), (asyncio.CancelledError, 1.0)])
 def test_what_is_paid_for_work_that_ends_in_an_error(raised, cost):
     ledger = ex.Ledger(total="2 usd")
 

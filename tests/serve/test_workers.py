@@ -32,9 +32,8 @@ class Worker:
     def __init__(self, *_):
         self.exitcode, self.pid, self.answered = None, 1000 + len(self.made), []
         self.process = SimpleNamespace(is_alive=lambda: self.exitcode is None)
-        self.parent_conn = SimpleNamespace(
-            closed=False, send=lambda _: None, poll=lambda _: True, recv=lambda: self.started
-        )
+        answers = {"send": lambda _: None, "poll": lambda _: True, "recv": lambda: self.started}
+        self.parent_conn = SimpleNamespace(closed=False, **answers)
         self.started = False
         self.made.append(self)
 
