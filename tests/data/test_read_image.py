@@ -186,11 +186,6 @@ def test_the_error_survives_pickling() -> None:
     assert str(error) == "cannot read the image a.png: damaged"
 
 
-def test_one_pixel(tmp_path: Path) -> None:
-    path = saved(Image.new("RGB", (1, 1), (1, 2, 3)), tmp_path / "one.png")
-    assert read_rgb(path).tolist() == [[[1, 2, 3]]]
-
-
 @pytest.mark.parametrize("ending", ["png", "jpeg", "webp"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_cost_the_image(ending: str) -> None:

@@ -113,6 +113,7 @@ def test_a_unit_that_is_a_power_of_two_changes_no_bit(problem, factor):
         np.testing.assert_array_equal(rule(cost * factor, budget * factor), rule(cost, budget))
 
 
+@settings(max_examples=25)
 @given(problems())
 def test_more_budget_is_more_spend_and_less_objective(problem):
     risk, cost, _, temperature = problem
