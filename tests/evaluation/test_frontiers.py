@@ -89,6 +89,8 @@ def test_one_split_has_no_interval_and_progress_is_told(trace):
         ({"eero": ex.eero}, [], 1, "0 budgets"),
         ({"eero": ex.eero}, ["50%"], 0, "0 splits"),
         ({"eero": ex.eero}, ["1%"], 1, "cheapest exit"),
+        ({"eero": ex.eero}, "50%", 1, r"write \['50%'\]"),
+        ({"oracle": ex.eero}, ["50%"], 1, "row of that name"),
     ],
 )
 def test_empty_frontiers_are_refused(trace, presets, budgets, splits, shown):

@@ -52,6 +52,7 @@ def test_scores_by_name_decide(recorded, name):
         ({"calibration": "marginal", "slack": -1}, "-1"),
         ({"delta": 0.0}, "got 0.0"),
         ({"delta": 1.5}, "1.5"),
+        ({"delta": 1e-20}, "1e-20"),
         ({"delta": float("nan")}, "nan"),
         ({"temperature": -2}, "-2"),
         ({"spend": "all"}, "all"),
@@ -62,6 +63,19 @@ def test_scores_by_name_decide(recorded, name):
 def test_bad_options_are_refused_by_value(parts, options, shown):
     with pytest.raises(ex.InputError, match=shown):
         ex.eero(parts[0], parts[1], **{"budget": "60%"} | options)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "rates", "told"),
+    [
+        ("sequential", [0.5, 0.2, 0.9, 0.0], "sum to 1"),
+        ("marginal", [0.5, 0.2, 0.9, 0.0], "sum to 1"),
+        ("sequential", [0.0, 0.0, 0.0, 1.0], "mean cost"),
+    ],
+)
+def test_an_allocation_is_held_to_its_word(parts, calibration, rates, told):
+    with pytest.raises(ex.InputError, match=told):
+        ex.compose("mine", lambda _: np.array(rates), *parts[:2], budget="60%", calibration=calibration)
 
 
 def test_fitting_needs_labels(make_trace):
