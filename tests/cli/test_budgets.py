@@ -20,12 +20,21 @@ MACS = ex.CostModel([1e6, 2e6, 4e6])
 MS = ex.CostModel([0.25, 2.0], unit="ms")
 
 
-@pytest.mark.parametrize(
-    ("costs", "budget", "share"),
-    [(MACS, "50", "50%"), (MACS, "0.5", "50%"), (MACS, "1", "100%"), (MS, "0.5", "50%"), (MS, "0.1", "10%")],
-)
-def test_a_bare_number_that_must_be_a_share_is_refused_with_the_share(costs, budget, share):
-    told = rf"write {share} for a share.* or {budget}(MACs|ms) for a quantity"
+SHARES = [
+    (MACS, "50", "50%"),
+    (MACS, "0.5", "50%"),
+    (MACS, "1", "100%"),
+    (MS, "0.5", "50%"),
+    (MS, "0.1", "10%"),
+]
+AS_SHARES = [(costs, one, rf"write {share} for a share.* or {one}(MACs|ms)") for costs, one, share in SHARES]
+TOO_LARGE = [
+    (MACS, one, "is too large: the full network costs 4 MMACs") for one in ("1e400", "1e400%", "9e999 MMACs")
+]
+
+
+@pytest.mark.parametrize(("costs", "budget", "told"), AS_SHARES + TOO_LARGE)
+def test_a_bare_number_that_must_be_a_share_and_one_beyond_all_are_refused(costs, budget, told):
     with pytest.raises(ex.InputError, match=told):
         _check_budget(costs, budget)
 
@@ -40,12 +49,6 @@ def test_a_budget_that_saves_nothing_is_remarked_upon_and_others_pass_in_silence
     note = f"note: a budget of {budget} is all that the full network costs"
     err = capsys.readouterr().err
     assert err.startswith(note) if (costs, budget) in NOTED else err == ""
-
-
-@pytest.mark.parametrize("budget", ["1e400", "1e400%", "9e999 MMACs"])
-def test_a_number_beyond_all_is_refused(budget):
-    with pytest.raises(ex.InputError, match="is too large: the full network costs 4 MMACs"):
-        _check_budget(MACS, budget)
 
 
 def test_budgets_that_coincide_are_told(run):

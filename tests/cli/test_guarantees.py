@@ -35,12 +35,6 @@ def test_the_cheapest_within_a_loss(run):
     assert str(guarantee) in evaluate(run)
 
 
-def test_no_loss_at_all(run):
-    told = calibrate(run, "--max-loss 0 --policy eero")
-    assert run.policy.loss_certificate.max_loss == 0
-    assert str(run.policy.certificate) in told
-
-
 def test_a_loss_and_a_budget(run):
     calibrate(run, "--max-loss 10% --budget 80% --policy eero")
     assert run.policy.certificate.budget <= 0.8 * run.cost.full * (1 + 1e-9)

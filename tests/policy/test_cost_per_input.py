@@ -184,6 +184,13 @@ def test_where_the_highest_cost_is_not_known_the_highest_of_all_known_inputs_sta
     assert paid(ex.eero(*known, budget=budget), calibrate).tolist() == costs.tolist()
 
 
+def test_the_highest_cost_given_counts_though_no_input_costs_it():
+    fit, calibrate = texts(300, 3, highest=4000.0), texts(40, 4, highest=4000.0)
+    budget = float(0.6 * fit.cost.full)
+    costs = paid(ex.eero(fit, calibrate, budget=budget), calibrate)
+    assert (costs.sum() + 4000) / 41 <= budget * (1 + 1e-12)
+
+
 def test_calibration_inputs_that_cost_more_than_any_input_are_refused():
     some = Costed(np.ones((2, 2)), np.ones(2), np.array([[1.0, 2.0], [1.0, 7.0]]))
     cost = ex.CostModel(some.costs[:1], unit="tokens", highest=5.0)
