@@ -15,7 +15,7 @@ from PIL import Image
 from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_folder, write_table
 
 from exeunt.data import Preprocess, open_inputs, open_source, plan_split
-from exeunt.data.masked_images import MaskCodes, MaskedImages
+from exeunt.data.masked_images import MaskedImages
 from exeunt.errors import ExeuntWarning, InputError, UnreadableImage
 
 PAIRS = scenes(6)
@@ -285,11 +285,6 @@ def test_other_images_with_masks_are_to_calibrate_on(tmp_path):
     source = open_source(tmp_path, masks=True, calibration_data=tmp_path / "more.parquet")
     assert source.asked_for
     assert len(source.dataset("validation")) == 2
-
-
-def test_codes_know_every_value():
-    codes = MaskCodes(("a", "b", "c"), 1)
-    assert codes(np.array([[0, 1], [2, 255]], np.uint8), "x").tolist() == [[0, -1], [1, -1]]
 
 
 def test_masks_move_with_their_images(tmp_path):

@@ -435,14 +435,6 @@ def test_a_set_of_cascades_has_one_order_and_skips_models_that_a_budget_does_not
     assert "cheap, good" in str(policies)
 
 
-def test_budgets_of_a_set_may_be_a_text():
-    fit, calibrate, _ = parts_of_world()
-    by_text = ex.cascades(fit, calibrate, budgets="20%:40%:20%", policy="eero")
-    assert [policy.budget for policy in by_text] == [4.0, 8.0]
-    one = ex.PolicySet.make(ex.eero, fit["good"], calibrate["good"], budgets="100%,20 usd")
-    assert [policy.budget for policy in one] == [10.0]
-
-
 def test_cascades_of_two_orders_are_no_set():
     fit, calibrate, _ = parts_of_world()
     one = ex.cascade(fit, calibrate, budget=7, order=("cheap", "good"), policy="eero", answer="own")
