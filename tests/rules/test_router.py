@@ -229,7 +229,7 @@ def test_a_set_of_routers_asks_in_one_order(set_of_routers):
 
 def test_a_loss_is_certified(parts):
     fit, calibrate, test = parts
-    policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="cascade_router", points=3)
+    policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="cascade_router", points=4)
     assert policy.loss_certificate is not None
     result = ex.evaluate(policy, test)
     assert result.accuracy > 1 - test["large"].risk[0] - 0.05

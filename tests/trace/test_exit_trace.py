@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from same_traces import same_trace
 
 import exeunt as ex
-from exeunt.trace import check_disjoint, concatenate
+from exeunt.trace import check_disjoint
 
 COST = ex.CostModel([1.0, 2.0], unit="ms")
 HALF = np.full((3, 2, 2), 0.5)
@@ -84,11 +83,6 @@ def test_logits_give_the_probabilities_of_a_softmax():
         np.testing.assert_allclose(trace.scores[name], expected.scores[name], atol=1e-14)
 
 
-def test_risk_counts_errors_over_all_inputs():
-    trace = scored(np.zeros((4, 2)), [[0, 0], [1, 1], [1, 0], [0, 0]], label=[0, 1, 0, 1])
-    np.testing.assert_allclose(trace.risk, [0.5, 0.25])
-
-
 def test_take_keeps_rows_together(make_trace):
     trace = make_trace(50)
     mask = trace.prediction[:, 0] > 4
@@ -110,18 +104,6 @@ def test_split_is_disjoint_sized_seeded_and_complete(make_trace):
     for keys in ("content", "row"):
         assert len(np.unique(np.concatenate([part.keys(keys) for part in first]))) == 1000
     check_disjoint(first[0], first[1])
-
-
-def test_copies_of_an_input_come_into_several_parts_and_each_row_into_one(make_trace):
-    trace = make_trace(300)
-    copy = replace(trace, row=trace.row + np.uint64(1))
-    doubled = concatenate([trace, copy])
-    parts = doubled.split(seed=5)
-    assert [part.n for part in parts] == [180, 120, 300]
-    assert len(np.unique(np.concatenate([part.row for part in parts]))) == 600
-    for a, b in itertools.combinations(parts, 2):
-        assert len(np.intersect1d(a.id, b.id)) > 10
-        check_disjoint(a, b)
 
 
 def test_rows_have_keys_of_their_own_that_parts_keep(make_trace):

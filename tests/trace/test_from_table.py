@@ -115,14 +115,6 @@ def test_files_give_what_the_table_gives(tmp_path):
     assert not is_trace_file(tmp_path / "a.csv")
 
 
-def test_columns_may_be_given_as_patterns():
-    renamed = table().rename_columns(["p_0", "p_1", "y", "c_0", "c_1", "name"])
-    for confidence in ("c_{}", "c_0, c_1"):
-        trace = read(renamed, confidence=confidence, prediction="p_{}")
-        assert trace.scores["confidence"].tolist() == read(table()).scores["confidence"].tolist()
-        assert trace.prediction.tolist() == read(table()).prediction.tolist()
-
-
 @pytest.mark.parametrize(
     ("options", "shown"),
     [

@@ -9,7 +9,6 @@ import pytest
 from same_traces import same_trace
 
 import exeunt as ex
-from exeunt.policy import LossCertificate
 from exeunt.policy.ensemble_answer import OwnAnswer
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.trace.cascade_step import CascadeStep
@@ -104,12 +103,6 @@ def test_models_of_a_cascade_are_graded_by_one_measure():
     assert len(np.unique(models.alone.prediction[0])) == 4
     with pytest.raises(ex.InputError, match="measured alike"):
         ex.CascadeTrace({"first": first, "second": graded(id=np.arange(40), measure="IoU", better="higher")})
-
-
-def test_a_certificate_names_a_measure_of_which_lower_is_better():
-    proof = LossCertificate(0.05, 0.1, 0.01, "betting", 0.02, 300, measure=graded(measure="error").measure)
-    said = "tested on, the long-run mean per input of 1 - error is at most 5 points below that of the full network"
-    assert said in str(proof)
 
 
 def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():
