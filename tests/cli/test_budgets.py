@@ -128,10 +128,7 @@ def test_of_several_policies_the_largest_is_active_unless_one_is_named(run):
         assert ("budgets" in found) == several
     for line, told in (
         (f"evaluate {run.path}@20% --no-figures", "the smallest budget of this set is 1.6 MMACs"),
-        (
-            f"calibrate {run.path}@60% --budget 60%",
-            f"@60% is one policy of a run, and calibrate makes all anew: give {run.path}",
-        ),
+        (f"calibrate {run.path}@60% --budget 60%", f"calibrate makes all anew: give {run.path}"),
     ):
         done = called(line)
         assert done.status == 2
@@ -166,10 +163,7 @@ LOSES_NOTHING = "The full network loses nothing, at its full cost: it is what ma
         ("--budgets 10%,20%", ["is below the cheapest exit"]),
         ("--max-loss 0.01% --policy eero", ["that at most 0.01% is lost", LOSES_NOTHING]),
         ("--budget 60% --answer voted", ["--answer must be own, best, ensemble or auto, got 'voted'"]),
-        (
-            "--budget 60% --executor nope",
-            [f"there is no executor 'nope': {EXECUTORS}"],
-        ),
+        ("--budget 60% --executor nope", [f"there is no executor 'nope': {EXECUTORS}"]),
     ],
 )
 def test_what_cannot_be_kept_or_is_not_there_is_refused(run, options, told):

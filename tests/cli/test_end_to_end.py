@@ -44,20 +44,6 @@ def _cut_once():
         yield
 
 
-@pytest.fixture(scope="module")
-def pictures(folder) -> Path:
-    """A folder of digits in several modes and sizes, with one file that is no image."""
-    images = pytest.importorskip("sklearn.datasets").load_digits().images
-    made = folder / "pictures"
-    made.mkdir()
-    for i in range(12):
-        image = Image.fromarray((images[i] * 15.9).astype(np.uint8))
-        mode = ("L", "RGB", "P", "RGBA")[i % 4]
-        image.resize((8 + i, 8)).convert(mode).save(made / f"{i:02d}.png")
-    (made / "05-broken.png").write_text("no image")
-    return made
-
-
 def test_evaluate_prints_and_draws(folder):
     done = exeunt("evaluate run --splits 1", cwd=folder)
     result, run = json.loads((folder / "run" / "evaluation.json").read_text()), RunFolder.open(folder / "run")
@@ -85,25 +71,6 @@ def test_predict_equals_replay_of_the_recorded_trace(folder):
     labels = said.prediction[np.arange(test.n), exits]
     np.testing.assert_array_equal(np.array(found["label"])[clear], labels[clear])
     np.testing.assert_allclose(found["cost"], policy.cost.cumulative[found["exit"]])
-
-
-def test_predict_names_what_it_cannot_read_and_goes_on(folder, pictures):
-    done = exeunt("predict run --data pictures --out answers.parquet", cwd=folder)
-    assert "05-broken.png" in done.stdout
-    assert "of the budget" in done.stdout
-    table = pq.read_table(folder / "answers.parquet").to_pydict()
-    assert table["name"] == sorted(path.name for path in pictures.iterdir())
-    broken = table["name"].index("05-broken.png")
-    assert table["label"][broken] is None
-    assert "05-broken.png" in table["error"][broken]
-    answered = [i for i in range(len(table["name"])) if i != broken]
-    assert all(table["class_name"][i] == str(table["label"][i]) for i in answered)
-    assert all(0 < table["confidence"][i] <= 1 and table["error"][i] is None for i in answered)
-
-
-def test_predict_strict_stops_and_loses_nothing(folder, pictures):
-    assert "05-broken.png" in refusal("predict run --data pictures --out strict.parquet --strict", cwd=folder)
-    assert not (folder / "strict.parquet").exists()
 
 
 def test_show_tells_everything(folder):

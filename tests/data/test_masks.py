@@ -134,21 +134,13 @@ FILES = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 @pytest.mark.parametrize(
     ("make", "given", "said"),
     [
-        (
-            table_of,
-            [PAIRS[0], (PAIRS[1][0], PAIRS[1][1][:8])],
-            "#1 has 8x24 pixels, and the image 16x24: a mask",
-        ),
+        (table_of, [PAIRS[0], (PAIRS[1][0], PAIRS[1][1][:8])], "#1 has 8x24 pixels, and the image 16x24"),
         (table_of, [repainted(7)], r"the class 7 at row 3, column 5, and classes go from 0 to 2 \(ground"),
         (table_of, [repainted(255, slice(None))], "has no pixel of a class: leave the image out"),
         (partial(table_of, without=6), PAIRS, r"6 images of .* have no mask"),
         # A number would be opened as a file descriptor: 0 is the standard input.
         (with_cells, pa.array([0] * 6), r"column 'mask' holds int64, not masks.*--label-column"),
-        (
-            with_cells,
-            pa.array(GONE, FILES),
-            r"mask of train.parquet#0 cannot be read: there is no file .*gone.png",
-        ),
+        (with_cells, pa.array(GONE, FILES), r"train.parquet#0 cannot be read: there is no file .*gone.png"),
     ],
 )
 def test_what_is_wrong_with_a_mask_of_a_table_is_named(tmp_path, make, given, said):

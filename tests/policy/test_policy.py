@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -189,29 +189,6 @@ def test_a_step_shows_the_score_and_keeps_what_the_score_remembers():
     both = PolicyState.joined([after, state])
     assert both.memory["sum"].tolist() == [1.1, 0.6, 0, 0, 0]
     np.testing.assert_array_equal(both.tie, np.concatenate([after.tie, state.tie]))
-
-
-def test_a_decision_is_of_the_answer_which_may_have_heard_the_exits_before():
-    @dataclass(frozen=True)
-    class Heard:
-        name = "heard"
-
-        def needs(self, exit_):
-            return exit_ == 0
-
-        def __call__(self, exit_, evidence, memory):
-            total = memory.get("sum", 0.0) + 10**exit_ * evidence["score"]
-            return {"score": total}, {"sum": total}
-
-    policy = replace(hand_made([np.inf, 5.0, 5.0], [np.inf, 0.0, 0.0]), answer=Heard())
-    assert policy.needs.tolist() == [True, True, True, True]
-    score, state = np.array([0.25, 0.5]), policy.init(2, id=[0, 1])
-    for exit_, (left, answered) in enumerate((([False] * 2, [0.25, 0.5]), ([False, True], [2.75, 5.5]))):
-        decision = policy.decide(exit_, {"score": score}, state)
-        assert decision.leave.tolist() == left
-        assert decision.score.tolist() == decision.answer["score"].tolist() == answered
-        state = decision.state
-        assert state.outputs["sum"].tolist() == answered
 
 
 def test_a_policy_knows_the_inputs_that_it_was_calibrated_on(parts):

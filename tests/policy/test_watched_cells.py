@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-import exeunt as ex
 from exeunt.errors import InputError
 from exeunt.policy import watched_cells
 from exeunt.policy.calibration import RankedInMemory, exits_under, sequential_thresholds
@@ -163,12 +162,3 @@ def test_cells_that_do_not_fit_their_edges_are_refused():
     for name in ("draws", "firsts"):
         with pytest.raises(InputError, match="do not fit together"):
             WatchedCells.from_dict({**body, "first_bins": {**edges, name: edges[name][:-1]}})
-
-
-def test_policies_keep_their_cells_in_their_files(make_logit_trace, tmp_path):
-    fit, calibrate, _ = make_logit_trace(600, 3).split()
-    policy = ex.eero(fit, calibrate, budget="60%")
-    policy.save(tmp_path / "policy.json")
-    again = ex.Policy.load(tmp_path / "policy.json")
-    assert again == policy
-    assert again.watched.counts.sum() == calibrate.n

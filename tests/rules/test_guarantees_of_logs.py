@@ -18,7 +18,7 @@ from exeunt.errors import Infeasible
 from exeunt.rules.cheapest import cheapest
 from exeunt.score.tie_breaking import tie_breaks
 
-N_CONTENTS, TRIALS = 2000, 60
+N_CONTENTS, TRIALS = 2000, 40
 FREQUENCY = 1 / np.arange(1, N_CONTENTS + 1)
 FREQUENCY /= FREQUENCY.sum()  # Zipf, exponent 1: the most frequent content has 12% of the rows
 

@@ -15,7 +15,6 @@ from made_traces import trace
 import exeunt as ex
 from exeunt.policy import allocation
 from exeunt.rules import baselines
-from exeunt.rules.auto import auto, trust
 from exeunt.rules.catalogue import PRESETS
 from exeunt.score.kinds import Patience
 
@@ -227,13 +226,3 @@ def test_stopping_uses_agreement():
     knowing = ex.evaluate(ex.stopping(fit, calibrate, budget=3.0), test).accuracy
     blind = ex.evaluate(ex.eero(fit, calibrate, budget=3.0), test).accuracy
     assert knowing > 0.97 > 0.9 > blind
-
-
-def test_auto_says_what_it_chose():
-    fit, calibrate, _ = parts(600)
-    found = auto(fit, calibrate, budget="60%", answer="own").notes["auto"]["allocations"].values()
-    weights, gains = ([rule[name] for rule in found] for name in ("weight", "gain"))
-    assert sum(weights) == pytest.approx(1)
-    before = np.full(3, trust(fit.n) / 3)  # of stopping, line search and EERO
-    before[2] += 1 - trust(fit.n)
-    assert np.array_equal(np.argsort(weights / before), np.argsort(gains))
