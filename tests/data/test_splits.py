@@ -30,17 +30,6 @@ def datasets(plan) -> list[str]:
     return [plan.parts[p].dataset for p in PARTS]
 
 
-def test_from_scratch_fit_and_calibrate_come_out_of_train() -> None:
-    source = array_source(TRAIN, TEST)
-    plan = plan_split(source, fit=7, calibrate=0.2)
-    assert sizes(plan) == [73, 7, 20, 40]
-    assert datasets(plan) == ["train", "train", "train", "test"]
-    joined = np.concatenate([plan.indices(p) for p in ("train", "fit", "calibrate")])
-    assert sorted(joined.tolist()) == list(range(100))
-    assert plan.indices("test").tolist() == list(range(40))
-    assert plan.dropped == 0
-
-
 def test_pretrained_fit_and_calibrate_come_out_of_test() -> None:
     source = array_source(TRAIN, TEST)
     plan = plan_split(source, pretrained=True)

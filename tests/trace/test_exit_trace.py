@@ -95,17 +95,6 @@ def test_take_keeps_rows_together(make_trace):
     assert trace.take([]).n == 0
 
 
-def test_split_is_disjoint_sized_seeded_and_complete(make_trace):
-    trace = make_trace(1000)
-    first, again, other = trace.split(seed=1), trace.split(seed=1), trace.split(seed=2)
-    assert [part.n for part in first] == [300, 200, 500]
-    assert all(same_trace(a, b) for a, b in zip(first, again, strict=True))
-    assert not np.array_equal(first[0].id, other[0].id)
-    for keys in ("content", "row"):
-        assert len(np.unique(np.concatenate([part.keys(keys) for part in first]))) == 1000
-    check_disjoint(first[0], first[1])
-
-
 def test_rows_have_keys_of_their_own_that_parts_keep(make_trace):
     trace = make_trace(50)
     doubled = replace(trace, id=np.arange(50) // 2, row=None)

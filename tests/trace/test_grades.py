@@ -123,15 +123,6 @@ def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():
     assert given.to_dict() == {"kind": "own", "carries": True}
 
 
-def test_labelled_answers_may_be_missing_too():
-    label = RNG.integers(0, 3, 40)
-    silent = RNG.random((40, 3)) < 0.3
-    prediction = np.tile(label[:, None], 3)
-    trace = ex.ExitTrace.from_scores(SCORE, prediction, cost=COST, label=label, no_answer=silent)
-    assert np.array_equal(trace.correct, ~silent)
-    assert np.array_equal(OwnAnswer.for_(trace).on(trace).correct, np.logical_or.accumulate(~silent, axis=1))
-
-
 @pytest.mark.parametrize("error", ["absolute", "squared"])
 def test_numbers_lose_by_their_clipped_error(error):
     target = RNG.normal(0, 3, 40)

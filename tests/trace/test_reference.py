@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.trace import concatenate
 
 
 @pytest.fixture
@@ -41,11 +40,6 @@ def test_a_reference_stays_with_parts_and_copies(trace, tmp_path):
     assert np.array_equal(said.selected([0, 1]).label, trace.prediction[:, -1])  # that of all exits
     trace.save(tmp_path / "plain.parquet")
     assert ex.ExitTrace.load(tmp_path / "plain.parquet").measure == "accuracy"
-
-
-def test_traces_of_two_references_are_not_one(trace):
-    with pytest.raises(ex.InputError, match="got agreement with exit 1 and agreement with the full network"):
-        concatenate([trace.with_reference(), trace.with_reference(1)])
 
 
 def test_policies_learn_from_what_the_reference_says_as_from_labels(trace):
