@@ -15,7 +15,6 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.guarantees.p_values import betting
-from exeunt.policy.allocation_search import RightWithin
 from exeunt.policy.learned_quality import _logistic
 from exeunt.rules.catalogue import PRESETS
 from exeunt.rules.useful_exits import last_useful_exit
@@ -102,7 +101,7 @@ def test_the_oracle_is_the_best_fractional_assignment(data):
     bounds = linprog(loss.ravel() / n, A_ub=[np.tile(cost, n) / n], b_ub=[budget], **once)
     assert found.cost <= budget * (1 + 1e-9)
     assert found.accuracy <= 1 - bounds.fun + 1e-9
-    if found.cost == budget:
+    if levels > 2 and found.cost == budget:
         assert found.accuracy == pytest.approx(1 - bounds.fun, abs=1e-7)
     else:  # nothing to gain is left, or all gains are alike, and inputs are whole
         rows, whole = np.arange(n), [np.array(one) for one in product(range(m), repeat=n)]
@@ -169,12 +168,6 @@ def test_losses_of_0_and_1_give_the_cascade_of_the_labels(make_trace):
         certified = ex.cheapest(fit, calibrate, max_loss=0.1, policy="eero", points=5, answer="own")
         made.append([policy.to_dict(), ex.evaluate(policy, test).to_dict(), certified.to_dict()])
     assert made[0] == made[1]
-
-
-def test_losses_within_a_budget_are_those_of_the_released_inputs():
-    trace = population(400, 2)
-    quality = RightWithin(trace, seed=0)(trace.cost.full)
-    assert set(np.round(quality, 9)) <= set(np.round(trace.quality.ravel(), 9))
 
 
 def test_ensembles_are_for_classes():

@@ -90,7 +90,7 @@ import sys
 for name in {SERVERS}:
     sys.modules[name] = None  # "import name" fails
 from exeunt.cli.app import run
-for words in (["calibrate", "run", "--budget", "70%"], ["evaluate", "run", "--splits", "1"]):
+for words in (["calibrate", "run", "--budget", "70%"], ["evaluate", "run", "--no-figures"]):
     assert not run(words), words
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

@@ -21,7 +21,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(value=JSON)
 def test_json_is_read_as_python_reads_it(value):
     for text in (json.dumps(value), json.dumps(value).encode()):
@@ -55,6 +55,7 @@ PARTS = "a\u0301\u0323 \u1112\u1161\u11ab \uff8a\uff9e \u09c7\u09be ﬁ é 한 \
 """Characters of several code points, such as a letter with marks, a syllable, and a vowel sign in two parts."""
 
 
+@settings(max_examples=30)
 @given(text=st.lists(st.sampled_from([*PARTS.split(" "), " "]), max_size=30).map("".join))
 def test_texts_are_normalised_in_pieces_as_at_once(text):
     with pytest.MonkeyPatch.context() as patch:

@@ -425,7 +425,8 @@ def sealed_campaign(
             of_another_machine = file.stem.startswith("plan-") and how.startswith("plan/machine")
             sealed_again(case.root, file)
             counts["mutations"] += 1
-            for command in COMMANDS:
+            # A single mutation is shown to half of the commands, others for each file.
+            for command in COMMANDS if n > 1 else ("verify", *COMMANDS[1 + place % 2 :: 2]):
                 what, wrong = case.outcome(command, may_change=may_change)
                 if command == "verify" and of_another_machine and _NOT_USED in wrong:
                     wrong = ""

@@ -20,12 +20,21 @@ MACS = ex.CostModel([1e6, 2e6, 4e6])
 MS = ex.CostModel([0.25, 2.0], unit="ms")
 
 
-@pytest.mark.parametrize(
-    ("costs", "budget", "share"),
-    [(MACS, "50", "50%"), (MACS, "0.5", "50%"), (MACS, "1", "100%"), (MS, "0.5", "50%"), (MS, "0.1", "10%")],
-)
-def test_a_bare_number_that_must_be_a_share_is_refused_with_the_share(costs, budget, share):
-    told = rf"write {share} for a share.* or {budget}(MACs|ms) for a quantity"
+SHARES = [
+    (MACS, "50", "50%"),
+    (MACS, "0.5", "50%"),
+    (MACS, "1", "100%"),
+    (MS, "0.5", "50%"),
+    (MS, "0.1", "10%"),
+]
+AS_SHARES = [(costs, one, rf"write {share} for a share.* or {one}(MACs|ms)") for costs, one, share in SHARES]
+TOO_LARGE = [
+    (MACS, one, "is too large: the full network costs 4 MMACs") for one in ("1e400", "1e400%", "9e999 MMACs")
+]
+
+
+@pytest.mark.parametrize(("costs", "budget", "told"), AS_SHARES + TOO_LARGE)
+def test_a_bare_number_that_must_be_a_share_and_one_beyond_all_are_refused(costs, budget, told):
     with pytest.raises(ex.InputError, match=told):
         _check_budget(costs, budget)
 
@@ -40,12 +49,6 @@ def test_a_budget_that_saves_nothing_is_remarked_upon_and_others_pass_in_silence
     note = f"note: a budget of {budget} is all that the full network costs"
     err = capsys.readouterr().err
     assert err.startswith(note) if (costs, budget) in NOTED else err == ""
-
-
-@pytest.mark.parametrize("budget", ["1e400", "1e400%", "9e999 MMACs"])
-def test_a_number_beyond_all_is_refused(budget):
-    with pytest.raises(ex.InputError, match="is too large: the full network costs 4 MMACs"):
-        _check_budget(MACS, budget)
 
 
 def test_budgets_that_coincide_are_told(run):
@@ -125,10 +128,7 @@ def test_of_several_policies_the_largest_is_active_unless_one_is_named(run):
         assert ("budgets" in found) == several
     for line, told in (
         (f"evaluate {run.path}@20% --no-figures", "the smallest budget of this set is 1.6 MMACs"),
-        (
-            f"calibrate {run.path}@60% --budget 60%",
-            f"@60% is one policy of a run, and calibrate makes all anew: give {run.path}",
-        ),
+        (f"calibrate {run.path}@60% --budget 60%", f"calibrate makes all anew: give {run.path}"),
     ):
         done = called(line)
         assert done.status == 2
@@ -163,10 +163,7 @@ LOSES_NOTHING = "The full network loses nothing, at its full cost: it is what ma
         ("--budgets 10%,20%", ["is below the cheapest exit"]),
         ("--max-loss 0.01% --policy eero", ["that at most 0.01% is lost", LOSES_NOTHING]),
         ("--budget 60% --answer voted", ["--answer must be own, best, ensemble or auto, got 'voted'"]),
-        (
-            "--budget 60% --executor nope",
-            [f"there is no executor 'nope': {EXECUTORS}"],
-        ),
+        ("--budget 60% --executor nope", [f"there is no executor 'nope': {EXECUTORS}"]),
     ],
 )
 def test_what_cannot_be_kept_or_is_not_there_is_refused(run, options, told):

@@ -26,33 +26,22 @@ from exeunt.runs.file_digests import TRACED  # noqa: E402
 from exeunt.runs.folder import RunFolder  # noqa: E402
 
 from .command import called  # noqa: E402
-from .damaged_runs import DAMAGE, damaged, image_run, text_run  # noqa: E402
+from .damaged_runs import DAMAGE, damaged, image_run  # noqa: E402
 
 FIT, CALIBRATE, TEST = TRACES = [f"traces/{part}.parquet" for part in TRACED]
-ANSWERING = {"weights.safetensors", "costs.json", "model/config.json", "policy.json", "plan-eager.json"}
-TOKENS = {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
-STAGES = {f"onnx/stage-{i:02d}.onnx" for i in range(3)}
-ON_ONNX = {"policy.json", "onnx/manifest.json", *STAGES, "plan-onnx.json"}
-EVERYTHING = {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX, "plan-onnx.json"}
-
+ANSWERING = {"weights.safetensors", "costs.json", "policy.json", "plan-eager.json"}
 READS = {
     "show": {"costs.json", FIT, "policy.json"},
     "calibrate": {"costs.json", FIT, CALIBRATE},
     "evaluate": {CALIBRATE, TEST, "policy.json"},
-    "predict": {*ANSWERING, *TOKENS},
-    "export": {"weights.safetensors", "costs.json", "model/config.json", *TOKENS},
-    "bench": {*TRACES, *ANSWERING, *TOKENS},
-    "verify": EVERYTHING,
+    "predict": ANSWERING,
+    "export": {"weights.safetensors", "costs.json"},
+    "bench": {*TRACES, *ANSWERING},
+    "verify": {*TRACES, *ANSWERING, "plan-onnx.json"},
     "load": ANSWERING,
     "diff": {"costs.json", TEST, "policy.json"},
 }
 """Which files a command reads besides the manifest, which all read; on PyTorch."""
-READS_ON_ONNX = {
-    **READS,
-    "predict": {*TOKENS, *ON_ONNX},
-    "bench": {*TRACES, "costs.json", *TOKENS, *ON_ONNX},
-    "load": ON_ONNX,
-}
 
 MAY_LACK = {"plan-eager.json", "plan-onnx.json"}
 """Files that no command needs."""
@@ -60,22 +49,16 @@ REMEDIES = "again|restore it|`exeunt train`|`exeunt calibrate|move it away|chang
 
 
 class Case:
-    """A run of one kind, with inputs for it, and what each command answers while it is whole."""
+    """A run with inputs for it, and what each command answers while it is whole."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.data, self.path = folder, folder / "data", folder / "run"
-        self.reads = READS_ON_ONNX if kind == "onnx" else READS
-        if kind == "text":
-            text_run(self.path)
-            self.data = folder / "data.csv"
-            self.data.write_text("\n".join(["text", "good plot", "the film was bad", "awful"]))
-        else:
-            image_run(self.path)
-            self.data.mkdir()
-            rng = np.random.default_rng(0)
-            for i in range(3):
-                pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(self.data / f"{i}.png")
+        image_run(self.path)
+        self.data.mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(3):
+            pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(self.data / f"{i}.png")
         self.policy = (self.path / "policy.json").read_bytes()
 
     def files(self) -> set[str]:
@@ -104,8 +87,7 @@ class Case:
         elif name in ("export", "bench"):
             answer = None
             shutil.rmtree(self.path / "figures", ignore_errors=True)
-            if name == "export" and self.reads is READS:
-                shutil.rmtree(self.path / "onnx", ignore_errors=True)
+            shutil.rmtree(self.path / "onnx", ignore_errors=True)
         elif name == "calibrate" and status == 0:
             answer = RunFolder.open(self.path).policy
             (self.path / "policy.json").write_bytes(self.policy)
@@ -122,51 +104,26 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory) -> Case:
-    return Case("image", tmp_path_factory.mktemp("image"))
+def case(tmp_path_factory) -> Case:
+    return Case(tmp_path_factory.mktemp("damage"))
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Case:
-    pytest.importorskip("transformers")
-    return Case("text", tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
-def onnx(tmp_path_factory) -> Case:
-    pytest.importorskip("onnxscript")
-    from exeunt.torch.to_onnx import export_run
-
-    case = Case("onnx", tmp_path_factory.mktemp("onnx"))
-    export_run(RunFolder.open(case.path), say=lambda _: None)
-    return case
-
-
-NAMES = ("show", "calibrate", "evaluate", "predict", "verify", "load", "diff", "export", "bench")
 QUICK = ("show", "calibrate", "evaluate", "verify", "load", "diff")
-CASES = [
-    pytest.param(kind, name, marks=() if kind == "image" and name in QUICK else pytest.mark.slow)
-    for kind in ("image", "text", "onnx")
-    for name in NAMES
-    if (kind, name) != ("text", "load")  # texts are answered by `predict`
-]
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in READS]
 """The others take minutes: they build, cut or time networks. `verify` of all files: tests/runs/test_verification.py."""
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
-def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request):
-    case: Case = request.getfixturevalue(kind)
+@pytest.mark.parametrize("name", NAMES)
+def test_damage_is_one_line_and_takes_nothing_else_along(case, name):
     status, whole, err = case.run(name)
     assert status == 0, err
     problems = []
-    for file in sorted({"bundle.json", *(case.reads[name] & case.files())}):
+    for file in sorted({"bundle.json", *READS[name]}):
         for harm in DAMAGE:
             with damaged(case.path / file, harm):
-                status, answer, err = case.run(name)
+                status, _, err = case.run(name)
             if _may_be_missed(name, file, harm):
                 sound = status == 0
-            elif file == "onnx/manifest.json" and harm in ("remove", "link") and name != "verify":
-                sound = (status, answer) == (0, whole)  # as if it had not been exported
             else:
                 sound = status in ((1, 2) if name == "verify" else (2,)) and _helps(err, case.path / file)
             if not sound or "Traceback" in err:
@@ -189,23 +146,21 @@ def _helps(err: str, file: Path) -> bool:
     return begins and len(lines) == 1 and re.search(REMEDIES, lines[0]) is not None
 
 
-@pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case.values[1] != "verify"])
-@pytest.mark.parametrize("harm", ["remove", "folder"])
-def test_files_that_are_not_read_do_not_matter(kind, name, harm, request):
-    case: Case = request.getfixturevalue(kind)
+@pytest.mark.parametrize("name", [one for one in NAMES if one.values[0] != "verify"])
+def test_files_that_are_not_read_do_not_matter(case, name):
     _, whole, _ = case.run(name)
     written = {"policy.json"} if name == "calibrate" else set()
-    others = case.files() - case.reads[name] - {"bundle.json"} - written
+    others = case.files() - READS[name] - {"bundle.json"} - written
     with ExitStack() as stack:
         for file in others:
-            stack.enter_context(damaged(case.path / file, harm))
+            stack.enter_context(damaged(case.path / file, "folder"))
         status, answer, err = case.run(name)
     assert (status, answer) == (0, whole), err
 
 
-def test_calibrate_says_that_a_folder_is_where_the_policy_belongs(image):
-    with damaged(image.path / "policy.json", "folder"):
-        status, _, err = image.run("calibrate")
+def test_calibrate_says_that_a_folder_is_where_the_policy_belongs(case):
+    with damaged(case.path / "policy.json", "folder"):
+        status, _, err = case.run("calibrate")
     assert status == 2
-    assert _helps(err, image.path / "policy.json")
+    assert _helps(err, case.path / "policy.json")
     assert "move it away" in err

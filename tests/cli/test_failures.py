@@ -170,11 +170,7 @@ def test_a_full_disk_behind_standard_output_is_told(run):
 
 @pytest.mark.parametrize(
     ("arguments", "option"),
-    [
-        ("show ''", "show"),
-        ("calibrate run --budget ''", "--budget"),
-        ("bench run --executor=", "--executor"),
-    ],
+    [("show ''", "show"), ("calibrate run --budget ''", "--budget"), ("bench run --executor=", "--executor")],
 )
 def test_an_empty_text_is_no_value(arguments, option):
     told = f"exeunt: an empty text was given for {option}: give a value, or leave it out\n"

@@ -188,14 +188,8 @@ NO_WORKERS = "the workers of a cluster share a ledger: name one with --ledger po
     [
         ("", "name their file with --models models.yaml"),
         ("--models models.yaml", "--total '5 usd'"),
-        (
-            "--models models.yaml --total '0.001 usd'",
-            "an answer for each of 150 inputs to come may cost 0.03 usd",
-        ),
-        (
-            "--models models.yaml --total '1 eur'",
-            "prices of live models are in usd, and the ledger is in eur",
-        ),
+        ("--models models.yaml --total '0.001 usd'", "for each of 150 inputs to come may cost 0.03 usd"),
+        ("--models models.yaml --total '1 eur'", "live models are in usd, and the ledger is in eur"),
         ("--models models.yaml --total '1 usd' --engine ray --out new", NO_WORKERS),
         ("--models models.yaml --total '1 usd' --ledger money.db", "name one with --out"),
         ("--models models.yaml --total '1 usd' --ledger mysql://h/d --out new.csv", NO_PLACE),

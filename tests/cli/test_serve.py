@@ -253,7 +253,7 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
             ("--host 0.0.0.0 --allowed-host a:80", "--allowed-host must be a name"),
             (
                 f"--port {port}",
-                f"port {port} at 127.0.0.1 is in use: end what listens there, or choose another port by --port",
+                f"port {port} at 127.0.0.1 is in use: end what listens there, or choose another",
             ),
         ):
             run = "" if options == tmp_path else folder / "run"

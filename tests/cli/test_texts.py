@@ -24,6 +24,8 @@ transformers = pytest.importorskip("transformers")
 
 from .damaged_runs import WORDS, tokenizer_and_config  # noqa: E402 - after the skip
 
+COLUMNS = "--text-column body --label-column topic"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -33,7 +35,7 @@ def folder(tmp_path_factory):
     transformers.BertForSequenceClassification(config).save_pretrained(made / "model")
     rng = np.random.default_rng(0)
     for part, n in (("train", 400), ("test", 120)):
-        rows = ["text,label"]
+        rows = ["body,topic"]
         for label in rng.integers(2, size=n):
             words = rng.choice(WORDS[6:], rng.integers(2, 9)).tolist()
             words.insert(rng.integers(len(words)), rng.choice(WORDS[3:6] if label else WORDS[:3]))
@@ -43,7 +45,7 @@ def folder(tmp_path_factory):
 
 
 def texts_of(file):
-    return [row["text"] for row in csv.DictReader(file.read_text().splitlines())]
+    return [row["body"] for row in csv.DictReader(file.read_text().splitlines())]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,8 +57,8 @@ def _cut_once():
 @pytest.fixture(scope="module")
 def run(folder):
     exeunt(
-        "train --model hf:model --data . --exits 2 --head mean --mode joint --epochs 2 --optimiser adamw "
-        "--batch-size 32 --unseen --out run",
+        f"train --model hf:model --data . {COLUMNS} --exits 2 --head mean --mode joint --epochs 2 "
+        "--optimiser adamw --batch-size 32 --unseen --out run",
         cwd=folder,
     )
     exeunt("calibrate run --budget 60% --delta none --policy eero", cwd=folder)
@@ -114,7 +116,7 @@ def test_a_decoder_end_to_end(folder, tmp_path):
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "decoder")
     for part in ("train.csv", "test.csv"):
         shutil.copy(folder / part, tmp_path)
-    train = "train --model hf:decoder --data . --task classify --exits 2 --epochs 10 --out run"
+    train = f"train --model hf:decoder --data . {COLUMNS} --task classify --exits 2 --epochs 10 --out run"
     said = exeunt(train, cwd=tmp_path).stdout
     assert "texts of more than 6 are cut" in said
     assert "texts were longer than the network takes and cut" in said
@@ -129,33 +131,31 @@ def test_a_decoder_end_to_end(folder, tmp_path):
         assert sum(found["truncated"]) == sum(answers["run", "eager"]["truncated"]) > 0
 
 
-def test_texts_are_not_augmented_and_the_run_says_so(run):
-    assert json.loads((run / "bundle.json").read_text())["training"]["augment"] == "none"
-
-
-PAIRS = "trained on single texts (text), these inputs are pairs of texts: give a table"
+DATA = f"--data . {COLUMNS}"
+PAIRS = "trained on single texts (body), these inputs are pairs of texts: give a table"
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--augment crop-flip", "leave out what is for images (augment)"),
-        ("--size 32 --mean 0,0,0 --std 1,1,1", "leave out what is for images (size, mean, std)"),
-        ("--skip-unreadable", "leave out what is for images (skip_unreadable)"),
-        ("--label-column class", "its columns are text, label (name another with --label-column)"),
-        ("--text-column body", "its columns are text, label (name another with --text-column)"),
-        ("--label-column label --data train.csv", "has not seen these data (--unseen)"),
+        (f"{DATA} --augment crop-flip", "leave out what is for images (augment)"),
+        (f"{DATA} --size 32 --mean 0,0,0 --std 1,1,1", "leave out what is for images (size, mean, std)"),
+        (f"{DATA} --skip-unreadable", "leave out what is for images (skip_unreadable)"),
+        ("--data . --label-column class", "its columns are body, topic (name another with --label-column)"),
+        ("--data . --text-column text", "its columns are body, topic (name another with --text-column)"),
+        (f"--data train.csv {COLUMNS}", "has not seen these data (--unseen)"),
         ("--data sklearn:digits --mode joint", "hf:model takes texts, and sklearn:digits holds images"),
     ],
 )
 def test_what_texts_have_no_use_for_is_refused_before_a_run_is_begun(folder, tmp_path, options, said):
-    train = f"train --model hf:model --data . --exits 1 {options} --out"
+    train = f"train --model hf:model --exits 1 {options} --out"
     assert said in refusal(train, tmp_path / "no", cwd=folder)
     assert not (tmp_path / "no").exists()
 
 
 def test_costs_are_those_of_the_mean_length_of_the_data_that_calibration_draws_from(folder, run):
     manifest = json.loads((run / "bundle.json").read_text())
+    assert manifest["training"]["augment"] == "none"
     length = manifest["inputs"]["length"]
     assert SplitPlan.from_dict(manifest["split"]).parts["calibrate"].dataset == "train"
     tokens = [len(text.split()) + 2 for text in texts_of(folder / "train.csv")]  # with [CLS] and [SEP]
@@ -173,8 +173,8 @@ def test_an_encoder_without_a_classifier_gets_one(folder, tmp_path, executors):
     transformers.BertModel.from_pretrained(folder / "model").save_pretrained(tmp_path / "encoder")
     for part in ("train.csv", "test.csv"):
         shutil.copy(folder / part, tmp_path)
-    train = "train --model hf:encoder --data . --exits 2 --learning-rate 0.02 --batch-size 128 --epochs 12 --out run"
-    done = exeunt(train, cwd=tmp_path)
+    options = "--exits 2 --learning-rate 0.02 --batch-size 128 --epochs 8 --out run"
+    done = exeunt(f"train --model hf:encoder {DATA} {options}", cwd=tmp_path)
     assert "the classifier (classifier) is new: it learns as the heads do" in done.stdout
     assert "(new classifier: classifier)" in exeunt("show run", cwd=tmp_path).stdout
     test = RunFolder.open(tmp_path / "run").trace("test")
@@ -206,7 +206,7 @@ def exported(run, tmp_path_factory):
 @pytest.mark.parametrize("executor", ["eager", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_texts_of_any_kind_are_answered_or_told_row_by_row(executor, folder, run, request):
     where = folder if executor == "eager" else request.getfixturevalue("exported")
-    lines = [json.dumps({"text": text, "label": None}) for text in LINES]
+    lines = [json.dumps({"body": text, "topic": None}) for text in LINES]
     (where / "new.jsonl").write_text("\n".join([*lines, "{broken"]))
     predict = f"predict run --data new.jsonl --out {executor}.parquet --executor {executor} --batch-size 2"
     done = exeunt(predict, cwd=where)
@@ -221,17 +221,6 @@ def test_texts_of_any_kind_are_answered_or_told_row_by_row(executor, folder, run
     assert "new.jsonl#" in refusal(f"{predict} --strict", cwd=where)
 
 
-@pytest.mark.slow
-def test_the_plain_command_answers_an_exported_run_in_the_order_of_the_file(exported, folder, run):
-    exeunt("predict run --out onnx-test.parquet --data", folder / "test.csv", cwd=exported)
-    found, opened = pq.read_table(exported / "onnx-test.parquet"), RunFolder.open(run)
-    test, exits = opened.trace("test"), opened.policy.route(opened.trace("test"))
-    same = found["exit"].to_numpy() == exits
-    assert same.mean() > 0.97
-    expected = test.prediction[np.arange(test.n), exits]
-    np.testing.assert_array_equal(found["label"].to_numpy()[same], expected[same])
-
-
 def test_pairs_of_texts_need_a_network_for_pairs(folder, run):
     (folder / "pairs.csv").write_text("a,b\ngood,bad\n")
     predict = "predict run --data pairs.csv --out p.parquet --text-column"
@@ -240,21 +229,13 @@ def test_pairs_of_texts_need_a_network_for_pairs(folder, run):
     assert len(pq.read_table(folder / "p.parquet")) == 1
 
 
-def test_columns_of_the_training_are_not_asked_of_a_file_of_lines(folder, run, tmp_path):
+def test_columns_of_the_training_are_not_asked_of_a_file_of_lines(folder, run):
     """A run whose columns were named answers a `.txt` as others do; a column that is named for it is refused."""
-    for part in ("train", "test"):
-        text = (folder / f"{part}.csv").read_text().replace("text,label", "body,topic", 1)
-        (tmp_path / f"{part}.csv").write_text(text)
-    shutil.copytree(folder / "model", tmp_path / "model")
-    options = "--exits 1 --mode joint --epochs 1 --unseen --text-column body --label-column topic"
-    exeunt(f"train --model hf:model --data . {options} --out run", cwd=tmp_path)
-    exeunt("calibrate run --budget 90% --delta none --policy eero", cwd=tmp_path)
-    (tmp_path / "lines.txt").write_text("the film was good\nthe plot was bad\n")
+    (folder / "lines.txt").write_text("the film was good\nthe plot was bad\n")
     lines = "predict run --force --data lines.txt --out p.parquet"
-    exeunt(lines, cwd=tmp_path)
-    assert len(pq.read_table(tmp_path / "p.parquet")) == 2
-    told = refusal(f"{lines} --text-column body", cwd=tmp_path)
-    assert "is no table and has no column 'body'" in told
+    exeunt(lines, cwd=folder)
+    assert len(pq.read_table(folder / "p.parquet")) == 2
+    assert "is no table and has no column 'body'" in refusal(f"{lines} --text-column body", cwd=folder)
 
 
 def test_texts_come_from_standard_input_a_line_each(monkeypatch, folder, run):
@@ -285,19 +266,13 @@ def test_a_run_needs_neither_the_folder_of_its_model_nor_the_hub(folder, run, an
     assert pq.read_table(tmp_path / "answers.parquet")["label"].equals(answers["label"])
 
 
-@pytest.mark.parametrize("harm", ["swap two words", "add a token"])
-def test_a_tokeniser_that_was_changed_answers_nothing(folder, run, tmp_path, harm):
+def test_a_tokeniser_that_was_changed_answers_nothing(folder, run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    tokenizer = tmp_path / "run" / "tokenizer"
-    if harm == "add a token":
-        file = tokenizer / "added_tokens.json"
-        file.write_text('{"good": 8}')
-    else:
-        file = tokenizer / "tokenizer.json"
-        content = json.loads(file.read_text())
-        words = content["model"]["vocab"]
-        words["good"], words["bad"] = words["bad"], words["good"]
-        file.write_text(json.dumps(content))
+    file = tmp_path / "run" / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    words["good"], words["bad"] = words["bad"], words["good"]
+    file.write_text(json.dumps(content))
     shutil.copy(folder / "test.csv", tmp_path)
     told = refusal("predict run --data test.csv --out answers.parquet", cwd=tmp_path)
     assert str(file.relative_to(tmp_path)) in told
@@ -309,7 +284,7 @@ def test_a_tokeniser_that_was_changed_answers_nothing(folder, run, tmp_path, har
 
 def test_a_model_without_tokeniser_is_refused(folder, tmp_path):
     shutil.copy(folder / "model" / "config.json", tmp_path)
-    assert "no tokeniser" in refusal(f"train --model hf:{tmp_path} --data . --out none", cwd=folder)
+    assert "no tokeniser" in refusal(f"train --model hf:{tmp_path} {DATA} --out none", cwd=folder)
 
 
 def test_texts_of_any_length_are_served(run):

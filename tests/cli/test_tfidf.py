@@ -148,10 +148,7 @@ def test_mistakes(folder):
         ("train --model tfidf --data pairs.csv --text-column a,b --out new", "holds pairs of texts"),
         (f"{TFIDF} --fit 0 --out new", "no inputs for fit"),
         ("train --model tfidf --data alike.csv --out new", "and one class teaches nothing"),
-        (
-            "export run",
-            "holds the estimator of scikit-learn, and this takes a run that holds the weights",
-        ),
+        ("export run", "holds the estimator of scikit-learn, and this takes a run that holds the weights"),
         ("bench run", "has one exit"),
         ("calibrate run --budget 100% --of time", "has one exit"),
         ("calibrate run --budget 50%", "below the cheapest exit"),

@@ -133,11 +133,7 @@ NAMED = "name another with --group-column, or write it with `exeunt predict --gr
         ({"exit": [0], "score": [0.5]}, (), "has no column 'first_score': give predictions of this version"),
         ({**ANSWER, "exit": [7]}, (), "has an answer at exit 7, where the policy of"),
         (ANSWER, ("--group-column", "user id"), NAMED),
-        (
-            {**ANSWER, "users": [["a", "b"]]},
-            ("--group-column", "users"),
-            "the column 'users' holds list<",
-        ),
+        ({**ANSWER, "users": [["a", "b"]]}, ("--group-column", "users"), "the column 'users' holds list<"),
     ],
 )
 def test_files_that_cannot_be_watched_are_refused(calibrated, tmp_path, cells, options, message):

@@ -125,14 +125,11 @@ def test_row_groups_are_read_once_for_all_blocks_that_were_sent(kinds, monkeypat
     columns._kept_of_sent.cache_clear()
 
 
-IN_STORES = [*((object_store, name) for name in NAMES), (google_store, "images"), (google_store, "shards")]
-
-
-@pytest.mark.parametrize(("store", "name"), IN_STORES, indirect=["store"])
-def test_an_object_store_holds_the_same(kinds, store, name):
-    here, there = open_inputs(kinds / name), open_inputs(f"{store}/{name}")
-    assert said(there) == said(here)
-    assert said(pickle.loads(pickle.dumps(there.block(3, 6)))) == said(here)[3:9]
+def test_an_object_store_holds_the_same(kinds, store):
+    for name in NAMES:
+        here, there = open_inputs(kinds / name), open_inputs(f"{store}/{name}")
+        assert said(there) == said(here)
+        assert said(pickle.loads(pickle.dumps(there.block(3, 6)))) == said(here)[3:9]
 
 
 @pytest.mark.parametrize("name", ["images", "shards"])

@@ -3,15 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from made_data import array_images, encoded, noise, write_image_table
 from PIL import Image
 
-from exeunt.data import Preprocess, Texts, open_inputs, open_source
+from exeunt.data import Preprocess, open_inputs, open_source
 from exeunt.data.decode_all import decoded, default_cache
-from exeunt.data.stored_inputs import TableColumn
-from exeunt.errors import InputError, UnreadableImage
+from exeunt.errors import InputError
 
 
 def test_the_content_key_ignores_format_place_and_label(tmp_path: Path) -> None:
@@ -70,13 +68,6 @@ def test_views_of_views() -> None:
     assert (len(empty), empty.labels.tolist(), len(empty.content_keys())) == (0, [], 0)
 
 
-def test_texts_have_keys() -> None:
-    texts = Texts(TableColumn(pa.chunked_array([["a", "b", "a"]]), name="t#{}".format))
-    keys = texts.content_keys()
-    assert keys[0] == keys[2] != keys[1]
-    assert texts.name(2) == "t#2"
-
-
 @pytest.mark.parametrize("n", [0, 1, 2, 300])
 def test_decoding_gives_every_image(tmp_path: Path, n: int) -> None:
     pixels = noise(n, side=4)
@@ -104,14 +95,6 @@ def test_decoding_resizes_but_keeps_the_keys_of_the_originals(
     assert np.array_equal(images.content_keys(), lazy.content_keys())
     monkeypatch.setattr("exeunt.data.decode_all.ARRAY_BYTES", 383)
     assert decoded(lazy, Preprocess(size=(8, 8))).pixels is None
-
-
-def test_decoding_names_the_unreadable_image(tmp_path: Path) -> None:
-    whole = encoded(noise(1)[0])
-    (tmp_path / "a.png").write_bytes(whole)
-    (tmp_path / "b.png").write_bytes(whole[:-40])
-    with pytest.raises(UnreadableImage, match=r"b\.png"):
-        decoded(open_inputs(tmp_path), Preprocess())
 
 
 def test_images_that_cannot_be_read_are_told_apart_from_those_that_can(tmp_path: Path) -> None:
@@ -186,17 +169,3 @@ def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch
         assert images.pixels is None
         assert np.array_equal(images.content_keys(), expected)
         assert np.array_equal(images.take([3, 1]).content_keys(), expected[[3, 1]])
-
-
-def test_a_source_is_decoded_in_memory_if_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_image_table(tmp_path / "train.parquet", noise(5), [0, 1, 0, 1, 0])
-    source = open_source(tmp_path)
-    ready = source.decoded(Preprocess())
-    assert ready.test is None
-    assert np.array_equal(ready.train.pixels, noise(5))
-    assert ready.fingerprint == source.fingerprint
-    monkeypatch.setattr("exeunt.data.decode_all.ARRAY_BYTES", 0)
-    lazy = source.decoded(Preprocess())
-    assert lazy.train.pixels is None
-    assert np.array_equal(lazy.train.content_keys(), ready.train.content_keys())
-    assert lazy.fingerprint == source.fingerprint

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.pytorch.made_masks import HEIGHT, NAMES, WIDTH, png, scenes, write_folder, write_table
 
 from exeunt.data import Preprocess, open_inputs, open_source, plan_split
-from exeunt.data.masked_images import MaskCodes, MaskedImages
+from exeunt.data.masked_images import MaskedImages
 from exeunt.errors import ExeuntWarning, InputError, UnreadableImage
 
 PAIRS = scenes(6)
@@ -134,21 +134,13 @@ FILES = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 @pytest.mark.parametrize(
     ("make", "given", "said"),
     [
-        (
-            table_of,
-            [PAIRS[0], (PAIRS[1][0], PAIRS[1][1][:8])],
-            "#1 has 8x24 pixels, and the image 16x24: a mask",
-        ),
+        (table_of, [PAIRS[0], (PAIRS[1][0], PAIRS[1][1][:8])], "#1 has 8x24 pixels, and the image 16x24"),
         (table_of, [repainted(7)], r"the class 7 at row 3, column 5, and classes go from 0 to 2 \(ground"),
         (table_of, [repainted(255, slice(None))], "has no pixel of a class: leave the image out"),
         (partial(table_of, without=6), PAIRS, r"6 images of .* have no mask"),
         # A number would be opened as a file descriptor: 0 is the standard input.
         (with_cells, pa.array([0] * 6), r"column 'mask' holds int64, not masks.*--label-column"),
-        (
-            with_cells,
-            pa.array(GONE, FILES),
-            r"mask of train.parquet#0 cannot be read: there is no file .*gone.png",
-        ),
+        (with_cells, pa.array(GONE, FILES), r"train.parquet#0 cannot be read: there is no file .*gone.png"),
     ],
 )
 def test_what_is_wrong_with_a_mask_of_a_table_is_named(tmp_path, make, given, said):
@@ -285,11 +277,6 @@ def test_other_images_with_masks_are_to_calibrate_on(tmp_path):
     source = open_source(tmp_path, masks=True, calibration_data=tmp_path / "more.parquet")
     assert source.asked_for
     assert len(source.dataset("validation")) == 2
-
-
-def test_codes_know_every_value():
-    codes = MaskCodes(("a", "b", "c"), 1)
-    assert codes(np.array([[0, 1], [2, 255]], np.uint8), "x").tolist() == [[0, -1], [1, -1]]
 
 
 def test_masks_move_with_their_images(tmp_path):

@@ -30,17 +30,6 @@ def datasets(plan) -> list[str]:
     return [plan.parts[p].dataset for p in PARTS]
 
 
-def test_from_scratch_fit_and_calibrate_come_out_of_train() -> None:
-    source = array_source(TRAIN, TEST)
-    plan = plan_split(source, fit=7, calibrate=0.2)
-    assert sizes(plan) == [73, 7, 20, 40]
-    assert datasets(plan) == ["train", "train", "train", "test"]
-    joined = np.concatenate([plan.indices(p) for p in ("train", "fit", "calibrate")])
-    assert sorted(joined.tolist()) == list(range(100))
-    assert plan.indices("test").tolist() == list(range(40))
-    assert plan.dropped == 0
-
-
 def test_pretrained_fit_and_calibrate_come_out_of_test() -> None:
     source = array_source(TRAIN, TEST)
     plan = plan_split(source, pretrained=True)
@@ -109,17 +98,6 @@ def test_copies_are_drawn_like_other_rows() -> None:
     np.testing.assert_allclose(found.std(axis=0), chance.std(), rtol=0.25)
 
 
-def test_training_inputs_identical_to_test_inputs_are_dropped_and_reported() -> None:
-    train = TRAIN.copy()
-    train[[3, 50]] = TEST[7]
-    for pretrained in (False, True):
-        plan = plan_split(array_source(train, TEST), pretrained=pretrained, fit=5, calibrate=5)
-        assert plan.dropped == 2
-        held = [plan.indices(p) for p in PARTS if plan.parts[p].dataset == "train"]
-        assert not np.isin([3, 50], np.concatenate(held)).any()
-        assert "2 training inputs dropped" in plan.describe()
-
-
 def test_the_seed_decides_and_every_input_can_be_drawn() -> None:
     source = array_source(TRAIN, TEST)
     plans = [plan_split(source, fit=10, calibrate=10, seed=s) for s in range(200)]
@@ -128,14 +106,6 @@ def test_the_seed_decides_and_every_input_can_be_drawn() -> None:
     # Each count is binomial(200, 0.1): 20 +- 4.2; six deviations at most.
     assert drawn.min() > 0
     assert drawn.max() < 46
-
-
-@pytest.mark.parametrize("pretrained", [False, True])
-def test_json_round_trip(pretrained: bool) -> None:
-    plan = plan_split(array_source(TRAIN, TEST), pretrained=pretrained, seed=5)
-    again = SplitPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
-    assert again == plan
-    assert all(np.array_equal(again.indices(p), plan.indices(p)) for p in PARTS)
 
 
 def test_a_large_part_is_stored_as_what_it_leaves_out() -> None:

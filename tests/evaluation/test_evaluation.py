@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from scipy.stats import binom, binomtest
 import exeunt as ex
 from exeunt.evaluation.replay import score_exits
 from exeunt.guarantees.confidence_intervals import wilson_interval
-from exeunt.rules import baselines
 
 
 def test_replay_is_a_loop(parts):
@@ -74,39 +72,6 @@ def test_an_interval_holds_its_share_to_the_last_digit():
         for right in (0, n):
             low, high = wilson_interval(right, n)
             assert 0.0 <= low <= right / n <= high <= 1.0
-
-
-def test_the_oracle_is_brute_force_on_tiny_traces():
-    rng = np.random.default_rng(7)
-    for _ in range(60):
-        n, m = int(rng.integers(1, 6)), int(rng.integers(1, 4))
-        cost = ex.CostModel(np.cumsum(rng.uniform(0.2, 1, m)))
-        trace = ex.ExitTrace.from_scores(
-            np.zeros((n, m)), rng.integers(0, 2, (n, m)), cost=cost, label=rng.integers(0, 2, n), id=range(n)
-        )
-        budget = rng.uniform(cost.first, cost.full)
-        best = 0.0
-        for exits in itertools.product(range(m), repeat=n):
-            if cost.cumulative[list(exits)].mean() <= budget * (1 + 1e-12):
-                best = max(best, trace.correct[np.arange(n), list(exits)].mean())
-        result = ex.oracle(trace, budget)
-        assert result.accuracy == pytest.approx(best)
-        assert result.cost <= budget * (1 + 1e-9)
-        assert ex.oracle(trace).accuracy == trace.correct.any(axis=1).mean()
-
-
-def test_no_policy_beats_the_oracle_at_its_own_spend(parts):
-    fit, calibrate, test = parts
-    for share in (0.3, 0.5, 0.7, 0.9):
-        policies = [
-            preset(fit, calibrate, budget=share * fit.cost.full)
-            for preset in (ex.eero, baselines.msdnet, baselines.predictive_exit, ex.common_threshold)
-        ]
-        for policy in policies:
-            result = ex.evaluate(policy, test)
-            assert ex.oracle(test, result.cost).accuracy >= result.accuracy
-        batch = score_exits(test, ex.route_batch(test, policies[0].rates))
-        assert ex.oracle(test, batch.cost).accuracy >= batch.accuracy
 
 
 def test_one_input_and_none(make_trace):

@@ -89,6 +89,8 @@ def test_one_split_has_no_interval_and_progress_is_told(trace):
         ({"eero": ex.eero}, [], 1, "0 budgets"),
         ({"eero": ex.eero}, ["50%"], 0, "0 splits"),
         ({"eero": ex.eero}, ["1%"], 1, "cheapest exit"),
+        ({"eero": ex.eero}, "50%", 1, r"write \['50%'\]"),
+        ({"oracle": ex.eero}, ["50%"], 1, "row of that name"),
     ],
 )
 def test_empty_frontiers_are_refused(trace, presets, budgets, splits, shown):
@@ -101,21 +103,17 @@ def test_labels_are_needed(make_trace):
         ex.frontier({"msdnet": baselines.msdnet}, make_trace(100, labelled=False), ["50%"], splits=1)
 
 
-def test_intervals_of_shares_end_at_0_and_1():
+def test_intervals_of_shares_end_at_0_and_1_and_those_of_spend_do_not_begin_below_0(make_trace):
     high = np.array([0.9, 1.0, 1.0])
     mean, low, end = mean_interval(high, within=(0.0, 1.0))
     assert (mean, low) == mean_interval(high)[:2]
     assert end == 1.0 < mean_interval(high)[2]
     assert mean_interval(1 - high, within=(0.0, 1.0))[1:] == pytest.approx((0.0, 1 - low))
-    assert np.isnan(mean_interval(high[:1], within=(0.0, 1.0))[1])
-
-
-def test_intervals_of_spend_do_not_begin_below_0(make_trace):
+    assert np.isnan(mean_interval(high[:1], within=(0.0, 1.0))[1:]).all()
     two = np.array([0.2, 0.4])  # t with one degree of freedom: 12.7 standard errors to each side
     mean, low, high = mean_interval(two)
     assert low < 0
     assert mean_interval(two, within=(0.0, np.inf)) == (mean, 0.0, high)
     assert mean_interval(two + 9, within=(0.0, np.inf)) == mean_interval(two + 9)
-    assert np.isnan(mean_interval(two[:1], within=(0.0, np.inf))[1:]).all()
     rows = ex.frontier({"msdnet": baselines.msdnet}, make_trace(40), ["40%", "70%"], splits=2).rows()
     assert all(row["mean_cost_low"] >= 0 for row in rows if row["policy"] != "oracle")

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
-from exeunt.costs.mean_cost import MeanCostDistribution
 from exeunt.evaluation.one_split import mixture_curve, upper_hull
 from exeunt.evaluation.results import TraceResult
 from exeunt.evaluation.statistics import at_least, guarantees, overall_rows, share_over_budget
-from exeunt.policy.calibration import RankedInMemory, exits_under, sequential_thresholds
 from exeunt.rules.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
@@ -265,29 +263,6 @@ def test_unknown_distributions_are_held_against_a_guarantee_just_kept(comparison
     assert 0.05 < share < 0.5
     assert kept.to_dict()["traces"][0]["may_exceed"] == share
     assert guarantees(kept.traces, 0.05)[0].p_value == pytest.approx(12 * binom.sf(5, 6, share))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_splits_that_share_inputs_exceed_a_budget_independently(make_trace, seed):
-    """The same 120 inputs, split anew 600 times: the count of test parts over the budget is binomial.
-
-    Its probability is that of the distribution. And so is the count of pairs of splits that both exceed it.
-    """
-    trace, rng = make_trace(120, seed=seed), np.random.default_rng(seed)
-    cost, counts, n, t = trace.cost.cumulative, np.array([9, 12, 14, 5]), 40, 60
-    scores, ties, over = trace.scores["score"], np.zeros(120), []
-    budget = 1.1 * (counts @ cost) / n
-    for _ in range(600):
-        rows = rng.permutation(120)
-        limits = sequential_thresholds(RankedInMemory(scores[rows[:n]], ties[:n]), counts, 3)
-        exits = exits_under(scores[rows[n : n + t]], ties[:t], limits)
-        over.append(cost[exits].sum() > budget * t)
-    chance = 1 - MeanCostDistribution(counts, cost).batch_probability_within(budget, t)
-    over = np.array(over)
-    assert 0.1 < chance < 0.4
-    for hits, p in ((over, chance), (over[::2] & over[1::2], chance**2)):
-        assert binom.sf(hits.sum() - 1, len(hits), p) > 1e-4
-        assert binom.cdf(hits.sum(), len(hits), p) > 1e-4
 
 
 def test_a_guarantee_just_kept_is_exceeded_as_often_as_allowed(comparison):

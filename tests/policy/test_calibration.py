@@ -131,18 +131,6 @@ def test_marginal_is_algorithm_1(constant):
         assert got.tolist() == algorithm_1(calibration.tolist(), new.tolist(), rates.tolist(), constant)
 
 
-def test_marginal_strands_budget_and_sequential_does_not(recorded):
-    fit, calibrate, test = recorded.split(fit=0.3, calibrate=0.2, test=0.5)
-    budget = 0.5 * fit.cost.full
-    marginal = ex.eero(fit, calibrate, budget=budget, calibration="marginal")
-    sequential = ex.eero(fit, calibrate, budget=budget)
-    assert ex.evaluate(marginal, test).cost < 0.9 * budget
-    distribution = sequential.distribution
-    assert distribution.mean == pytest.approx(budget, rel=2e-3)
-    chance = distribution.std * (1 + calibrate.n / test.n) ** 0.5
-    assert abs(ex.evaluate(sequential, test).cost - distribution.mean) < 5 * chance
-
-
 @pytest.mark.parametrize("slack", ["paper", 0.0, 0.5, 100.0, None])
 def test_exits_with_rate_0_release_nothing_and_rate_1_everything(slack):
     """Marginal thresholds with slack, and sequential ones, which have none."""
@@ -175,21 +163,6 @@ def test_counts_round_towards_safety(weights, n, first):
     planned = sum(int(c) * int(b) for c, b in zip(counts, cost, strict=True))
     assert planned <= exact * (1 + Fraction(1, 10**11))
     assert planned >= exact - len(weights)
-
-
-@pytest.mark.parametrize("n", [10, 100, 1000, 4000])
-def test_a_constant_score_releases_its_exact_share(n):
-    score = np.full((n, 3), 0.25)
-    rates, cost = np.array([0.2, 0.3, 0.5]), ex.CostModel([1, 2, 3])
-    trace = ex.ExitTrace.from_scores(score, np.zeros((n, 3)), cost=cost, id=np.arange(n) + 10**9)
-    counts = planned_counts(rates, n)
-    limits = sequential_thresholds(RankedInMemory(score, tie_breaks(trace.id, 4)), counts, 2)
-    exits = route(score, tie_breaks(trace.id, 4), limits)
-    np.testing.assert_array_equal(np.bincount(exits, minlength=3), counts)
-    # On new inputs the shares agree up to chance: 6 standard deviations of both samples.
-    new = route(np.full((20_000, 3), 0.25), tie_breaks(np.arange(20_000, dtype=np.uint64), 4), limits)
-    shares = np.bincount(new, minlength=3) / 20_000
-    np.testing.assert_allclose(shares, rates, atol=6 * 0.5 * (n**-0.5 + 20_000**-0.5))
 
 
 def test_thresholds_of_no_calibration_inputs_still_answer():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -65,13 +64,13 @@ def test_certificates_hold_as_often_as_they_say_where_the_truth_is_known(world, 
 
 @pytest.mark.parametrize("delta", [0.1, pytest.param(0.01, marks=pytest.mark.slow)])
 def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded, delta):
-    """Calibrate on 100 inputs, take the mean over the 7,900 others as the truth; the fit inputs are fixed.
+    """Calibrate on 100 inputs, take the mean over the 3,900 others as the truth; the fit inputs are fixed.
 
     The others are a finite batch, so their mean strays from the long run: violations are compared with the
     Dirichlet-multinomial distribution of that batch, drawn here without help of the library's distribution.
     """
     n, seed, rng = 100, 0, np.random.default_rng(1)
-    fit, pool = recorded.take(slice(0, 2000)), recorded.take(slice(2000, None))
+    fit, pool = recorded.take(slice(0, 2000)), recorded.take(slice(2000, 6000))
     budget = 0.5 * recorded.cost.full
     first = ex.eero(fit, pool.take(slice(0, n)), budget=budget, delta=delta, seed=seed)
     counts, last = first.counts, first.n_exits - 1
@@ -95,21 +94,6 @@ def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded,
     assert np.std(spends) == pytest.approx(batch.std(), rel=0.1)
 
 
-@pytest.mark.parametrize("delta", [0.1, 0.01])
-def test_certificates_are_not_vacuous(recorded, delta):
-    """With 2,000 calibration inputs at least 95% of the budget is used, on the recorded network too."""
-    plan = plan_cost(allocate, COST, 4.0, 2000, delta)
-    assert plan.certificate(COST, 4.0, delta).expected_cost >= 0.95 * 4.0
-    used = []
-    for seed in range(10):
-        fit, calibrate, test = recorded.split(seed=seed)
-        policy = ex.eero(fit, calibrate, budget="50%", delta=delta)
-        assert policy.certificate.n_calibration == 2000
-        assert policy.certificate.expected_cost >= 0.95 * policy.budget
-        used.append(ex.evaluate(policy, test).cost / policy.budget)
-    assert np.mean(used) >= 0.95
-
-
 @pytest.mark.parametrize("delta", [0.3, 0.05, 1e-6])
 @pytest.mark.parametrize("n", [200, 2000])
 def test_the_plan_is_the_largest_that_keeps_the_guarantee(n, delta):
@@ -131,15 +115,6 @@ def test_without_delta_the_expected_cost_is_within_the_budget(n, budget):
     # and falls short by no more than the rounding of each exit's count
     if budget > 1.0 + 7.0 / n:
         assert mean >= budget - 4 * 7.0 / n
-
-
-def test_more_certainty_costs_more_and_more_data_costs_less():
-    def spend(n, delta):
-        return plan_cost(allocate, COST, 4.0, n, delta).rates @ COST.cumulative
-
-    spends = [[spend(n, delta) for delta in (0.3, 0.1, 0.01)] for n in (100, 1000, 10_000)]
-    assert np.all(np.diff(spends, axis=1) < 0)
-    assert np.all(np.diff(spends, axis=0) > 0)
 
 
 def test_what_cannot_be_certified_names_what_could_be():
@@ -166,15 +141,6 @@ def test_a_single_exit_and_the_full_budget_are_certain():
     one = ex.CostModel([2.0])
     plan = plan_cost(lambda b: allocation.geometric(one, b), one, 2.0, 1, 0.01)
     assert plan.certificate(one, 2.0, 0.01).probability == 1.0
-
-
-def test_a_certificate_says_everything_and_is_json():
-    guarantee = plan_cost(allocate, COST, 4.0, 500, 0.05).certificate(COST, 4.0, 0.05)
-    text = str(guarantee)
-    for word in ("4 MMACs", "95%", "500 calibration inputs", "exchangeable"):
-        assert word in text
-    assert Certificate(**json.loads(json.dumps(guarantee.to_dict()))) == guarantee
-    assert guarantee.expected_cost < guarantee.cost_quantile <= 4.0
 
 
 TWO = ex.CostModel([1.0, 2.0])

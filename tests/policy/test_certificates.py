@@ -19,29 +19,13 @@ TEXTS = [
     (GRADE, "input", f"{LONG_RUN} mean grade per input {POINTS}"),
     ({"measure": "1 - error"}, "input", f"{LONG_RUN} mean per input of 1 - error {POINTS}"),
     (AGREEMENT, "input", DIFFER),
-    (
-        {**AGREEMENT, "of": "pixels"},
-        "input",
-        "tested on, at most 1% of the pixels (mean over inputs) differ",
-    ),
+    ({**AGREEMENT, "of": "pixels"}, "input", "tested on, at most 1% of the pixels (mean over inputs) differ"),
     (ONE_MEAN, "group", f"{LONG_RUN} mean over groups of their accuracy {POINTS}"),
     (WEIGHED, "group", f"{LONG_RUN} accuracy per input, {WEIGHTS} {POINTS}"),
     ({**WEIGHED, **GRADE}, "group", f"{LONG_RUN} mean grade per input, {WEIGHTS} {POINTS}"),
-    (
-        {**ONE_MEAN, **AGREEMENT, "of": "pixels"},
-        "group",
-        "1% of the pixels (mean over groups) differ from those of",
-    ),
-    (
-        {**PROMPTS, **AGREEMENT, "of": "tokens"},
-        "prompt",
-        "1% of the tokens (mean over prompts) differ from those of",
-    ),
-    (
-        {**PROMPTS, **AGREEMENT},
-        "prompt",
-        "at most 1% of the answers differ from those of the full network in the long",
-    ),
+    ({**ONE_MEAN, **AGREEMENT, "of": "pixels"}, "group", "1% of the pixels (mean over groups) differ"),
+    ({**PROMPTS, **AGREEMENT, "of": "tokens"}, "prompt", "1% of the tokens (mean over prompts) differ"),
+    ({**PROMPTS, **AGREEMENT}, "prompt", "at most 1% of the answers differ from those of the full network"),
     ({**PROMPTS, **GRADE}, "prompt", f"{LONG_RUN} mean over prompts of their grade {POINTS} that of"),
 ]
 

@@ -85,15 +85,6 @@ def test_without_delta_the_budget_is_kept_on_average(fewer_plans):
     assert "is expected, but may be higher. Give a delta to certify it." in str(policies[0])
 
 
-def test_a_distribution_of_mean_costs_would_overspend():
-    """What this module is for: those who leave late cost more than the mean."""
-    mean = ex.CostModel(FIT.cost.cumulative, unit="tokens")
-    for seed in range(4):
-        calibrate = texts(1000, 10 + seed).with_cost(mean)
-        policy = ex.eero(FIT.with_cost(mean), calibrate, budget=BUDGET, delta=0.05)
-        assert paid(policy, EVERYTHING).mean() > BUDGET
-
-
 def test_what_is_evaluated_is_what_was_paid():
     calibrate, test = texts(500, 2), texts(700, 3)
     policy = ex.auto(FIT, calibrate, budget=BUDGET)
@@ -149,13 +140,6 @@ def test_a_budget_above_the_mean_full_cost_certifies_that_everything_runs_to_the
         ex.eero(fit, calibrate, budget=fit.cost.full, delta=0.05)
     policy = ex.eero(fit, calibrate, budget=1.2 * fit.cost.full, delta=0.05)
     assert policy.budget == policy.certificate.budget == 1.2 * fit.cost.full
-
-
-def test_labels_of_the_calibration_inputs_are_not_needed():
-    calibrate = texts(400, 2)
-    parts = calibrate, replace(calibrate, label=None)
-    labelled, unlabelled = (ex.eero(FIT, part, budget=BUDGET, delta=0.05) for part in parts)
-    assert labelled == unlabelled
 
 
 def test_a_trace_and_its_parts_keep_the_costs_of_their_inputs(tmp_path):
@@ -323,7 +307,7 @@ def lengths_and_budget(kind):
 def test_the_expected_cost_is_within_the_budget_of_as_few_as_20_inputs(kind, fewer_plans):
     """Over the draw of the calibration inputs; where no plan is made, nothing is paid."""
     length, highest, budget = lengths_and_budget(kind)
-    rng, trials = np.random.default_rng(0), 400
+    rng, trials = np.random.default_rng(0), 200
     score = np.stack([rng.random(1000) - length / 10, np.ones(1000)], axis=1)  # long ones leave late
     cost = ex.CostModel(length[:, None] * [1.0, 2.0], unit="tokens", highest=highest)
     nothing, ids = np.zeros((1000, 2)), np.arange(1000)

@@ -96,21 +96,6 @@ def test_an_exit_that_adds_nothing_keeps_its_own_answer():
     assert not any(answer.needs(exit_) for exit_ in range(3))
 
 
-def test_independent_exits_are_worth_more_together():
-    # Each exit's logits are 2 e_y + s N(0, 1): by Bayes' rule log p(y | all) adds up their logits times 2 / s^2.
-    noise = [2.0, 2.0, 2.0]
-    fit, test = noisy_trace(3000, noise, seed=1), noisy_trace(20_000, noise, seed=2)
-    ensemble = fit_ensemble(fit).answer.on(test)
-    logits = test.log_probability.astype(np.float64)
-    bayes = 1 - (logits.sum(axis=1).argmax(axis=1) != test.label).mean()
-    assert 1 - test.risk[2] < bayes - 0.15
-    assert 1 - ensemble.risk[2] > bayes - 0.005
-    likelihood = ensemble.log_probability[np.arange(test.n), 2, test.label].mean()
-    ideal = logits.sum(axis=1) * 2 / 4
-    ideal = ideal - np.log(np.exp(ideal).sum(axis=1, keepdims=True))
-    assert likelihood > ideal[np.arange(test.n), test.label].mean() - 0.01
-
-
 def test_weights_are_a_minimum():
     trace = noisy_trace(800, [2.0, 1.5])
     answer = fit_ensemble(trace).answer
@@ -187,15 +172,6 @@ def test_what_is_no_class_may_have_any_number(code):
     answers = [fit_ensemble(one).answer for one in of]
     assert answers[0].to_dict() == answers[1].to_dict()
     assert np.array_equal(answers[0].on(of[0]).prediction, answers[0].on(of[1]).prediction)
-
-
-def test_a_label_that_is_no_class_has_a_row_of_its_own():
-    trace = table_trace(500, [0.6, 0.8])
-    answer = fit_ensemble(trace).answer
-    assert (trace.prediction == 4).any()
-    strange = replace(trace, prediction=np.where(trace.prediction == 4, 1000, trace.prediction))
-    assert np.array_equal(answer.on(strange).log_probability, answer.on(trace).log_probability)
-    assert answer.on(trace).prediction.max() < 4
 
 
 @settings(max_examples=30, deadline=None)

@@ -16,7 +16,6 @@ from scipy.stats import binom
 import exeunt as ex
 from exeunt.policy.allocation_search import price_path
 from exeunt.policy.calibration import ALWAYS, Thresholds
-from exeunt.policy.ensemble_answer import OwnAnswer
 from exeunt.policy.ensemble_fitting import fit_ensemble
 from exeunt.rules.cascade import _comparing, _Search, find_cascade, with_unasked
 from exeunt.trace.cascade_step import CascadeStep
@@ -49,21 +48,6 @@ def world(n=2000, seed=0):
 def parts_of_world(n=1000):
     """Return the parts of one world, on which what is learned is kept from test to test."""
     return world(n).split()
-
-
-def test_models_of_classes_with_huge_numbers_are_not_ensembled():
-    def with_huge_numbers(one):
-        return replace(one, prediction=one.prediction * 10**9, label=one.label * 10**9)
-
-    whole = world(1000).without(["copy"])
-    models = ex.CascadeTrace({name: with_huge_numbers(whole[name]) for name in whole.names})
-    fit, calibrate, test = models.split()
-    policy = ex.cascade(fit, calibrate, budget=6)
-    assert policy.models == ("cheap", "good")
-    assert ex.evaluate(policy, test).accuracy > 0.95
-    with pytest.raises(ex.InputError, match="at most 200 classes"):
-        ex.cascade(fit, calibrate, budget=6, answer="ensemble")
-    assert ex.cascade(fit, calibrate, budget=6, answer=OwnAnswer()).models == ("cheap", "good")
 
 
 @pytest.mark.parametrize("answer", ["own", "auto"])
@@ -433,14 +417,6 @@ def test_a_set_of_cascades_has_one_order_and_skips_models_that_a_budget_does_not
     policies.save(tmp_path / "set.json")
     assert list(ex.PolicySet.load(tmp_path / "set.json")) == list(policies)
     assert "cheap, good" in str(policies)
-
-
-def test_budgets_of_a_set_may_be_a_text():
-    fit, calibrate, _ = parts_of_world()
-    by_text = ex.cascades(fit, calibrate, budgets="20%:40%:20%", policy="eero")
-    assert [policy.budget for policy in by_text] == [4.0, 8.0]
-    one = ex.PolicySet.make(ex.eero, fit["good"], calibrate["good"], budgets="100%,20 usd")
-    assert [policy.budget for policy in one] == [10.0]
 
 
 def test_cascades_of_two_orders_are_no_set():

@@ -119,19 +119,6 @@ def test_shares_and_budgets_are_of_the_mean_cost_that_is_guaranteed(most):
     np.testing.assert_allclose(risk.rates, found.shares)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("most", [1, 20])
-def test_without_delta_the_budget_is_kept_on_average_over_draws_of_few_groups(most):
-    fit, population = videos(80, 1, most=most), videos(3000, 3, most=most)
-    weight, rng, costs = population.groups.row_weight, np.random.default_rng(0), []
-    for seed in range(400):
-        rows = population.groups.rows(rng.choice(3000, 25, replace=False))
-        policy = ex.eero(fit, population.take(rows), budget=2.0, seed=seed)
-        costs.append(np.average(COST.cumulative[policy.route(population)], weights=weight))
-    assert np.mean(costs) <= 2.0 + 4.8 * np.std(costs) / 20
-    assert np.mean(costs) > 1.6
-
-
 @pytest.mark.parametrize("budget", [1.0, 4.0])
 def test_the_least_and_the_largest_budget_are_certain(budget):
     policy = ex.eero(FIT, videos(20, 2), budget=budget, delta=0.05)

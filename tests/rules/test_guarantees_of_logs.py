@@ -18,7 +18,7 @@ from exeunt.errors import Infeasible
 from exeunt.rules.cheapest import cheapest
 from exeunt.score.tie_breaking import tie_breaks
 
-N_CONTENTS, TRIALS = 2000, 60
+N_CONTENTS, TRIALS = 2000, 40
 FREQUENCY = 1 / np.arange(1, N_CONTENTS + 1)
 FREQUENCY /= FREQUENCY.sum()  # Zipf, exponent 1: the most frequent content has 12% of the rows
 
@@ -87,23 +87,6 @@ def test_a_mean_cost_certified_on_a_log_is_exceeded_no_more_often_than_delta(ord
         broken += used[-1] > policy.certificate.budget
     assert broken <= binom.ppf(1 - 1e-6, TRIALS, 0.05)
     assert np.mean(used) > 0.8 * 5.0
-
-
-def test_with_ties_by_row_a_log_uses_more_of_the_budget_and_keeps_it_as_often():
-    # Many rows of each content, which need not leave together: of the 40,000 rows to come as many as are expected.
-    n_rows = np.maximum(np.rint(FREQUENCY * 40_000), 1).astype(int)
-    rows = EVERYTHING.take(np.repeat(np.arange(N_CONTENTS), n_rows))
-    weight = np.repeat(FREQUENCY / n_rows, n_rows)
-    used = {"content": [], "row": []}
-    for seed in range(TRIALS // 2):
-        fit, calibrate = (log_of(EVERYTHING, n, seed) for n in (300, 400))
-        for ties, costs in used.items():
-            policy = ex.eero(fit, calibrate, budget=5.0, delta=0.05, ties=ties)
-            costs.append(float(weight @ rows.cost.cumulative[policy.route(rows)]))
-    for costs in used.values():
-        assert np.count_nonzero(np.array(costs) > 5.0) <= binom.ppf(1 - 1e-6, TRIALS // 2, 0.05)
-    assert np.mean(used["row"]) > 0.9 * 5.0
-    assert np.mean(used["row"]) > np.mean(used["content"]) + 0.1
 
 
 @pytest.mark.parametrize("ordered", ORDERED)

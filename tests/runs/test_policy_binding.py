@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 import exeunt as ex
-from exeunt.rules.catalogue import PRESETS
 from exeunt.runs import runner
 from exeunt.runs.folder import RunFolder
-from made_runs import made_run, made_trace
+from made_runs import made_run
 
 
 @pytest.fixture
@@ -88,15 +87,6 @@ def test_a_file_that_names_no_run_and_cannot_be_replayed_is_refused(here):
             _ = here.policy
         here.save_policy(policy)
         assert here.policy.run == here.digest
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_policy_answers_what_it_counted_on_its_own_calibration_inputs_only(name):
-    fit, calibrate, other = made_trace(0, 90), made_trace(1, 120), made_trace(2, 120)
-    policy = PRESETS[name](fit, calibrate, budget="60%")
-    assert policy.was_calibrated_on(calibrate)
-    assert not policy.was_calibrated_on(other)
-    assert not policy.was_calibrated_on(calibrate.take(slice(60)))
 
 
 class _Executor:

@@ -106,13 +106,6 @@ def test_a_constant_score_has_a_rank():
     assert grid.rank("score", np.array([np.inf, -np.inf])).tolist() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("n", [10, 1001])
-def test_infinite_scores_have_ranks(n):
-    grid = Grid.of({"score": np.linspace(0, 1, 50)[:, None]}, "score")
-    rank = grid.rank("score", np.r_[[-np.inf, np.inf], np.full(n, 0.5)])
-    assert rank[:3].tolist() == [0.0, 1.0, pytest.approx(0.5)]
-
-
 class _Ratio:
     """A score of one's own: the second probability beside the first, negative."""
 

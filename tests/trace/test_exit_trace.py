@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from same_traces import same_trace
 
 import exeunt as ex
-from exeunt.trace import check_disjoint, concatenate
+from exeunt.trace import check_disjoint
 
 COST = ex.CostModel([1.0, 2.0], unit="ms")
 HALF = np.full((3, 2, 2), 0.5)
@@ -56,6 +55,11 @@ def scored(score, prediction=((0, 0),), **options):
         (lambda: scored([0.1, 0.2]), r"\(2,\)"),
         (lambda: scored([[0.1, 0.2]], [[0, 0.5]]), "0.5"),
         (lambda: scored([["sure", "vague"]]), "sure"),
+        (lambda: scored([[1j, 0.2]]), "numbers"),
+        (lambda: scored([[0.1, 0.2]], [[0, np.inf]]), "inf"),
+        (lambda: scored([[0.1, 0.2]], [[0, 1], [0]]), "regular"),
+        (lambda: ex.ExitTrace.from_scores([[0.1, 0.2]], [[0, 1]], cost=[1, 2]), "CostModel"),
+        (lambda: ex.ExitTrace.from_logits([[[1, 2]], [[1]]], cost=COST), "regular"),
         (lambda: ex.ExitTrace.from_logits(edited(HALF, (2, 0, 1), -np.inf), cost=COST), "input 2 at exit 0"),
         (lambda: ex.ExitTrace(np.zeros((1, 2), dtype=int), {}, COST), "at least one score"),
         (lambda: scored([[0.1, 0.2]]).risk, "labels"),
@@ -79,11 +83,6 @@ def test_logits_give_the_probabilities_of_a_softmax():
         np.testing.assert_allclose(trace.scores[name], expected.scores[name], atol=1e-14)
 
 
-def test_risk_counts_errors_over_all_inputs():
-    trace = scored(np.zeros((4, 2)), [[0, 0], [1, 1], [1, 0], [0, 0]], label=[0, 1, 0, 1])
-    np.testing.assert_allclose(trace.risk, [0.5, 0.25])
-
-
 def test_take_keeps_rows_together(make_trace):
     trace = make_trace(50)
     mask = trace.prediction[:, 0] > 4
@@ -94,29 +93,6 @@ def test_take_keeps_rows_together(make_trace):
     np.testing.assert_array_equal(some.label, trace.label[[7, 3]])
     np.testing.assert_array_equal(some.scores["score"], trace.scores["score"][[7, 3]])
     assert trace.take([]).n == 0
-
-
-def test_split_is_disjoint_sized_seeded_and_complete(make_trace):
-    trace = make_trace(1000)
-    first, again, other = trace.split(seed=1), trace.split(seed=1), trace.split(seed=2)
-    assert [part.n for part in first] == [300, 200, 500]
-    assert all(same_trace(a, b) for a, b in zip(first, again, strict=True))
-    assert not np.array_equal(first[0].id, other[0].id)
-    for keys in ("content", "row"):
-        assert len(np.unique(np.concatenate([part.keys(keys) for part in first]))) == 1000
-    check_disjoint(first[0], first[1])
-
-
-def test_copies_of_an_input_come_into_several_parts_and_each_row_into_one(make_trace):
-    trace = make_trace(300)
-    copy = replace(trace, row=trace.row + np.uint64(1))
-    doubled = concatenate([trace, copy])
-    parts = doubled.split(seed=5)
-    assert [part.n for part in parts] == [180, 120, 300]
-    assert len(np.unique(np.concatenate([part.row for part in parts]))) == 600
-    for a, b in itertools.combinations(parts, 2):
-        assert len(np.intersect1d(a.id, b.id)) > 10
-        check_disjoint(a, b)
 
 
 def test_rows_have_keys_of_their_own_that_parts_keep(make_trace):

@@ -9,7 +9,6 @@ import pytest
 from same_traces import same_trace
 
 import exeunt as ex
-from exeunt.policy import LossCertificate
 from exeunt.policy.ensemble_answer import OwnAnswer
 from exeunt.score.confidence import NO_ANSWER
 from exeunt.trace.cascade_step import CascadeStep
@@ -52,16 +51,13 @@ def test_losses_qualities_and_labels_are_read_alike():
         ({"loss": 1 + LOSS, "better": "higher"}, "qualities must lie"),
         ({"loss": LOSS[0]}, r"losses must have shape \(inputs, exits\), got \(3,\)"),
         ({"loss": [["good", "bad", "ugly"]] * 40}, "losses must be numbers"),
-        ({"loss": [[0.5, 0.5], [0.5]]}, "losses must be numbers"),
         ({"no_answer": np.ones((40, 3), bool), "score": [[0.5], [0.5, 1]]}, "score must be numbers"),
         ({"no_answer": np.ones((40, 3), bool), "score": SCORE[:, :2]}, r"score has shape \(40, 2\)"),
         ({"loss": LOSS[:9]}, r"score 'score' has shape \(40, 3\) but the answers have \(9, 3\)"),
         ({"prediction": np.zeros((9, 3), int)}, r"\(9, 3\)"),
         ({"better": "up"}, "better must be 'lower' for losses or 'higher'"),
-        ({"measure": ""}, "a measure is named by a text"),
         ({"measure": 5}, "a measure is named by a text such as 'IoU', got 5"),
         ({"no_answer": np.zeros(40, bool)}, "no_answer must be True or False for each input and exit"),
-        ({"no_answer": np.zeros((40, 3))}, "no_answer must be True or False"),
     ],
 )  # fmt: skip
 def test_what_is_no_loss_is_refused_by_its_place(options, shown):
@@ -106,12 +102,6 @@ def test_models_of_a_cascade_are_graded_by_one_measure():
         ex.CascadeTrace({"first": first, "second": graded(id=np.arange(40), measure="IoU", better="higher")})
 
 
-def test_a_certificate_names_a_measure_of_which_lower_is_better():
-    proof = LossCertificate(0.05, 0.1, 0.01, "betting", 0.02, 300, measure=graded(measure="error").measure)
-    said = "tested on, the long-run mean per input of 1 - error is at most 5 points below that of the full network"
-    assert said in str(proof)
-
-
 def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():
     silent = RNG.random((40, 3)) < 0.3
     silent[:2] = [[True, True, True], [False, True, True]]
@@ -131,15 +121,6 @@ def test_no_answer_has_loss_1_and_the_answer_before_it_is_given():
             assert answered.prediction[row, exit_] == (NO_ANSWER if none else trace.prediction[row, last])
     assert OwnAnswer.for_(graded()).on(trace) is trace
     assert given.to_dict() == {"kind": "own", "carries": True}
-
-
-def test_labelled_answers_may_be_missing_too():
-    label = RNG.integers(0, 3, 40)
-    silent = RNG.random((40, 3)) < 0.3
-    prediction = np.tile(label[:, None], 3)
-    trace = ex.ExitTrace.from_scores(SCORE, prediction, cost=COST, label=label, no_answer=silent)
-    assert np.array_equal(trace.correct, ~silent)
-    assert np.array_equal(OwnAnswer.for_(trace).on(trace).correct, np.logical_or.accumulate(~silent, axis=1))
 
 
 @pytest.mark.parametrize("error", ["absolute", "squared"])
@@ -169,10 +150,7 @@ SILENT = np.arange(40)[:, None] == [50, 3, 50]
     [
         ({"worst": 0}, "worst must be above 0"),
         ({"error": "cubic"}, "error must be 'absolute' or 'squared'"),
-        (
-            {"prediction": np.where(SILENT, np.inf, LOSS)},
-            "prediction must be finite, got inf in row 3 of exit 1",
-        ),
+        ({"prediction": np.where(SILENT, np.inf, LOSS)}, "must be finite, got inf in row 3 of exit 1"),
         ({"target": LOSS[:5, 0]}, r"target must have shape \(40,\)"),
     ],
 )

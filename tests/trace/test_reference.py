@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.rules.cheapest import cheapest
-from exeunt.trace import concatenate
 
 
 @pytest.fixture
@@ -44,15 +42,9 @@ def test_a_reference_stays_with_parts_and_copies(trace, tmp_path):
     assert ex.ExitTrace.load(tmp_path / "plain.parquet").measure == "accuracy"
 
 
-def test_traces_of_two_references_are_not_one(trace):
-    with pytest.raises(ex.InputError, match="got agreement with exit 1 and agreement with the full network"):
-        concatenate([trace.with_reference(), trace.with_reference(1)])
-
-
-@pytest.mark.parametrize("policy", [ex.auto, ex.eero, ex.stopping, ex.optimised, ex.learned_correctness])
-def test_policies_learn_from_what_the_reference_says_as_from_labels(trace, policy):
+def test_policies_learn_from_what_the_reference_says_as_from_labels(trace):
     labelled = replace(trace, label=trace.prediction[:, -1])
-    made = [policy(*one.split()[:2], budget="60%") for one in (labelled, trace.with_reference())]
+    made = [ex.stopping(*one.split()[:2], budget="60%") for one in (labelled, trace.with_reference())]
     assert made[0].thresholds.tolist() == made[1].thresholds.tolist()
 
 
@@ -73,19 +65,6 @@ def test_a_reference_answers_every_input_with_a_class(trace):
             with pytest.raises(ex.InputError, match=told.replace("the full network", name)):
                 one.with_reference()
     assert some.with_reference(0).risk[0] == 0.0
-
-
-def test_results_and_certificates_speak_of_agreement(trace):
-    fit, calibrate, test = trace.with_reference().split()
-    result = ex.evaluate(ex.eero(fit, calibrate, budget="60%"), test)
-    assert result.measure == "agreement"
-    assert f": agreement {result.accuracy:.2%} [" in str(result)
-    policy = cheapest(fit, calibrate, max_loss=0.6, policy="eero")
-    said = "calibration inputs tested on, at most 60% of the answers differ from those of the full network"
-    assert said in str(policy)
-    assert "labelled" not in str(policy)
-    again = ex.Policy.from_dict(policy.to_dict())
-    assert again.loss_certificate == policy.loss_certificate
 
 
 def test_models_agree_with_the_most_expensive_one(make_trace):

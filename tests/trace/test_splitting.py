@@ -51,7 +51,7 @@ SHAPED = "too few: some give thresholds, and others test"
     [
         (
             lambda: part_rows(KEYS, {"a": 0.5, "b": 0.6}, 0),
-            r"^the parts add up to 1\.1 of the inputs, more than 1: \{'a'",
+            r"^the parts add up to 1\.1 of the inputs, more than 1",
         ),
         (lambda: part_rows(KEYS, {"a": 0.5, "b": 1.5}, 0), r"^b must lie in \(0, 1\), got 1\.5"),
         (
@@ -93,17 +93,6 @@ def test_a_frequent_input_comes_into_a_part_as_into_a_random_sample_of_rows(seed
         away.append((count - 200 * share) / (200 * share * (1 - share) * 300 / 499) ** 0.5)
     assert abs(np.mean(away)) < norm.ppf(1 - 1e-6) / 200**0.5
     assert 0.7 < np.std(away) < 1.3  # 200 of them: 1 +- 0.05, six deviations
-
-
-def test_the_share_of_a_frequent_input_is_that_of_the_log_to_come():
-    """A fixed seed, logs drawn anew: binomial in the part, with the mean and spread of independent draws."""
-    held = []
-    for seed in range(200):
-        keys = log_of(500, 0.12, seed)
-        held.append(np.count_nonzero(keys[part_rows(keys, {"fit": 0.3, "calibrate": 0.4}, 3)[1]] == 7))
-    spread = (200 * 0.12 * 0.88) ** 0.5
-    assert abs(np.mean(held) - 24) < 4.8 * spread / 200**0.5
-    assert 0.7 * spread < np.std(held) < 1.3 * spread
 
 
 def test_where_all_keys_differ_parts_do_not_depend_on_the_order_of_the_rows():
