@@ -117,7 +117,7 @@ def services(cascade):
 MODELS = {"models": "small,large", "price": "1,10"}
 EXITS = [
     ({"cost": "1,x,9"}, "--cost must be numbers"),
-    ({"label": "label"}, "no column label: name the column of true classes with --label, .* It has conf_1"),
+    ({"label": "label"}, "no column label: name the column of true classes with --label; .* It has conf_1"),
     ({"cost": None}, "--cost 1,4,13"),
     ({"rows_per_group": 5}, "--rows-per-group is about groups: name their column with --group-column"),
 ]
@@ -127,7 +127,7 @@ SERVICES = [
     ({"price": "small=1"}, "large has no --price: give one for each of small, large"),
     ({"price": "small=1,huge=2"}, "give --price once for each model"),
     ({"models": "small,small"}, "name two models or more, each once, .* got small,small"),
-    ({"models": "small,huge"}, "no column confidence_huge"),
+    ({"models": "small,huge"}, "no column prediction_huge"),
     ({"highest": "large=much"}, "--highest must be numbers such as mini=0.01"),
 ]
 
@@ -222,7 +222,7 @@ def test_a_table_without_labels_is_compared_by_agreement(tmp_path):
         assert f"agreement {same:.1%}" in said
         assert "best policy agreement" in said
         told = " ".join(refusal(f"compare log.csv {FEW} {way}", cwd=tmp_path).split())
-        assert "no column label: name the column of true classes with --label, or of graded answers" in told
+        assert "no column label: name the column of true classes with --label; or of graded answers" in told
         assert "without either add --agreement" in told
 
 
@@ -256,19 +256,20 @@ def test_a_table_of_graded_answers_end_to_end(tmp_path):
         assert shown in " ".join(refusal(line, cwd=tmp_path).split())
 
 
-@pytest.mark.parametrize("better", ["lower", "higher"])
+@pytest.mark.parametrize("better", ["lower", "higher", None])
 @pytest.mark.parametrize("grades", [True, False])
 @pytest.mark.parametrize(
     "ways", [{"models": "large,small", "price": "9,1"}, {"cost": "1,9"}], ids=["models", "exits"]
 )
-def test_losses_that_look_like_grades_are_told(tmp_path, ways, grades, better):
+def test_losses_that_look_like_grades_must_be_said_to_be_losses(tmp_path, ways, grades, better):
     small, large = (0.25, 0.75) if grades else (0.75, 0.25)
     write(tmp_path / "graded.csv", {"g_small": [small] * 9, "g_large": [large] * 9})
     loss = "g_{}" if "models" in ways else "g_small,g_large"
-    said = []
-    read(tmp_path / "graded.csv", said.append, loss=loss, better=better, **ways)
-    notes = [line for line in said if "add --better higher" in line]
-    assert len(notes) == (grades and better == "lower")
-    if notes:
-        cheap, dear = ("small", "large") if "models" in ways else ("exit 0", "exit 1")
-        assert f"{dear} costs more than {cheap} and its mean --loss is higher, 0.750 beside 0.250" in notes[0]
+    options = {"loss": loss, "better": better, **ways}
+    if grades and better is None:
+        with pytest.raises(
+            ex.InputError, match=r"0\.750 beside 0\.250: if these are grades, add --better higher"
+        ):
+            read(tmp_path / "graded.csv", **options)
+    else:
+        read(tmp_path / "graded.csv", **options)

@@ -157,7 +157,11 @@ def test_a_later_log_only_fits_and_what_it_fits_is_tested_on_later_units(tmp_pat
     log = log_of(700)
     first = brought(gateway_in(tmp_path), log, groups=None)
     gateway = gateway_in(tmp_path)
-    later = brought(gateway, log, groups=None)
+    with pytest.raises(
+        InputError, match=r"what log\.parquet holds was imported already: its rows would count twice"
+    ):
+        brought(gateway, log, groups=None)
+    later = brought(gateway, log_of(702).slice(2), groups=None)
     assert first.testing
     assert later.testing == later.periods == 0
     assert "only a first log tests" in str(later)
@@ -220,7 +224,7 @@ def test_users_who_have_come_already_are_left_out(tmp_path):
     done = brought(again, more, client="shop")
     assert (done.units, done.rows, done.left_out) == (2, 8, 40)
     with pytest.raises(InputError, match="their users have come to the gateway already"):
-        brought(again, more, client="shop")
+        brought(again, log_of(44, users=4), client="shop")
     assert brought(again, more, client="other").units == 12  # of another client they are others
     for each in (gateway, again):
         asyncio.run(each.close())
@@ -274,7 +278,15 @@ def test_times_may_be_numbers_or_texts(column):
 
 @pytest.mark.parametrize(
     ("column", "said"),
-    [(["yesterday"], "column 'time' holds no times"), ([1.0, None], "column 'time' has no time in row 1")],
+    [
+        (
+            ["2026-11-01", "yesterday"],
+            r"column 'time' holds 'yesterday' in row 1 \(rows count from 0\), which is no time",
+        ),
+        (["2026-11-01T08:30:00Z", "2026-11-01T08:30:00"], "all with a zone or none"),
+        ([1.0, None], "column 'time' has no time in row 1"),
+        ([1.7e12, 1.7e12], "divide milliseconds by 1,000"),
+    ],
 )
 def test_what_is_no_time_is_refused(column, said):
     with pytest.raises(InputError, match=said):

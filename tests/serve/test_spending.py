@@ -211,12 +211,12 @@ def test_a_network_pays_what_its_answers_cost(tmp_path):
 
 def test_a_request_may_come_again_where_others_hold_more_than_they_may_cost(tmp_path):
     run = made_run(tmp_path / "pixels")
-    many, few = in_base64(made_images(30)), in_base64(made_images(15))
-    with running(run, max_spend=f"{40 * run.cost.full} MACs") as server, ThreadPoolExecutor(1) as pool:
+    many, few = in_base64(made_images(30)), in_base64(made_images(18))
+    with running(run, max_spend=f"{46 * run.cost.full} MACs") as server, ThreadPoolExecutor(1) as pool:
         ledger = ex.Ledger(name="all", file=money(run))
         with held(server.executor):
             first = pool.submit(ask, server, None, *many, kind="images")
-            until(lambda: ledger.left == pytest.approx(10 * run.cost.full))
+            until(lambda: ledger.left == pytest.approx(16 * run.cost.full))
             refused = ask(server, None, *few, kind="images")
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert first.result().status_code == 200

@@ -174,7 +174,7 @@ def test_budgets_that_cannot_be_are_refused(models, asked, error, named):
         ({"price": {1: 5}}, "named by texts, got 1: write '1'"),
         ({"price": {"C": 5}}, "no column sure_C, says_C"),
         *(({"price_per": wrong}, "price_per") for wrong in (0, -1, float("nan"), "10k")),
-        ({"price": {"A": 0}}, "prices must be above 0, got 0: give what is free"),
+        ({"price": {"A": 0}}, "prices must be above 0, got 0: a millionth of the highest price"),
         ({"price": {"A": None}}, "price must be a number, got None"),
         ({"price": {"A": "sure_A"}}, "got 0 in row 0 of column 'sure_A'"),
         ({"price": {"A": "cost_A"}}, "the table has no column cost_A"),

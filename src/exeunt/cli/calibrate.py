@@ -141,6 +141,7 @@ def _calibrate_run(
 def _run_of_table(path: Path, tables: Tables, guarantee: Guarantee, options: _Options) -> Path:
     """Write the run of the models that answered a table, and return its folder."""
     from exeunt.live.live_run import make_log_run
+    from exeunt.trace.derived import alike_neighbours
     from exeunt.trace.table_columns import read_table
 
     if (out := options.out) is None:
@@ -160,6 +161,8 @@ def _run_of_table(path: Path, tables: Tables, guarantee: Guarantee, options: _Op
     opened = open_models(
         table, path.name, tables, echo, ungraded=options.ungraded, reference=guarantee.reference
     )
+    if remark := alike_neighbours(opened.trace[opened.trace.names[0]]):
+        echo(f"warning: {remark}")
     make_log_run(
         out,
         opened.trace,

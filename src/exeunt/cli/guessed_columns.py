@@ -43,7 +43,7 @@ def guessed(options: Tables, there: Sequence[str], say: Callable[[str], None]) -
         known = {text: sum(text.replace("{}", name) in there for name in names) for text in _USUAL[role]}
         if known[pattern := max(known, key=known.__getitem__)]:
             guesses[role] = pattern
-    if "grade" in guesses.get("loss", "") and (options.better, options.measure) == ("lower", "quality"):
+    if "grade" in guesses.get("loss", "") and (options.better, options.measure) == (None, "quality"):
         guesses |= {"better": "higher", "measure": "grade"}
     if guesses:
         told = " ".join(f"--{role} {quote(pattern)}" for role, pattern in guesses.items())

@@ -97,7 +97,7 @@ def _trace(table: Any, name: str, options: Tables, say: Callable[[str], None]) -
         f"{name}: {counted(trace.n, 'input')}, {counted(trace.n_exits, 'exit')} that cost {costs} "
         f"{unit} up to each, and {', '.join([good, *(f'{share:.1%}' for share in others)])}"
     )
-    _tell_of_grades(options, "exit 0", trace.risk[0], f"exit {trace.n_exits - 1}", trace.risk[-1], say)
+    _check_grades(options, "exit 0", trace.risk[0], f"exit {trace.n_exits - 1}", trace.risk[-1])
     for exit_ in inverted_exits(trace, "confidence"):
         say(
             f"note: the confidence of exit {exit_} (0 = first) is lower for good answers than for bad ones: if it is "
@@ -137,16 +137,20 @@ def open_models(
     """
     from exeunt.trace import CascadeTrace
     from exeunt.trace.grades import how_good
-    from exeunt.trace.table_columns import class_names, of_models
+    from exeunt.trace.table_columns import check_columns, class_names, of_models
 
-    if options.cost is not None or options.cost_is != "cumulative":
-        raise InputError("--cost and --cost-is are of the exits of one network: models have a --price each")
+    if options.cost is not None:
+        raise InputError("--cost is of the exits of one network: models have a --price each")
     if options.features_price and not options.features:
         raise InputError("--features-price is what --features cost: name their columns")
     options = guessed(options, table.column_names, say)
+    if options.cost_is != "cumulative":
+        raise InputError("--cost-is is about --cost, of the exits of one network: models have a --price each")
     price, highest = options.prices
     columns = options.columns(table)
     by_model = of_models(columns, [*price])
+    others = [*(by_model.get("prediction") or ()), *(by_model.get("loss") or ())]
+    check_columns(table, [*others, *sorted({column for column in price.values() if isinstance(column, str)})])
     table = _with_confidences(table, by_model.get("confidence") or (), say)
     classes = [] if options.loss else class_names(table, by_model)
     columns["classes"] = classes or None
@@ -174,7 +178,7 @@ def open_models(
     say(f"{name}: {counted(models.n, 'input')}; {shown}")
     by_cost = sorted(price, key=lambda name: models[name].cost.full)
     cheap, dear = by_cost[0], by_cost[-1]
-    _tell_of_grades(options, cheap, models[cheap].risk[0], dear, models[dear].risk[0], say)
+    _check_grades(options, cheap, models[cheap].risk[0], dear, models[dear].risk[0])
     return OpenedModels(models, classes, table, assumption, worst_against)
 
 
@@ -187,7 +191,7 @@ def _with_confidences(table: Any, columns: Sequence[str], say: Callable[[str], N
     if not missing or len(missing) == len(columns):
         return table
     say(f"there is no {listed(missing, 3)}: what was said there is never more or less sure")
-    for name in missing:
+    for name in dict.fromkeys(missing):
         table = table.append_column(name, [[0.0] * table.num_rows])
     return table
 
@@ -251,12 +255,10 @@ def _with_grades(
     )
 
 
-def _tell_of_grades(
-    options: Tables, cheap: str, loss: float, dear: str, dear_loss: float, say: Callable[[str], None]
-) -> None:
-    """Print a note where losses look like grades: the dearest answers have more of them than the cheapest."""
-    if options.loss is not None and options.better == "lower" and dear_loss > loss:
-        say(
-            f"note: {dear} costs more than {cheap} and its mean --loss is higher, {dear_loss:.3f} beside {loss:.3f}: "
-            "if these are grades, where higher is better, add --better higher"
+def _check_grades(options: Tables, cheap: str, loss: float, dear: str, dear_loss: float) -> None:
+    """Raise InputError where losses look like grades: the dearest answers have more of them than the cheapest."""
+    if options.loss is not None and options.better is None and dear_loss > loss:
+        raise InputError(
+            f"{dear} costs more than {cheap} and its mean --loss is higher, {dear_loss:.3f} beside {loss:.3f}: if "
+            "these are grades, add --better higher; if they are losses, say so with --better lower"
         )

@@ -83,7 +83,7 @@ class Tables:
         "The columns of the loss in [0, 1] of each answer, as 'loss_{}' or a list, in place of --label. --prediction "
         "and --confidence may then be left out."
     )
-    better: str = _graded("Whether lower or higher values of --loss are better.", default="lower")
+    better: str | None = _graded("Whether lower or higher values of --loss are better. Default: lower.")
     measure: str = _graded("What the report calls them, such as IoU.", default="quality")
     empty_is_no_answer: bool = _graded(
         "A model whose cell is empty gave no answer: its loss is 1, and it is paid.", default=False
@@ -98,12 +98,13 @@ class Tables:
             raise InputError(
                 "--label is of answers that are right or wrong, --loss of graded ones: give one of them"
             )
-        if self.loss is None and (self.better, self.measure) != ("lower", "quality"):
+        if self.loss is None and (self.better, self.measure) != (None, "quality"):
             raise InputError("--better and --measure are about --loss: name the columns of losses")
         if self.loss is None and self.label and self.label not in table.column_names:
             raise InputError(
-                f"the table has no column {self.label}: name the column of true classes with --label, or of graded "
-                "answers the columns of losses with --loss; without either add --agreement. It has "
+                f"the table has no column {self.label}: name the column of true classes with --label; or of graded "
+                "answers the columns of grades, such as --loss '{}_grade' --better higher; without either add "
+                "--agreement. It has "
                 f"{', '.join(table.column_names)}"
             )
         columns: dict[str, Any] = {
@@ -116,7 +117,7 @@ class Tables:
         }
         if self.rows_per_group != 1 and self.group_column is None:
             raise InputError("--rows-per-group is about groups: name their column with --group-column")
-        graded = {"loss": self.loss, "better": self.better, "measure": self.measure}
+        graded = {"loss": self.loss, "better": self.better or "lower", "measure": self.measure}
         return cast(
             "TableColumns", columns | ({"label": self.label or None} if self.loss is None else graded)
         )

@@ -27,8 +27,8 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
     half = [int(np.argmin(np.abs(trace.shares - 0.5))) for trace in traces]
     places = [_place(trace, q, alone=len(traces) == 1) for trace, q in zip(traces, half, strict=True)]
     each = list(zip(traces, half, places, strict=True))
-    sentences = remarks(traces)
-    sentences += [f"{where}, {_accuracy(trace, chosen, q, delta)}" for trace, q, where in each]
+    sentences = [f"{where}, {_accuracy(trace, chosen, q, delta)}" for trace, q, where in each]
+    sentences += remarks(traces)
     sentences += [f"{where}, {_oracle(trace, chosen, q)}" for trace, q, where in each]
     sentences += _against_other_policies(rows, chosen, reference)
     sentences += _below_mixture(traces)

@@ -87,7 +87,7 @@ class Certified:
 
     def __str__(self) -> str:
         table = "" if self.measured is None else "\n" + text_table(*self.measured.table())
-        return f"{self.name}{table}\n" + "\n".join(self.sentences)
+        return f"{self.name} is certified.{table}\n" + "\n".join(self.sentences)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -245,7 +245,8 @@ class _Passed:
         asked_on = datetime.fromtimestamp(question.asked_at if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
-            f"(proposal {proposal.number}, {proposal.weight:.0%} of delta; the question was asked on {asked_on}), read "
+            f"(proposal {proposal.number}, which has {proposal.weight:.0%} of the chance of an error; the question was "
+            f"asked on {asked_on}), read "
             f"between periods. It assumes that "
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "
             f"not depend on who answered."
@@ -304,7 +305,8 @@ def _measured_text(numbers: Measured | None) -> list[str]:
         n = counted(numbers.missing, "request")
         missing = f" {n} of which something is missing are left out here; the tests count them as lost."
     text = (
-        f"Measured on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per request: "
+        f"Measured, not certified, on {numbers.units:,} held-out units ({counted(numbers.requests, 'request')}), per "
+        "request: "
         f"{saved.mean:.1%} of the reference's cost is saved (95% interval {saved.low:.1%} to {saved.high:.1%}), "
         f"{100 * abs(lost.mean):.2f} points of the grade are {'gained' if lost.mean < 0 else 'lost'} (interval of the "
         f"loss {100 * lost.low:.2f} to {100 * lost.high:.2f}).{of_answered} Intervals hold at all looks at "

@@ -7,6 +7,7 @@ becomes of a row depends on its time and its unit, never on what was answered.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,26 +30,42 @@ from exeunt.stream.units import DAY_S, Arrival, Place, Unit, UnitKind, Units
 from exeunt.trace import CascadeTrace
 from exeunt.trace.derived import score_matrix
 
+_LATEST_S = 1e11
+"""Seconds of a time some thousand years from now: larger numbers are of another unit."""
+
 
 def times_of(column: Any, name: str) -> Floats:
     """Return the times of a column (n,), in seconds since 1970: numbers are that, and times without a zone are of UTC.
 
     Raises InputError for anything else, and for gaps.
     """
-    if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
-        for zone in ("UTC", None):
-            with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                column = column.cast(pa.timestamp("us", zone)).cast(pa.int64())
-                column = pc.divide(column.cast(pa.float64()), 1e6)
-                break
-        else:
-            raise InputError(
-                f"column {name!r} holds no times: give seconds since 1970, or texts such as 2026-11-01T08:30:00Z"
-            )
-    times = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+    seconds = column if is_number else _seconds(column)
+    if seconds is None:
+        rows = range(len(column))
+        row = next((row for row in rows if _seconds(column.slice(row, 1)) is None), len(column) - 1)
+        raise InputError(
+            f"column {name!r} holds {column[row].as_py()!r:.40} in row {row} (rows count from 0), which is no time "
+            "like the others: give seconds since 1970, or texts such as 2026-11-01T08:30:00Z, all with a zone or none"
+        )
+    times = seconds.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     if (gaps := ~np.isfinite(times)).any():
         raise InputError(f"column {name!r} has no time in row {int(gaps.argmax())} (rows count from 0)")
+    if times.min() > _LATEST_S:
+        raise InputError(
+            f"column {name!r} holds times such as {times[0]:g}, and times are seconds since 1970: divide milliseconds "
+            "by 1,000"
+        )
     return np.asarray(times)
+
+
+def _seconds(column: Any) -> Any:
+    """Return a column of times in seconds since 1970; None where one of them is no time."""
+    for zone in ("UTC", None):
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            microseconds = column.cast(pa.timestamp("us", zone)).cast(pa.int64())
+            return pc.divide(microseconds.cast(pa.float64()), 1e6)
+    return None
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ class Import:
 
     `rows`, `units`: that became records, of which the latest has the number `last`; `left_out`: rows that the gateway
     may have kept itself. `testing`: units that may test policies, of `periods` periods. `has_times`: of the rows;
-    without, they are one period. `assumption`: what certificates assume beside, "" for nothing.
+    without, they are one period. `digest`: of its rows. `assumption`: what certificates assume beside, "" for nothing.
     """
 
     file: str
@@ -69,6 +86,7 @@ class Import:
     testing: int
     periods: int
     has_times: bool
+    digest: str
     assumption: str = ""
 
     def __str__(self) -> str:
@@ -107,7 +125,9 @@ def import_log(
     Raises InputError without a promise, for other models or scores, rows that cost more than the cap, and rows that are
     older than records are kept; then nothing is added.
     """
-    now = gateway.clock()
+    now, digest = gateway.clock(), _digest(models, client)
+    if any(log["digest"] == digest for log in gateway.certifier.imports):
+        raise InputError(f"what {file} holds was imported already: its rows would count twice")
     _check(gateway, models, times, now)
     log = _Log(gateway, models, client, times, now)
     records = [*log.records()]
@@ -126,11 +146,19 @@ def import_log(
         len(testing),
         len({unit.period for unit in testing}),
         times is not None,
+        digest,
         assumption,
     )
     imports = [*(gateway.records.kept(IMPORTS) or ()), vars(done)]
     gateway.records.add_all(records, log.units, log.periods, **{IMPORTS: imports})
     return done
+
+
+def _digest(models: CascadeTrace, client: str) -> str:
+    """Return what tells a log of a client from others: of the costs and grades of its rows."""
+    costs = [models[name].cost.of_inputs(models.n) for name in sorted(models.names)]
+    grades = [models[name].quality for name in sorted(models.names)]
+    return hashlib.sha256(client.encode() + np.hstack([*costs, *grades]).tobytes()).hexdigest()[:32]
 
 
 def _check(gateway: Gateway, models: CascadeTrace, times: Floats | None, now: float) -> None:

@@ -322,7 +322,7 @@ def with_highest(cost: CostModel, fit: Floats, calibrate: Floats, delta: float |
     if not np.isfinite(cost.highest):
         raise InputError(
             "inputs differ in what they cost, and a mean cost can only be certified if the most that any input can "
-            "cost is known: give the costs with highest=..., or leave out delta"
+            "cost is known: give it (highest=..., --highest MODEL=AMOUNT), or leave out delta (--delta none)"
         )
     if highest > cost.highest:
         raise InputError(f"a calibration input costs {cost.show(highest)}, more than the highest cost given")

@@ -178,11 +178,13 @@ def read_prices(table: pa.Table, price: float | str) -> float | Floats:
         check_columns(table, [price])
     values = _numbers(table, price) if isinstance(price, str) else np.array(arrays.finite(price, "price"))
     if (bad := values <= 0).any():
-        where = f" in row {int(np.argmax(bad))} of column {price!r}" if isinstance(price, str) else ""
-        raise InputError(
-            f"prices must be above 0, got {values[bad].flat[0]:g}{where}: give what is free a price that does not "
-            "count, such as a millionth of the highest"
+        where = (
+            f" in row {int(np.argmax(bad))} of column {price!r} (rows count from 0)"
+            if isinstance(price, str)
+            else ""
         )
+        mend = "mend it" if values[bad].flat[0] < 0 else "a millionth of the highest price does not count"
+        raise InputError(f"prices must be above 0, got {values[bad].flat[0]:g}{where}: {mend}")
     return values
 
 
