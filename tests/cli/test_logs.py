@@ -39,6 +39,8 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a graded log and the run that it became."""
     folder = tmp_path_factory.mktemp("log")
     pq.write_table(pa.table(log()), folder / "log.parquet")
+    (folder / "list.yaml").write_text("[mini, big]")
+    pq.write_table(pa.table(log(20) | {"mid_grade": pa.nulls(20, pa.float64())}), folder / "empty.parquet")
     exeunt("calibrate log.parquet --max-loss 5% --policy eero --out run", cwd=folder)
     return folder
 
@@ -174,6 +176,11 @@ WRONG = {
     "not empty": ("log.parquet --max-loss 2% --out .", "exists and is not the run of a log"),
     "run": ("run --max-loss 2% --ungraded drop", "--ungraded: such options are about a table"),
     "budget": ("log.parquet --budget 50% --out run", "the most that any input can cost is known"),
+    "no description": (
+        "log.parquet --max-loss 2% --out run --models list.yaml",
+        "must hold a model for each name, such as `small: ",
+    ),
+    "all ungraded": ("empty.parquet --max-loss 2% --out run", "column 'mid_grade' is empty in every row"),
 }
 
 
@@ -184,6 +191,15 @@ def test_what_cannot_be_done_is_said(graded: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=message):
         printed("calibrate", *options.split())
     assert not Path("nothing").exists()
+
+
+def test_without_a_highest_cost_policies_that_certify_a_budget_are_left_out(graded: Path) -> None:
+    pq.write_table(pa.table(log(200)), graded / "few.parquet")
+    shown = exeunt("compare few.parquet --budgets 50% --splits 1 --workers 0", cwd=graded).stdout
+    assert (
+        "risk_controlled, which certifies a budget, is left out because the most that an answer can cost"
+        in shown
+    )
 
 
 def test_a_highest_cost_lets_a_budget_be_certified(graded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

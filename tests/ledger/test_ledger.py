@@ -236,6 +236,7 @@ def test_opening_it_again_changes_the_limit_and_nothing_else(store):
         ({"inputs": 5}, "give it too"),
         ({"total": "5 usd", "lease_s": 1e300}, "lease_s must lie in [0, 1e+09], got 1e+300"),
         ({"total": "5 usd", "lease_s": 10**5000}, "lease_s must be finite, got a number of too many digits"),
+        ({"total": "5 usd", "lease_s": 0}, "lease_s is a number of seconds above 0, got 0"),
         ({"total": "5 usd", "lease_s": "soon"}, "lease_s must be a number, got 'soon'"),
         ({"total": "5 usd", "name": "a/b"}, "without '/'"),
         ({"total": "5 usd", "name": 7}, "the name of a ledger is a text of at most 1,000 bytes"),

@@ -176,6 +176,12 @@ def test_options_of_unbounded_cost_are_refused(options, message):
         small("http://host", options=options)
 
 
+@pytest.mark.parametrize("price", [{"input": 1}, {"input": 1, "output": 2, "image": 3}, {}])
+def test_a_price_that_would_leave_something_unpaid_is_refused(price):
+    with pytest.raises(ex.InputError, match=r"a price has input, output and perhaps call, got (in|noth)"):
+        ex.OpenAICompatible("small", base_url="http://host", price=price)
+
+
 def test_images_are_refused():
     with pytest.raises(ex.InputError, match="answers texts, or pairs of texts, got dict"):
         small("http://host").most({"type": "image_url"})

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.errors import UnitError
-from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.cascade_step import CascadeStep, check_steps
 
 
 @pytest.fixture
@@ -148,6 +148,15 @@ def test_models_that_do_not_belong_together_are_refused(pair, make, named):
         (lambda models: models.along(()), "not for a cascade of small"),
         (lambda models: models.along((CascadeStep("small", 4),)), "some of the 3 exits of 'small'"),
         (lambda models: models.along((CascadeStep("small", 0),)), "some of the 3 exits of 'small'"),
+        (
+            lambda models: ex.CascadeTrace.of(models["small"], (CascadeStep("small", 2),)),
+            "another number of exits",
+        ),
+        (lambda _: check_steps((CascadeStep("a", (1, 0)),), 2), r"ascending numbers, got \(1, 0\) of 'a'"),
+        (
+            lambda _: check_steps((CascadeStep("a", (0,), 3),), 1),
+            "step 0 of a cascade comes after an earlier one",
+        ),
     ],
 )
 def test_what_models_do_not_have_is_named(models, ask, named):
