@@ -196,6 +196,19 @@ def test_nested_ledgers_hold_both_or_neither():
     assert (whole.left, other.left, [one.key for one in whole.unsettled()]) == (0, 0.3, ["a"])
 
 
+def test_a_job_that_goes_on_promises_anew_what_was_under_way_when_it_was_killed():
+    ledger = ex.Ledger(total="1 usd", inputs=10)
+    ledger.promise(0.05)
+    sent_before, held_before = (ledger.reserve(0.1, promised=True) for _ in range(2))
+    sent_before.dispatch()
+    assert (ledger.to_come, ledger.available) == (8, pytest.approx(0.8))
+    ledger.promise(0.05, answered=0)
+    assert (ledger.to_come, ledger.available) == (10, pytest.approx(0.9))  # one was sent, and may be billed
+    sent_before.settle(0.1)  # it is nobody's answer
+    held_before.release()
+    assert (ledger.to_come, ledger.available) == (10, pytest.approx(0.9))
+
+
 def test_every_input_is_promised_the_cheapest_answer():
     ledger = ex.Ledger(total="1 usd", inputs=10)
     with pytest.raises(OverBudget, match=r"an answer for each of 10 inputs to come may cost 1\.1 usd"):
