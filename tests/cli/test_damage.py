@@ -36,7 +36,7 @@ READS = {
     "evaluate": {CALIBRATE, TEST, "policy.json"},
     "predict": ANSWERING,
     "export": {"weights.safetensors", "costs.json"},
-    "bench": {*TRACES, *ANSWERING},
+    "bench": {*TRACES, *ANSWERING, "timing.json"},
     "verify": {*TRACES, *ANSWERING, "plan-onnx.json"},
     "load": ANSWERING,
     "diff": {"costs.json", TEST, "policy.json"},
