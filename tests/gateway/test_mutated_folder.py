@@ -143,7 +143,9 @@ def problems(folder: Folder, name: str, n: int, seed: int) -> tuple[Counter[tupl
                 said = f"{error!r:.300}\n"
             if isinstance(said, str):
                 what = "refused"
-                wrong = "\n" in said or not (str(config.folder) in said or "`exeunt gateway keys FILE" in said)
+                wrong = "\n" in said or not (
+                    str(config.folder) in said or "`exeunt gateway keys FILE" in said
+                )
             else:
                 what = "as before" if call != START or said == whole else "otherwise"
                 if what == "otherwise" and said[0] == REFERENCE:
