@@ -329,8 +329,8 @@ def test_policies_and_comparisons_ask_for_groups():
     assert asked in str(policy)
     assert "neighbours" not in ex.eero(FIT, videos(20, 2), budget=2.0).notes
     options = {"policies": ["eero"], "budgets": "50%", "splits": 2, "workers": 0}
-    assert asked in ex.compare(trace, **options).summary()[0]
+    assert asked in ex.compare(trace, **options).summary()[1]
     named = ex.compare(videos(80, 3, most=20), delta=0.1, **options)
     drawn = "Parts are drawn from 80 groups (inputs of groups of more than 20 weigh 20/size)."
-    assert named.summary()[0].endswith(drawn)
+    assert named.summary()[1].endswith(drawn)
     assert named.traces[0].parts.sum() == trace.n
