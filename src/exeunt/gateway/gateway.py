@@ -411,9 +411,10 @@ class Gateway:
         current = certification_status(self.certifier, self.config)
         if self.certifier.question is not question:  # an alarm has ended it meanwhile
             return
-        former, self.status = self.status, current
-        if former is None or former.to_dict() != current.to_dict():
+        # It is kept first, so that the command never knows less than the page.
+        if self.status is None or self.status.to_dict() != current.to_dict():
             self.records.keep(STATUS, current.to_dict())
+        self.status = current
         self._write_report()
 
     @property
