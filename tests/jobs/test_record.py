@@ -208,6 +208,9 @@ def test_a_cascade_is_calibrated_on_a_folder_of_recorded_outputs(cascade, tmp_pa
         made.append(cascade.policy)
     assert made[0] == made[1]
     assert made[0].cascade
+    with pytest.raises(ex.InputError, match=r"of a cascade is tested on its own .*: leave out --traces"):
+        command(["calibrate", str(cascade.path), "--agree", "60%", *options])
+    assert cascade.policy == made[1]
 
 
 def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_path, monkeypatch):
