@@ -121,6 +121,8 @@ def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
     total = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=told.append)
     assert (total.n, total.n_unanswered, total.n_labelled) == (6, 3, 0)
     assert total.first_error[0] == 2
+    left_out = f"3 inputs were left out; the first: {total.first_error[1]}"
+    assert left_out in recorded_text(total, "out", exported).splitlines()
     assert sum("002.bmp" in line for line in told) == 1
     found = [pq.read_table(file)["name"].to_pylist() for file in parts_of(tmp_path / "out")]
     assert found == [["000.bmp", "001.bmp"], ["003.bmp"], []]
