@@ -104,5 +104,6 @@ def test_numbers_just_within_bounds_texts_that_look_like_others_and_aliases_are_
     bounds = f"a: '.nan'\nb: nan\n{2**63 - 1}: {-(2**63)}\nc: 1.0e+308\n'{2**63}': 0x1f\n"
     found = {"a": ".nan", "b": "nan", 2**63 - 1: -(2**63), "c": 1e308, str(2**63): 31}
     assert written(tmp_path, bounds) == found
+    assert written(tmp_path, "# nothing\n") is None
     aliases = {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": [{"x": 1}, {"x": 1}]}
     assert written(tmp_path, "a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]\n") == aliases

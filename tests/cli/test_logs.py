@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import exeunt as ex
 from cli.command import exeunt, printed, refusal
 from exeunt.errors import InputError
 from exeunt.runs.folder import RunFolder
+from exeunt.serve.loaded_run import load_run
+from exeunt.serve.settings import Settings
+from exeunt.serve.spending import Payer
 
 MODELS = {"mini": (0.6, 0.0004), "mid": (0.75, 0.002), "big": (0.9, 0.02)}
 
@@ -81,6 +86,11 @@ def test_all_commands_go_on_from_there(graded: Path) -> None:
         f"{answer['asked']}: {text}" for answer, text in zip(answers, texts, strict=True)
     ]
     assert [answer["label"] for answer in answers] == [None, None]
+    served = load_run(Settings(run=graded / "run", models=graded / "models.yaml", max_spend="1 usd/day"))
+    rows, payer = served.reader.texts(texts), Payer(ex.Ledger(total="1 usd"), 1.0)
+    ticket = asyncio.run(served.started().paid_answer(payer, 2, rows.inputs))
+    said = served.answers(rows, [(rows.places, ticket)])
+    assert [(one.class_name.partition(": ")[2], one.label) for one in said] == [(text, -1) for text in texts]
 
 
 @pytest.mark.parametrize("labelled", [True, False])

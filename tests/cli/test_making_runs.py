@@ -221,6 +221,10 @@ def test_mistakes(folder, refused):
         ("calibrate run --budget 30kMACs --of time", "shares such as 60% or times such as 4ms, got 30kMACs"),
         ("calibrate run --budgets 30%,4ms", "30%, 4ms may mean either: add --of time"),
         ("show run@int3", "choose a precision, int8, bf16, fp16"),
+        (
+            "predict run --data sklearn:digits --most-tokens 3",
+            "--most-tokens: such options are of language models",
+        ),
     ):
         told = refused(arguments)
         assert says in told

@@ -247,6 +247,7 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
             ("--slo-quantile 50%", "--slo-quantile says how --slo-ms is to be kept: give --slo-ms, too"),
             ("--workers 99999", "--workers must be 1 to"),
             ("--threads 99999", "--threads must be 1 to"),
+            ("--name a/b", "the name of the model is a part of addresses and has no /, got 'a/b'"),
             ("--max-pixels 0", "--max-pixels must be above 0 and finite, got 0"),
             (f"--live-file {tmp_path}", "--live-file must be a file"),
             ("--host 0.0.0.0", "--host 0.0.0.0 opens the server to every network"),

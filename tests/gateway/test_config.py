@@ -122,6 +122,7 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         (model(f"{PRICE}, tools: 'no'"), "model 'large': tools: give true or false, got 'no'"),
         (model(f"{PRICE}, max_tokens: 4k"), "model 'large': max_tokens: give a whole number, got '4k'"),
         (model(f"{PRICE}, template_tokens: -1"), "model 'large': template_tokens must be .*, got -1"),
+        (model(f"{PRICE}, image_tokens: -1"), "model 'large': image_tokens must be at least 0, got -1"),
         (
             {**model("price: {input: 2, output: 8}"), "spend": "{request: '0.01 usd'}"},
             r"tokens \(max_tokens\) may cost 0.03328 usd, .*: set max_tokens to 1,186 or fewer, or let a request cost",

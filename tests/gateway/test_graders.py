@@ -1,5 +1,7 @@
 """Graders: what counts as the same answer, and what a grader of one's own may return."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -97,3 +99,8 @@ def test_graders_by_name(tmp_path, monkeypatch):
         grader_named("similarity hf:/no/where")
     with pytest.raises(InputError, match="threshold of a similarity is above 0 and at most 1, got 2"):
         grader_named("similarity hf:x 2")
+    opened = []
+    encoder = SimpleNamespace(open=lambda: opened.append(True))
+    monkeypatch.setattr("exeunt.gateway.graders.TextEncoder", lambda source: encoder)
+    monkeypatch.setattr("exeunt.gateway.graders.similarity", lambda *given: given)
+    assert (grader_named("similarity hf:x 0.9"), opened) == ((encoder, 0.9), [True])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from exeunt._support.outside_json import outside_json
-from exeunt.gateway.completion_chunks import chunks_of, understood
+from exeunt.gateway.completion_chunks import chunks_of, data_of, understood
+from exeunt.gateway.completion_chunks import lines_of as lines_in
 
 from .hostile_answers import CALLS, SECOND, Damaging, Hostile
 from .made_state import made_policy
@@ -153,6 +155,20 @@ def test_no_choice_but_the_first_is_an_answer(tmp_path: Path, second: Any) -> No
         parts = run.ask("x", stream=True).text
     assert "first" in parts
     assert SECOND not in parts
+
+
+def test_a_line_of_a_stream_may_come_in_pieces_and_the_last_one_without_its_end() -> None:
+    async def read(*pieces: bytes) -> list[Any]:
+        async def sent() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        return [await data_of(line) async for line in lines_in(sent())]
+
+    found = asyncio.run(read(b'data: {"a": 1}\n\nda', b'ta: {"b"', b": 2}"))
+    assert found == [{"a": 1}, None, {"b": 2}]
+    with pytest.raises(ValueError, match="a chunk is an object"):
+        asyncio.run(read(b"data: [1]\n"))
 
 
 def test_an_answer_in_parts_of_a_message_is_passed_on() -> None:

@@ -121,6 +121,8 @@ def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
     total = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=told.append)
     assert (total.n, total.n_unanswered, total.n_labelled) == (6, 3, 0)
     assert total.first_error[0] == 2
+    left_out = f"3 inputs were left out; the first: {total.first_error[1]}"
+    assert left_out in recorded_text(total, "out", exported).splitlines()
     assert sum("002.bmp" in line for line in told) == 1
     found = [pq.read_table(file)["name"].to_pylist() for file in parts_of(tmp_path / "out")]
     assert found == [["000.bmp", "001.bmp"], ["003.bmp"], []]
@@ -208,6 +210,9 @@ def test_a_cascade_is_calibrated_on_a_folder_of_recorded_outputs(cascade, tmp_pa
         made.append(cascade.policy)
     assert made[0] == made[1]
     assert made[0].cascade
+    with pytest.raises(ex.InputError, match=r"of a cascade is tested on its own .*: leave out --traces"):
+        command(["calibrate", str(cascade.path), "--agree", "60%", *options])
+    assert cascade.policy == made[1]
 
 
 def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_path, monkeypatch):

@@ -271,6 +271,7 @@ def test_many_open_it_for_the_first_time_together(place):
         (f"postgresql://me:{SECRET}@127.0.0.1:1/db?sslmode={SECRET}", FileError, "reason that names the password"),
         (f"postgresql://me@127.0.0.1:1/db?password={SECRET}&password=b&sslmode={SECRET}", InputError, "each once"),
         (f"postgresql://me:{SECRET}@host/db?autocommit=true", InputError, "after [?] nothing but options of libpq"),
+        (f"postgresql://me:{SECRET}@[fe80::1:port]/db", InputError, "write postgresql://user:password@host:port/database"),
         (f"postgresql://me:{SECRET}@host/d%00b", InputError, "write postgresql://user:password@host:port/database"),
     ],
 )  # fmt: skip

@@ -278,6 +278,14 @@ def test_a_key_in_the_place_of_a_variable_is_refused_and_not_repeated(key):
         (lambda: ex.FunctionModel(len, price=1, classes="anger"), "a list of texts"),
         (lambda: ex.FunctionModel(len, price=1, classes=[True, False]), "in quotes"),
         (
+            lambda: ex.FunctionModel(len, price=1, concurrency=0),
+            "at least 1 and retries at least 0, got 0 an",
+        ),
+        (
+            lambda: ex.FunctionModel(len, price=1, retries=-1),
+            "at least 1 and retries at least 0, got 64 and -1",
+        ),
+        (
             lambda: ex.FunctionModel(len, price=1, timeout_s=1e10),
             r"s must lie in \(0, 1e\+09\), got 10000000000",
         ),

@@ -17,7 +17,7 @@ import exeunt as ex
 from cli.command import called
 from exeunt.data import open_inputs
 from exeunt.jobs.blocks import Block, blocks_of, done_blocks
-from exeunt.jobs.predict import predict_folder, predict_job
+from exeunt.jobs.predict import predict_folder, predict_inputs, predict_job
 from exeunt.jobs.predict_live import LiveJob
 from exeunt.jobs.summary import PredictionSummary, Tally
 from exeunt.live.live_run import live_cascade
@@ -297,6 +297,14 @@ def test_other_models_than_those_recorded_are_refused_before_anything_is_paid(ma
         given["large"] = ex.FunctionModel(options.pop("function"), price=PRICES["large"], **options)
     with pytest.raises(ex.InputError, match=why):
         live_cascade(run, given)
+
+
+def test_probabilities_that_models_do_not_give_are_refused_before_anything_is_paid(made, few, tmp_path):
+    ledger = ex.Ledger(total="1 usd")
+    job = partial(LiveJob, live=live_cascade(*made, ledger=ledger))
+    with pytest.raises(ex.InputError, match="no probabilities of all classes: leave out --top and --prob"):
+        predict_inputs(made[0], open_inputs(few), tmp_path / "out.parquet", make=job, top=1)
+    assert ledger.spent == 0
 
 
 def test_dearer_inputs_than_those_recorded_are_refused(made, tmp_path):

@@ -1,6 +1,7 @@
 """A model behind an endpoint of OpenAI's protocol, asked over real connections with faults at random."""
 
 import asyncio
+import json
 import logging
 import math
 
@@ -10,7 +11,7 @@ import pytest
 import exeunt as ex
 from exeunt.live import live_model
 
-from .service import FAULTS, PRICE, MemoryLedger, Service, served, unreachable
+from .service import FAULTS, PRICE, MemoryLedger, Service, _send, served, unreachable
 
 CLASSES = ["anger", "fear", "joy"]
 
@@ -180,6 +181,20 @@ def test_options_of_unbounded_cost_are_refused(options, message):
 def test_a_price_that_would_leave_something_unpaid_is_refused(price):
     with pytest.raises(ex.InputError, match=r"a price has input, output and perhaps call, got (in|noth)"):
         ex.OpenAICompatible("small", base_url="http://host", price=price)
+
+
+@pytest.mark.parametrize("content", [" \n", None])
+def test_an_answer_without_text_is_none_and_asked_for_again(quick, content):
+    calls = []
+
+    async def silent(scope, receive, send):
+        calls.append(await receive())
+        body = {"choices": [{"message": {"content": content}}], "usage": {"total_tokens": 2}}
+        await _send(send, 200, json.dumps(body).encode())
+
+    with served(silent) as url:
+        (found,) = replies(small(url, classes=None, retries=1), ["text 0"])
+    assert (found.answer, found.failed, len(calls)) == (None, "its answer has no text", 2)
 
 
 def test_images_are_refused():

@@ -193,6 +193,23 @@ def test_dict_inputs_masks_tuples_and_repeated_modules():
     assert network.cost.cumulative[0] == 2 * 6 * 64 + 8 * 256 + 256 * 3
 
 
+class AcrossTheBatch(nn.Module):
+    """A network of which one module returns the mean of all rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mean, self.last = nn.Linear(64, 8), _Mean(), nn.Linear(8, 10)
+
+    def forward(self, x):
+        features = self.first(x.flatten(1))
+        return self.last(features - self.mean(features))
+
+
+class _Mean(nn.Module):
+    def forward(self, features):
+        return features.mean(0, keepdim=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -203,6 +220,10 @@ def test_dict_inputs_masks_tuples_and_repeated_modules():
         ({"n_classes": 7}, "answers with 10 classes, not with 7: let its classifier, or the decoder of its"),
         ({"head": "nonsense"}, "not known"),
         ({"model": nn.Conv2d(1, 3, 3)}, "logits"),  # it answers with a map
+        (
+            {"model": AcrossTheBatch(), "exits": ["mean"]},
+            r"'mean' returns torch.float32 of shape \(1, 8\) on a b",
+        ),
         ({"example": example(0)}, "empty batch"),
         ({"example": torch.zeros(4, 3, 8, 8)}, r"on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*chan"),
     ],

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 from torchvision import models
 
-from exeunt.errors import InputError, MixedBatchAxis, NotExportable
+from exeunt.errors import InputError, MixedBatchAxis, NotCuttable, NotExportable
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.cut_points import cut_points
@@ -289,6 +289,18 @@ def test_changes_in_place_are_kept_and_a_stage_leaves_what_it_was_given_unchange
     before = state[0].clone()
     staged.stages[1](*state)
     assert torch.equal(state[0], before)
+
+
+def test_two_values_of_one_memory_that_is_changed_after_the_cut_are_not_cut():
+    """Each would be a copy of its own, and the change would reach one of them alone."""
+
+    def changed_through_a_view(net, h):
+        part, after = h[:, :3], net.second(h)
+        h.mul_(2.0)
+        return after + torch.cat([part, part], 1)
+
+    with pytest.raises(NotCuttable, match="share memory that is changed after the cut: cut elsewhere"):
+        check_small(Plain(changed_through_a_view), ["second"])
 
 
 def test_a_module_called_twice_is_cut_after_its_last_call():

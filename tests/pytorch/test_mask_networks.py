@@ -129,6 +129,14 @@ UNFLAT = nn.Sequential(nn.Linear(3, 8), nn.Unflatten(1, (2, 2, 2)))
         (lambda: attached(_Returns("odd")), "returns masks of 8x11 pixels for images of 16x24: let it"),
         (lambda: attached(_Returns("classes")), r"logits of shape \(2, 3\), and masks need \(images, cl"),
         (lambda: attached(_Returns("dictionary"), ["pair"]), "'pair' returns a dict of 2 tensors"),
+        (
+            lambda: find_candidates(segmenter().eval(), EXAMPLE, None),
+            r"masks, .*: say masks=True \(--task segm",
+        ),
+        (
+            lambda: attached(Own(early=0.5), "own"),
+            r"masks of several sizes \(8x12, 16x24\): scale all to one",
+        ),
     ],
 )
 def test_what_is_no_network_of_masks_is_told_in_one_line(call, why):
@@ -138,18 +146,23 @@ def test_what_is_no_network_of_masks_is_told_in_one_line(call, why):
 
 
 class Own(nn.Module):
-    """A network with an exit of its own, after the first stage, by the decoder that both share."""
+    """A network with an exit of its own, after the first stage, by the decoder that both share.
 
-    def __init__(self) -> None:
+    `early`: the size of that exit's masks, as a share of the images' sides.
+    """
+
+    def __init__(self, early: float = 1.0) -> None:
         super().__init__()
-        self.body = segmenter()
+        self.body, self.early = segmenter(), early
 
     def forward(self, images):
         first = self.body.stage1(images)
-        maps = [first, self.body.stage2(first)]
+        maps = {"early": (first, self.early), "late": (self.body.stage2(first), 1.0)}
         return {
-            name: functional.interpolate(self.body.decoder(one), size=images.shape[2:], mode="bilinear")
-            for name, one in zip(("early", "late"), maps, strict=True)
+            name: functional.interpolate(
+                self.body.decoder(one), size=[int(side * share) for side in images.shape[2:]], mode="bilinear"
+            )
+            for name, (one, share) in maps.items()
         }
 
 

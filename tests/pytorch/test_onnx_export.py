@@ -277,6 +277,17 @@ def test_a_manifest_that_describes_other_inputs_is_refused(run, tmp_path, name, 
         OnnxExecutor(copy)
 
 
+def test_a_manifest_of_stages_that_take_other_tensors_is_refused(run, tmp_path):
+    copy = shutil.copytree(run / "onnx", tmp_path / "onnx")
+    document = json.loads((copy / "manifest.json").read_text())
+    document["export"]["stages"][1]["takes"] += document["export"]["inputs"]
+    (copy / "manifest.json").write_text(json.dumps({**document, DIGEST: content_digest(document["export"])}))
+    with pytest.raises(
+        ex.ArtefactError, match=r"says that stage-01.onnx takes .*, x, but it takes .*: export it"
+    ):
+        OnnxExecutor(copy)
+
+
 @pytest.mark.slow
 def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))

@@ -11,6 +11,7 @@ from exeunt.policy.ensemble_answer import EnsembleAnswer, OwnAnswer
 from exeunt.policy.ensemble_fitting import can_be_ensembled, choose_answer, ensemble_is_better
 from exeunt.rules.catalogue import PRESETS
 from exeunt.rules.common_threshold import risk_controlled
+from exeunt.rules.router_plans import _answers
 from exeunt.score.kinds import ConstantScore
 from exeunt.trace.derived import one_class_remark
 
@@ -100,6 +101,8 @@ def test_auto_ensembles_where_it_helps_alone():
     repeated = ex.ExitTrace.from_logits(first, cost=fit.cost, label=fit.label, id=fit.id)
     assert not takes_ensemble("auto", repeated)
     assert takes_ensemble("ensemble", repeated)
+    of_routers = [isinstance(_answers(trace, "auto")[0], EnsembleAnswer) for trace in (fit, repeated)]
+    assert of_routers == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hostile_images import BOMBS, chunk, many_scans, plain_numbers, png, saved
+from hostile_images import BOMBS, chunk, many_scans, many_segments, plain_numbers, png, saved
 from made_server import encoded, in_base64, made_images, running, until
 from PIL import Image
 from test_api_keys_and_limits import connected, posted
@@ -201,8 +201,9 @@ def test_processes_return_raise_and_end():
     assert running_one.returncode == -9
 
 
-def test_chunks_of_a_png_are_bounded():
+def test_chunks_of_a_png_and_segments_of_a_jpeg_are_bounded():
     assert is_bounded(png(*[chunk(b"tEXt", b"a\0b")] * 64))
     assert not is_bounded(png(*[chunk(b"tEXt", b"a\0b")] * 65))
     assert not is_bounded(png(chunk(b"tEXt", b"a\0" + bytes(1 << 20))))
     assert not is_bounded(saved("JPEG")[:300])  # cut off before its pixels
+    assert [is_bounded(many_segments(n)) for n in (50, 100)] == [True, False]

@@ -10,6 +10,7 @@ import pytest
 
 from exeunt.data.preprocess import Preprocess, RawImages
 from exeunt.serve import input_reader
+from exeunt.serve.image_decoding import MayTakeLong
 from exeunt.serve.input_reader import InputReader
 
 OWN = Preprocess(size=(8, 8))
@@ -48,3 +49,15 @@ def test_pixels_are_read_at_once_as_one_by_one(ways, max_pixels, monkeypatch):
                 images = rng.integers(0, 256, (n, *sides), dtype=np.uint8)
                 for one in (reader, reader.for_little):
                     assert outcome(one.pixels, images) == outcome(one.images, list(images))
+
+
+def test_texts_that_are_long_together_are_not_read_in_the_event_loop(monkeypatch):
+    manifest = {"inputs": {"kind": "text"}, "data": {"text": ["text"]}}
+    run: Any = SimpleNamespace(path="run", manifest=manifest, masks=False, cascade=[])
+    monkeypatch.setattr(input_reader, "load_preparation", lambda _: None)
+    monkeypatch.setattr(input_reader, "text_batch", lambda _, texts: (texts, None))
+    reader = InputReader(run, max_rows=100, max_pixels=1, max_chars=10_000)
+    few, many = ["a" * 2048] * 2, ["a" * 2048] * 3
+    assert [reader.texts(many).inputs, reader.for_little.texts(few).inputs] == [many, few]
+    with pytest.raises(MayTakeLong):
+        reader.for_little.texts(many)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from clocked import Accelerator, Clocked
@@ -10,6 +12,7 @@ import exeunt as ex
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.rules import baselines
+from exeunt.timing import planner
 from exeunt.timing.bench import (
     Alternative,
     ExitMix,
@@ -26,14 +29,17 @@ INPUTS = np.zeros((5, 2))
 HEADS = [0.003, 0.005, 0.007, 0.0]
 
 
-def make(segments=((0, 0), (1, 1), (2, 2), (3, 3)), kind=Clocked):
+FINEST = ((0, 0), (1, 1), (2, 2), (3, 3))
+
+
+def make(segments=FINEST, kind=Clocked):
     count = len(segments)
     deeper = np.arange(1, count + 1)
     return kind(segments, start_s=0.5 * deeper, row_s=0.01 * deeper, head_s=HEADS, gather_s=0.002)
 
 
-def profile_of(executor, **options):
-    return measure_profile(executor, INPUTS, clock=executor.clock, **{"max_seconds": 1e9, **options})
+def profile_of(executor, inputs=INPUTS, **options):
+    return measure_profile(executor, inputs, clock=executor.clock, **{"max_seconds": 1e9, **options})
 
 
 def cost_of(executor, n, **options):
@@ -41,7 +47,7 @@ def cost_of(executor, n, **options):
 
 
 @pytest.mark.parametrize("kind", [Clocked, Accelerator])
-@pytest.mark.parametrize("segments", [((0, 0), (1, 1), (2, 2), (3, 3)), ((0, 1), (2, 3)), ((0, 3),)])
+@pytest.mark.parametrize("segments", [FINEST, ((0, 1), (2, 3)), ((0, 3),)])
 def test_profile_is_what_the_clock_says(segments, kind):
     """Of an accelerator it is the time that it computes, not that until a call returns."""
     executor, sizes = make(segments, kind), (1, 3, 8, 40)
@@ -69,6 +75,19 @@ def test_profile_ignores_the_odd_slow_round():
     executor.run = disturbed
     profile = profile_of(executor, sizes=(20, 64), repeats=9)
     np.testing.assert_allclose(profile.run[0], [0.7, 1.14], rtol=1e-9)
+
+
+def test_a_plan_is_of_the_segments_that_were_joined_as_they_are_measured(monkeypatch):
+    """To drop rows takes so long here that all are joined."""
+
+    def opened(segments):
+        executor = make(segments or FINEST)
+        executor.gather_s = 10.0
+        return executor
+
+    monkeypatch.setattr(planner, "measure_profile", partial(profile_of, sizes=(1, 64), repeats=3))
+    profile, plan = planner.profile_and_plan(opened, INPUTS)
+    assert (profile.segments, plan.segments) == (((0, 3),), ((0, 3),))
 
 
 def test_measuring_ends_in_time():

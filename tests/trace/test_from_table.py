@@ -137,6 +137,11 @@ def test_columns_and_costs_that_make_no_sense_are_refused(options, shown):
         read(table(), **options)
 
 
+def test_a_column_by_a_name_that_there_is_not_is_no_column_that_is_left_out():
+    with pytest.raises(TypeError, match=r"there is no 'group': a table has .*groups"):
+        read(table(), group="name")
+
+
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [

@@ -349,6 +349,7 @@ def test_the_curve_keeps_the_highest_evidence_in_few_points(policy):
     ("given", "message"),
     [
         (([0, 1], [0.5]), r"scores must have shape \(2,\), got \(1,\)"),
+        (([0], ["low"], [0.5]), "scores must be numbers"),
         (([0, 1], [0.5, 0.5]), r"those at exit 0 \(first_scores=\), or neither"),
         (([0, 1], None, [0.5, 0.5]), r"give the scores at the exits that answered \(scores=\)"),
         (([0, 3], None), "answered at exit 3, and this policy answers at 0, 1, 2"),

@@ -65,10 +65,6 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
     if old is None:
         books.put(wanted._replace(grown=now))
         return
-    if old.parent != wanted.parent:
-        raise InputError(
-            f"the ledger {old.name!r} is within {old.parent!r}, which cannot change: choose another name"
-        )
     old = grown(old, now)
     limit = wanted.limit
     if wanted.rate:
