@@ -17,6 +17,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.folder import LOCK
 from exeunt.gateway.gateway import Gateway, in_this_process
 from exeunt.gateway.log_import import import_log, times_of
+from exeunt.stream.records import Record
 
 from .running_gateway import written
 from .world import DAY, START
@@ -175,6 +176,20 @@ def test_a_later_log_only_fits_and_what_it_fits_is_tested_on_later_units(tmp_pat
     asyncio.run(gateway.close())
 
 
+def test_what_is_promised_may_be_mended_before_any_request_and_any_log(tmp_path):
+    """As after an import that was refused because a row costs more than the cap."""
+    low = gateway_in(tmp_path, shadow="{models: [small], spend: '100 usd', cap: '0.00001 usd'}")
+    with pytest.raises(InputError, match="raise `cap` of shadow"):
+        brought(low, log_of(700), groups=None)
+    asyncio.run(low.close())
+    gateway = gateway_in(tmp_path)
+    assert gateway.certifier.question.number == 2
+    done = brought(gateway, log_of(700), groups=None)
+    assert gateway.certifier.proposals[0].units == done.testing > 300
+    assert "its owner chose what is in it" in str(gateway.status)
+    asyncio.run(gateway.close())
+
+
 @pytest.mark.parametrize("when", ["after a proposal", "for a second question"])
 def test_a_log_that_comes_too_late_only_fits(tmp_path, when):
     gateway = gateway_in(tmp_path)
@@ -182,7 +197,8 @@ def test_a_log_that_comes_too_late_only_fits(tmp_path, when):
         brought(gateway, log_of(700), groups=None)
         gateway.records.keep("imports", [])
     else:
-        gateway.certifier.ask(NOW, "an alarm", after=0)
+        gateway.records.add(Record(7, NOW, "shop", "0b", {}))
+        gateway.certifier.ask(NOW, "an alarm", after=7)
     assert brought(gateway, log_of(160), groups=None).testing == 0
     asyncio.run(gateway.close())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -367,11 +368,12 @@ class Certifier:
 
     @property
     def takes_logs(self) -> bool:
-        """Whether the units of a log that is brought in now may test policies: for the first question alone, before its
-        first proposal, and of one log.
+        """Whether the units of a log that is brought in now may test policies: those of one log, before the first
+        proposal, for the first question or one before which no request came.
         """
-        first = self.question is not None and self.question.number == 1 and not self.store.last
-        return first and not any(log["testing"] for log in self.imports)
+        question = self.question
+        first = question is not None and (question.number == 1 or question.tests_from == 1)
+        return first and not self.store.last and not any(log["testing"] for log in self.imports)
 
     @property
     def imports(self) -> list[dict[str, Any]]:
@@ -381,8 +383,8 @@ class Certifier:
     @property
     def log(self) -> dict[str, Any] | None:
         """The log whose units may test the policies of this question, if there is one."""
-        is_first = self.question is not None and self.question.number == 1
-        return next((log for log in self.imports if is_first and log["testing"]), None)
+        tests_from = math.inf if self.question is None else self.question.tests_from
+        return next((log for log in self.imports if log["testing"] and log["last"] >= tests_from), None)
 
     @property
     def min_periods(self) -> int:
