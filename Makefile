@@ -15,7 +15,7 @@ DIST   := .venv-dist
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # The demo takes the environment of developers if there is one, else a smaller one.
-DEMO   := $(if $(wildcard $(VENV)/.ready),$(VENV),.venv-demo)
+DEMO   := $(if $(wildcard $(READY)),$(VENV),.venv-demo)
 # A quarter more processes than cores (tests/conftest.py); a file's tests stay together, since they share what they
 # trained. In the order of the files:
 # sorted by their number of tests, the few of Ray, which wait most, would come last.

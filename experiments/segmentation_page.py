@@ -97,12 +97,10 @@ def draw(found: dict[str, Any], path: Any) -> None:
 
     best = float(np.mean([one["quality"][0] for one in small])) if small else 0.0
 
-    full = float(np.mean([seed["exits"][-1][0] for seed in seeds]))
-
     def as_good(name: str, places: Any) -> str:
         """Return from where on a policy is within half a point of the full network."""
-        good = full - np.mean(quality(name), axis=1) <= 0.005
-        return f"{np.mean(places(name), axis=1)[good.argmax()]:.0%}" if good.any() else "no budget"
+        first = first_within(lost_by(seeds, name))
+        return "no budget" if first is None else f"{np.mean(places(name)[first]):.0%}"
 
     def panel(x: str, places: Any, place_of_small: float) -> Panel:
         curves = [Curve.over_splits(name, places(name), quality(name)) for name in names]
@@ -128,15 +126,26 @@ def draw(found: dict[str, Any], path: Any) -> None:
     draw_panels(panels, path)
 
 
+def lost_by(seeds: list[dict[str, Any]], name: str) -> list[list[float]]:
+    """Return the mean image IoU that a policy loses to the full network, by budget and seed."""
+    return [
+        [seed["exits"][-1][0] - seed["policies"][name][budget][0] for seed in seeds] for budget in BUDGETS
+    ]
+
+
+def first_within(lost: list[list[float]]) -> int | None:
+    """Return the place of the lowest budget at which at most half a point is lost; None if there is none."""
+    return next((place for place, row in enumerate(lost) if 100 * float(np.mean(row)) <= 0.5), None)
+
+
 def reached(seeds: list[dict[str, Any]]) -> str:
     """Write the lowest budget at which `auto` is within .5 points of the full network's mean image IoU."""
-    lost = {
-        budget: [seed["exits"][-1][0] - seed["policies"]["auto"][budget][0] for seed in seeds]
-        for budget in BUDGETS
-    }
-    within = [budget for budget in BUDGETS if 100 * float(np.mean(lost[budget])) <= 0.5]
-    shown = ", ".join(f"{mean_and_interval(lost[budget])} at {budget}" for budget in BUDGETS)
-    where = f"from {within[0]} of its multiply-adds on" if within else "at none of these budgets"
+    lost = lost_by(seeds, "auto")
+    first = first_within(lost)
+    shown = ", ".join(
+        f"{mean_and_interval(row)} at {budget}" for budget, row in zip(BUDGETS, lost, strict=True)
+    )
+    where = "at none of these budgets" if first is None else f"from {BUDGETS[first]} of its multiply-adds on"
     return (
         f"`auto` is within .5 points of the full network {where} (points of mean image IoU lost: {shown}; below 0 it "
         "is better)."

@@ -28,6 +28,7 @@ from exeunt.errors import InputError, MissingExtra
 if TYPE_CHECKING:
     from exeunt.evaluation.compare import Measure
     from exeunt.evaluation.report import DrawnWatch
+    from exeunt.runs.folder import RunFolder
 
 _CACHE = ".exeunt-cache"
 
@@ -108,8 +109,8 @@ def compare(
         )
     comparison = replace(comparison, command=this_command())
     for name, path in opened.items():
-        if assumption := _assumption(path):
-            echo(f"{name}: what holds here assumes that {assumption}")
+        if (run := _run_at(path)) is not None and run.assumption:
+            echo(f"{name}: what holds here assumes that {run.assumption}")
     if out is not None:
         if out.suffix == ".html":
             comparison.report(out, watches=_watches(opened, options.seed))
@@ -123,11 +124,11 @@ def compare(
     echo("\n".join([*lines, *written]))
 
 
-def _assumption(path: Any) -> str:
-    """Return what the certificates of a run assume of rows that were left out of it; "" for nothing."""
+def _run_at(path: Any) -> RunFolder | None:
+    """Return the run that is compared; None for a trace."""
     from exeunt.runs.folder import RunFolder
 
-    return RunFolder.open(path).assumption if isinstance(path, Path) and RunFolder.exists(path) else ""
+    return RunFolder.open(path) if isinstance(path, Path) and RunFolder.exists(path) else None
 
 
 def _watches(traces: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:
@@ -135,12 +136,11 @@ def _watches(traces: Mapping[str, Any], seed: int) -> dict[str, DrawnWatch]:
     from exeunt.evaluation.figures import draw_watch, svg_of
     from exeunt.evaluation.report import DrawnWatch
     from exeunt.jobs.watching import watched_text
-    from exeunt.runs.folder import RunFolder
     from exeunt.watch import Watch
 
     drawn: dict[str, DrawnWatch] = {}
     for name, path in traces.items():
-        run = RunFolder.open(path) if isinstance(path, Path) and path.is_dir() else None
+        run = _run_at(path)
         if run is None or not run.has_policy or run.policy.watched is None:
             continue
         watch = Watch(run.policy)

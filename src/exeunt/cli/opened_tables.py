@@ -167,8 +167,9 @@ def open_models(
             unit=options.unit or "usd",
         )
     except InputError as error:
-        counts = " (rows count without those left out)" if assumption else ""
-        raise InputError(f"{error}{counts}") from None
+        if not assumption:
+            raise
+        raise InputError(f"{error} (rows count without those left out)") from None
     models = models if models.has_loss else models.with_reference()
     good = how_good(models.measure)
     shown = ", ".join(
@@ -190,7 +191,7 @@ def _with_confidences(table: Any, columns: Sequence[str], say: Callable[[str], N
     missing = [name for name in columns if name not in table.column_names]
     if not missing or len(missing) == len(columns):
         return table
-    say(f"there is no {listed(missing, 3)}: what was said there is never more or less sure")
+    say(f"there is no {listed(missing, 3)}: a constant confidence of 0 takes its place")
     for name in dict.fromkeys(missing):
         table = table.append_column(name, [[0.0] * table.num_rows])
     return table

@@ -245,7 +245,7 @@ class _Passed:
         asked_on = datetime.fromtimestamp(question.asked_at if question else 0.0, timezone.utc).date()
         tested = (
             f"Tested on {counted(proposal.units, f'held-out {unit}')} in {counted(proposal.periods, 'period')} "
-            f"(proposal {proposal.number}, which has {proposal.weight:.0%} of the chance of an error; the question was "
+            f"(proposal {proposal.number}, which may use {proposal.weight:.0%} of delta; the question was "
             f"asked on {asked_on}), read "
             f"between periods. It assumes that "
             f"{unit}s are independent and that future ones are exchangeable with these, and that what is asked does "

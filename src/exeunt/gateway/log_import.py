@@ -92,10 +92,7 @@ class Import:
     def __str__(self) -> str:
         text = f"{self.file}: {counted(self.rows, 'record')} of {counted(self.units, 'unit')} were added"
         if self.left_out:
-            text += (
-                f", {counted(self.left_out, 'row')} left out, of users who have come to the gateway already or of its "
-                "own time"
-            )
+            text += f"; {counted(self.left_out, 'row')} left out, which the gateway may have kept itself"
         if not self.testing:
             return (
                 f"{text}. They fit policies, which are tested on units that come from now on: only a first log tests, "
@@ -186,8 +183,8 @@ def _check(gateway: Gateway, models: CascadeTrace, times: Floats | None, now: fl
         _check_scores(name, _scores(gateway, models, name))
     if spent[row := int(np.argmax(spent))] > config.cap:
         raise InputError(
-            f"row {row} (rows count from 0) costs {spent[row]:g} usd if all models answer it, and no request that does "
-            f"more than {config.cap:g} usd is compared: raise `cap` of shadow"
+            f"row {row} (rows count from 0) costs {spent[row]:g} usd if all models answer it, and no request is "
+            f"compared that may cost more than {config.cap:g} usd: raise `cap` of shadow"
         )
     if times is not None:
         _check_times(times, now, config.keep.days)
