@@ -181,7 +181,7 @@ def test_a_loss_certificate_is_that_of_the_groups(make, most):
     proof = policy.loss_certificate
     assert (proof.n_groups, proof.rows_per_group) == (300, most)
     assert proof.p_value <= 0.05
-    over = f"over the 300 labelled groups ({proof.n_test:,} inputs) tested on, the "
+    over = f"over the 300 labelled calibration groups ({proof.n_test:,} inputs), the "
     assert over + {
         1: "long-run mean over groups of their accuracy is",
         20: "long-run accuracy per input, where inputs of groups of more than 20 weigh 20/size, is",
