@@ -19,7 +19,11 @@ TEXTS = [
     (GRADE, "input", f"{LONG_RUN} mean grade per input {POINTS}"),
     ({"measure": "1 - error"}, "input", f"{LONG_RUN} mean per input of 1 - error {POINTS}"),
     (AGREEMENT, "input", DIFFER),
-    ({**AGREEMENT, "of": "pixels"}, "input", "calibration inputs, at most 1% of the pixels (mean over inputs) differ"),
+    (
+        {**AGREEMENT, "of": "pixels"},
+        "input",
+        "calibration inputs, at most 1% of the pixels (mean over inputs) differ",
+    ),
     (ONE_MEAN, "group", f"{LONG_RUN} mean over groups of their accuracy {POINTS}"),
     (WEIGHED, "group", f"{LONG_RUN} accuracy per input, {WEIGHTS} {POINTS}"),
     ({**WEIGHED, **GRADE}, "group", f"{LONG_RUN} mean grade per input, {WEIGHTS} {POINTS}"),

@@ -145,8 +145,7 @@ def evaluate(
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "
             "evaluate on a trace of the same network and unit"
         )
-    # Shares of a cost refer to the same model as the policy's.
-    answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
+    answered = policy.answer.on(policy.priced(inputs))
     result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.limit)
     calibrated_on = None if calibration is None else calibration.along(policy.cascade)
     differing = difference(policy, result.exits, trace, calibrated_on)
