@@ -12,7 +12,7 @@ WEIGHED = {"n_groups": 40, "rows_per_group": 20}
 PROMPTS = {**ONE_MEAN, "row": "token"}
 WEIGHTS = "where inputs of groups of more than 20 weigh 20/size,"
 AGREEMENT, GRADE = {"measure": "agreement"}, {"measure": "grade"}
-DIFFER = "calibration inputs, at most 1% of the answers differ from those of the full network in the long run (measured: 0.20%;"
+DIFFER = "inputs, at most 1% of the answers differ from those of the full network in the long run (measured: 0.20%;"
 LONG_RUN, POINTS = "the long-run", "is at most 1 points below"
 TEXTS = [
     ({}, "input", f"{LONG_RUN} accuracy per input {POINTS} that of"),
