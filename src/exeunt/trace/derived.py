@@ -126,6 +126,17 @@ def alike_neighbours(trace: ExitTrace) -> str:
     )
 
 
+@cached_on_trace
+def unlike_copies(trace: ExitTrace) -> float:
+    """Return the share of inputs whose id another input has, with a score that differs by more than rounding."""
+    order = np.argsort(trace.id, kind="stable")
+    ids, score = trace.id[order], next(iter(trace.scores.values()))[order]
+    with np.errstate(invalid="ignore"):
+        differ = ~np.isclose(score[1:], score[:-1], rtol=1e-3, atol=1e-3).all(axis=1)
+    unlike = np.append(False, (ids[1:] == ids[:-1]) & differ)
+    return float(np.mean(unlike | np.append(unlike[1:], False))) if trace.n else 0.0
+
+
 def quality_of_each_exit(trace: ExitTrace, part: str) -> str:
     """Return how good the own answers of each exit are on all inputs of a part, in a line."""
     if trace.reference:
