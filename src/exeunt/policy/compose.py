@@ -128,6 +128,7 @@ def composed(
             raise InputError(f"ties must be broken by the keys of 'content' or 'row', got {ties!r}")
         check_disjoint(fit, calibrate)
         remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate), **_ids_note(fit, calibrate)}
+        rows = {"calibrated": calibrate.some_rows, "fitted": fit.some_rows}
         amount = fit.cost.budget(budget)
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
@@ -147,7 +148,7 @@ def composed(
             n_calibration=calibrate.n,
             seed=seed,
             answer=chosen,
-            notes={**learned.notes, **remarks, **fields.pop("notes", {})},
+            notes={**learned.notes, **remarks, **fields.pop("notes", {}), "rows": rows},
             ties=ties,
             n_groups=n_groups(calibrate.groups),
             **fields,
