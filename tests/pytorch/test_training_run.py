@@ -222,7 +222,7 @@ DISTILLED = {"epochs": 1, "mode": "distill", "distill_weight": 1.0}
         ({"mean": (0.5, 0.5, 0.5)}, "both mean and std"),
         ({"size": 0}, "size must be at least 1"),
         ({"size": 100_000}, "a batch of 4 images of 100000x100000 pixels takes 447 GiB of memory"),
-        ({"model": "torch.nn:Identity"}, "offers no place for an exit"),
+        ({"model": "torch.nn:Identity"}, "no place for an exit was found"),
         ({"model": f"{__name__}:three_classes"}, "answers with 3 classes, not with 2"),
         ({"data": "nowhere", "recipe": {**DISTILLED, "teacher": "runs/nobody"}}, "runs/nobody' is not kn"),
     ],
