@@ -29,7 +29,7 @@ from exeunt.errors import InputError, require
 
 _MOST_EXITS = 1000
 _BATCHES = "exit-batch must be whole numbers of at least 1, such as 1,64"
-_COLOURS = "must be three numbers such as 0.49,0.48,0.45"
+_COLOURS = "must be three numbers such as 0.49,0.48,0.45, or one for all channels"
 _OF_TFIDF = {
     "model",
     "data",
