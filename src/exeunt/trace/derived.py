@@ -121,8 +121,9 @@ def alike_neighbours(trace: ExitTrace) -> str:
         return ""
     return (
         f"Neighbouring rows are much more alike than others (correlation {correlation:.2f}). Are they rows of one "
-        "document, video or user? Then name the groups (groups=..., --group-column COLUMN): otherwise certificates do "
-        "not hold."
+        "document, video or user? Then name the groups (groups=..., --group-column COLUMN of a table): otherwise "
+        "certificates do not hold. `exeunt train` takes no groups: let its --calibration-data hold one input of each "
+        "group, of groups that are in no other part."
     )
 
 
