@@ -135,6 +135,13 @@ def test_two_processes_do_not_train_in_one_folder(small, tmp_path, monkeypatch):
         assert run(small, out) == made  # a finished run is opened
 
 
+def test_a_folder_that_holds_other_files_is_refused(small, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other files \(notes.txt\): choose a new folder for --out"):
+        run_training(small, tmp_path, command="test")
+    assert [file.name for file in tmp_path.iterdir() if file.name != ".lock"] == ["notes.txt"]
+
+
 def test_a_finished_run_is_opened_and_only_its_own(small, finished, tmp_path):
     said: list[str] = []
     assert run(small, tmp_path / "run", say=said.append) == finished
