@@ -324,7 +324,7 @@ def test_rows_of_groups_are_noticed(labelled):
 
 def test_policies_and_comparisons_ask_for_groups():
     trace = replace(videos(80, 3), groups=None)
-    asked = "Are they rows of one document, video or user? Then name the groups (groups=..., --group-column COLUMN of a table)"
+    asked = "document, video or user? Then name the groups (groups=..., --group-column COLUMN of a table)"
     policy = ex.eero(*trace.split()[:2], budget=2.0)
     assert asked in str(policy)
     assert "neighbours" not in ex.eero(FIT, videos(20, 2), budget=2.0).notes

@@ -161,9 +161,9 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
     `data`: `data_fingerprint` and `split_digest`, where they are known already.
     """
     if not (out / JOB_FILE).is_file():
-        shown = sorted(file.name for file in out.glob("[!.]*")) if is_first_process() else []
-        if shown and not RunFolder.exists(out):
-            raise InputError(f"{out} holds other files ({listed(shown, 3)}): choose a new folder for --out")
+        names = sorted(file.name for file in out.glob("[!.]*")) if is_first_process() else []
+        if names and not RunFolder.exists(out):
+            raise InputError(f"{out} holds other files ({listed(names, 3)}): choose a new folder for --out")
         return
     before, now = flattened(_read_job(out / JOB_FILE)), flattened(_as_json(job, data))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
