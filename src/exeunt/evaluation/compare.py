@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from exeunt._support.arrays import check_between
+from exeunt._support.arrays import check_delta
 from exeunt._support.limits import usable_cores
 from exeunt._support.text import counted
 from exeunt.costs.budget_text import budget_list
@@ -85,7 +85,7 @@ def compare(
     if splits < 1 or (workers is not None and workers < 0):
         raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
     if delta is not None:
-        check_between(delta, "delta", 0.0, 1.0)
+        check_delta(delta)
     listed_budgets = budget_list(budgets)
     amounts = {name: _amounts(trace, name, listed_budgets) for name, trace in named.items()}
     for name, trace in named.items():

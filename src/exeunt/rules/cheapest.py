@@ -76,7 +76,7 @@ def cheapest(
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
     max_loss = checked_loss(max_loss, agree)
-    arrays.check_between(delta, "delta", 0.0, 1.0)
+    arrays.check_delta(delta)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
     fit = _measured(fit, reference, agree)
