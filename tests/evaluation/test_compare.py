@@ -267,7 +267,7 @@ def test_every_policy_keeps_its_guarantee_over_the_splits(make_trace, policies):
         ({"policies": []}, "got none"),
         ({"policies": ["eero", "eero"]}, "named once"),
         ({"policies": ["best"]}, "no policy 'best'; choose one of eero"),
-        ({"delta": 0}, "delta must lie"),
+        ({"delta": 0}, "delta is the probability that the guarantee fails, .*, got 0"),
         ({"budgets": []}, "no budget of none"),
         ({"budgets": "0.1,0.5"}, "no budget of 0.1, 0.5 can be met .* with %, such as 10%"),
         ({"budgets": "0.5%"}, r"cheapest exit costs 1 MMACs, so ask for at least \d+\.\d% of the full cost$"),

@@ -127,7 +127,7 @@ def composed(
             raise InputError(f"ties must be broken by the keys of 'content' or 'row', got {ties!r}")
         check_disjoint(fit, calibrate)
         remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate)}
-        amount = fit.cost.budget(budget)
+        amount = fit.budget(budget)
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
         learned = rule(part, **options)

@@ -88,7 +88,8 @@ def cascade(
     fit, amount = fit.answering, fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
     steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
-    parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
+    parts = [part.along(steps, reference=reference) for part in (fit, calibrate)]
+    amount = min(amount, parts[0].cost.highest)  # some of the models cost less than all
     new_policy = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
     return with_unasked(replace(new_policy, cascade=steps), unasked)
 

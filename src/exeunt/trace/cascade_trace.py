@@ -255,7 +255,7 @@ class CascadeTrace:
                 f"{cost.show(cost.first)}: ask for at least that, or add a cheaper one",
                 smallest_budget=cost.first,
             )
-        return cost.budget(amount)
+        return cost.budget(value, warn=True)
 
     def along(self, cascade: Sequence[CascadeStep], *, reference: str | None = None) -> ExitTrace:
         """Return the trace of a cascade: the exits of one model after those of another, with costs that add up.
