@@ -21,6 +21,7 @@ from exeunt.evaluation.one_split import Settings
 from exeunt.evaluation.processes import measure_in_processes
 from exeunt.evaluation.results import SplitRecord, TraceResult
 from exeunt.rules.by_name import ROUTERS, rule_for
+from exeunt.rules.cascade import warn_of_classes
 from exeunt.rules.catalogue import CERTIFYING, PRESETS
 from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
@@ -115,7 +116,12 @@ def compare(
 
 
 def _check_enough(name: str, trace: ExitTrace | CascadeTrace, n_fit: int) -> None:
-    """Raise InputError for a trace of too few inputs, `n_fit` of which would be those to fit on."""
+    """Raise InputError for a trace of too few inputs, `n_fit` of which would be those to fit on.
+
+    Warns of models whose classes do not fit.
+    """
+    if isinstance(trace, CascadeTrace):
+        warn_of_classes(trace)
     if n_fit < _LEAST_FIT:
         raise InputError(
             f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {n_fit} would be left to fit policies "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._support.arrays import Integers, Keys
-from exeunt._support.text import counted
+from exeunt._support.text import counted, did_you_mean
 from exeunt.costs.cost_model import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.score.confidence import NO_ANSWER
@@ -134,7 +134,8 @@ class CascadeTrace:
     def __getitem__(self, name: str) -> ExitTrace:
         """Return a model's own trace. Raises InputError for a name that no model has."""
         if name not in self._traces:
-            raise InputError(f"there is no model {name!r}: choose one of {', '.join(self._traces)}")
+            meant = did_you_mean(str(name), self.names)
+            raise InputError(f"there is no model {name!r}{meant}: choose one of {', '.join(self._traces)}")
         return self._traces[name]
 
     @property
