@@ -19,7 +19,7 @@ from exeunt.evaluation.cache import SplitCache
 from exeunt.evaluation.comparison import Comparison
 from exeunt.evaluation.one_split import Settings
 from exeunt.evaluation.processes import measure_in_processes
-from exeunt.evaluation.results import SplitRecord, TraceResult
+from exeunt.evaluation.results import SplitRecord, TraceResult, usual_splits
 from exeunt.rules.by_name import ROUTERS, rule_for
 from exeunt.rules.cascade import warn_of_classes
 from exeunt.rules.catalogue import CERTIFYING, PRESETS
@@ -42,7 +42,7 @@ def compare(
     agreement: bool = False,
     budgets: str | Iterable[float | str] = "20%:95%:5%",
     policies: Iterable[str] | None = None,
-    splits: int = 50,
+    splits: int | None = None,
     seed: int = 0,
     fit: float = 0.3,
     calibrate: float = 0.2,
@@ -63,7 +63,8 @@ def compare(
     `policies`: names of `exeunt.rules.catalogue.PRESETS`, and on traces of models "router" and "cascade_router"; by
     default all, routers if there are features, and those that certify a budget of their own accord only where the most
     that an input can cost is known; the first is the reference. With `delta`
-    each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
+    each is made with its certificate. Policies of your own are compared by `exeunt.frontier`. `splits`: by default
+    `usual_splits` of the largest trace, 50 or fewer.
     `workers`: number of processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
     results, so that an interrupted run resumes (see `exeunt.evaluation.cache`); None keeps nothing.
     `progress(done, all)` is called after each split. `measure`: measures the splits in place of processes of this
@@ -83,6 +84,8 @@ def compare(
             rule_for(trace, name)
     if not names or len(set(names)) < len(names):
         raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
+    if splits is None:
+        splits = usual_splits(max(trace.n for trace in named.values()))
     if splits < 1 or (workers is not None and workers < 0):
         raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
     if delta is not None:

@@ -110,10 +110,14 @@ def ascend(
     highest, best = thresholds.copy(), objective(score, worth, thresholds)
     for _ in range(sweeps):
         trial = _sweep(score, order, worth, highest)
+        if np.array_equal(trial, highest):
+            break
         reached = objective(score, worth, trial)
         if reached <= best + 1e-12:
             break
         highest, best = trial, reached
+        if score.shape[1] <= 2:  # a single threshold is the best one after a sweep
+            break
     return highest, best
 
 
