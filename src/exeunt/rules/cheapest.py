@@ -106,7 +106,7 @@ def cheapest(
         reference=reference,
         progress=progress,
     )
-    allowed = candidates.cost.full if budget is None else candidates.cost.budget(budget)
+    allowed = candidates.cost.full if budget is None else candidates.cost.budget(budget, warn=True)
     new_policy = candidates.cheapest(tested, None if budget is None else allowed)
     if new_policy is not None:
         return replace(new_policy, notes={**new_policy.notes, **notes})
