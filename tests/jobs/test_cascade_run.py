@@ -49,7 +49,7 @@ def test_it_has_what_all_models_recorded(cascade, models):
     assert {part.state for part in verify(cascade.path)} == {"ok"}
 
 
-def both(cascade, budget="100%", **options):
+def both(cascade, budget="120%", **options):
     """A policy that asks both models: `ex.cascade` would see that one is a copy of the other."""
     steps = tuple(entry.step for entry in cascade.cascade)
     traces = [cascade.recorded(part).along([*steps]) for part in ("fit", "calibrate")]
