@@ -139,6 +139,14 @@ def evaluate(
 
     Raises InputError if the trace is empty or has another number of exits or other costs.
     """
+    result, trace = replayed(policy, inputs)
+    calibrated_on = None if calibration is None else calibration.along(policy.cascade)
+    differing = difference(policy, result.exits, trace, calibrated_on)
+    return replace(result, warning="" if differing is None else str(differing))
+
+
+def replayed(policy: Policy, inputs: ExitTrace | CascadeTrace) -> tuple[Result, ExitTrace]:
+    """Return the result without the tests for a warning, which take as long as the rest, and the trace of the exits."""
     trace = inputs.along(policy.cascade)
     if trace.cost != policy.cost:
         raise InputError(
@@ -148,9 +156,7 @@ def evaluate(
     # Shares of a cost refer to the same model as the policy's.
     answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
     result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.limit)
-    calibrated_on = None if calibration is None else calibration.along(policy.cascade)
-    differing = difference(policy, result.exits, trace, calibrated_on)
-    return replace(result, exit_names=policy.exit_names, warning="" if differing is None else str(differing))
+    return replace(result, exit_names=policy.exit_names), trace
 
 
 def score_exits(
