@@ -37,7 +37,7 @@ def test_the_cascade_of_two_classifiers_is_certified(capsys):
     small = make_pipeline(every_other, linear_model.LogisticRegression(max_iter=500)).fit(train_x, train_y)
     large = svm.SVC(probability=True, random_state=0).fit(train_x, train_y)
     code, shown = example("said(small")
-    exec(code, {"x": x, "y": y, "small": small, "large": large})
+    exec(code, {"x": x, "y": y, "small": small, "large": large, "new_x": x[:5]})
     assert form(capsys.readouterr().out) == form(shown)
 
 

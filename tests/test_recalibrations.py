@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.recalibrations import CERTIFICATES, DELTA, POPULATIONS, interval, violations
 
+# A small model of few contents may be worse than the most frequent label.
+pytestmark = pytest.mark.filterwarnings("ignore:model 'small' is right:exeunt.errors.ExeuntWarning")
 _CASES = [(one, other) for one in CERTIFICATES for other in POPULATIONS]
 _FEW = ("one input is 50%", "Zipf", "two contents")
 _TOGETHER = "loss and cost together", "loss, graded answers"

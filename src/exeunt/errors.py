@@ -218,5 +218,10 @@ def require(module: str, *, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != root:
             raise
         raise MissingExtra(
-            f'this needs the package {root!r}, which is not installed: pip install "exeunt[{extra}]"'
+            f"this needs the package {root!r}, which is not installed: {installing(extra)}"
         ) from None
+
+
+def installing(extra: str) -> str:
+    """Return how to install an extra of Exeunt, from a clone or from an index that has it."""
+    return f'pip install ".[{extra}]" in the clone, or "exeunt[{extra}]" from an index that has it'

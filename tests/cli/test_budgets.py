@@ -39,8 +39,8 @@ def test_a_bare_number_that_must_be_a_share_and_one_beyond_all_are_refused(costs
         _check_budget(costs, budget)
 
 
-NOTED = [(MACS, budget) for budget in ("100%", "250%", "4 MMACs", "9000000")]
-SILENT = [(MACS, "50%"), (MACS, "3000000"), (MS, "0.5ms"), (MS, "1.5")]
+NOTED = [(MACS, budget) for budget in ("100%", "4 MMACs")]
+SILENT = [(MACS, "250%"), (MACS, "9000000"), (MACS, "50%"), (MACS, "3000000"), (MS, "0.5ms"), (MS, "1.5")]
 
 
 @pytest.mark.parametrize(("costs", "budget"), [*NOTED, *SILENT])

@@ -117,6 +117,7 @@ def services(cascade):
 MODELS = {"models": "small,large", "price": "1,10"}
 EXITS = [
     ({"cost": "1,x,9"}, "--cost must be numbers"),
+    ({"label": "cnf_1"}, r"no column cnf_1 \(did you mean conf_1\?\): name the"),
     ({"label": "label"}, "no column label: name the column of true classes with --label; .* It has conf_1"),
     ({"cost": None}, "--cost 1,4,13"),
     ({"rows_per_group": 5}, "--rows-per-group is about groups: name their column with --group-column"),

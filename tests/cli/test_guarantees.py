@@ -126,6 +126,7 @@ SHARE = "--agree must be a share above 0% and at most 100%, such as 98%, got"
         ("--max-loss 1% --budget 50% --calibration marginal", "use --calibration sequential, or"),
         ("--budget 50% --calibration best", "--calibration must be sequential or marginal, got 'best'"),
         ("--budgets 40%,60% --jointly --delta none", "--jointly is a guarantee"),
+        ("--budget 50% --delta 95%", "got 0.95: for 95% confidence write 0.05"),
         ("--max-loss half", "'half'"),
         ("--budgets 40%:60%", "first:last:step"),
         ("--budgets 50,60", "write 50%"),

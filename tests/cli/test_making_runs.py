@@ -103,8 +103,11 @@ def test_a_cascade_is_a_run(folder, said, refused):
     assert "small alone is" in evaluated
     huge = refused("calibrate both --agree 80% --reference huge")
     assert "there is no model 'huge': choose one of small, run" in huge
+    pickled = refused("cascade small.pkl run --out third")
+    assert "small.pkl is taken for a pickled model, which is not opened" in pickled
 
 
+@pytest.mark.filterwarnings("ignore:a budget of:exeunt.errors.ExeuntWarning")
 @pytest.mark.parametrize("run", ["run", "both"])
 def test_budgets_of_time(folder, said, refused, run, tmp_path):
     """How long a machine takes is its own: a budget for everything, and one for nothing."""
@@ -174,6 +177,7 @@ def test_models_alone_are_right_on_the_inputs_of_the_cascade(folder):
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.filterwarnings("ignore:a budget of:exeunt.errors.ExeuntWarning")
 def test_a_loss_of_a_timed_cascade_is_told_of_the_model_that_it_is_tested_against(said):
     told = said(
         "calibrate both --max-loss 30% --budget 1000000% --of time --batch-size 32 --policy eero --answer own"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt.costs.budget_text import budget_grid
-from exeunt.errors import UnitError
+from exeunt.errors import ExeuntWarning, UnitError
 
 MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")
 ROWS = np.array([[1.0, 4.0], [2.0, 6.0], [3.0, 11.0]])
@@ -50,6 +50,23 @@ OF_EXIT_1 = ["9900 kMACs", "9.9 MMACs", "0.0099GMACs", "9.9e6 MACs", " 9.9 ", 9.
 @pytest.mark.parametrize(("asked", "budget"), [*AS_ASKED.items(), *((asked, 9.9) for asked in OF_EXIT_1)])
 def test_budgets_are_understood(asked, budget):
     assert MODEL.budget(asked) == pytest.approx(budget, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        (
+            40,
+            r"a budget of 40 is 40 MMACs, more than .* costs \(15.3 MMACs\), so nothing is saved: for 40% write '40%'",
+        ),
+        ("40", "for 40% write '40%'"),
+        (5000, "ask for less"),
+        ("500%", "a budget of 500% is 76.5 MMACs, .*: ask for less"),
+    ],
+)
+def test_a_budget_above_every_cost_is_told(asked, shown):
+    with pytest.warns(ExeuntWarning, match=shown):
+        assert MODEL.budget(asked, warn=True) == 15.3
 
 
 def test_units_of_time_energy_and_money_convert():

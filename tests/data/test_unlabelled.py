@@ -128,6 +128,10 @@ def test_a_column_of_labels_may_be_missing(tmp_path):
     assert (source.kind, source.train.labels, len(source.train)) == ("text", None, 2)
     with pytest.raises(InputError, match="has no column 'intent'"):
         open_source(tmp_path / "log.parquet", unlabelled=True, label="intent")
+    with pytest.raises(
+        InputError, match=r"has no column 'mroe' \(did you mean more\?\); its columns are text, more"
+    ):
+        open_source(tmp_path / "log.parquet", unlabelled=True, label="mroe")
 
 
 def test_a_part_counts_as_labelled_only_if_all_its_inputs_are(tmp_path):

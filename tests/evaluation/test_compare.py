@@ -19,6 +19,7 @@ import pytest
 import exeunt as ex
 from exeunt.evaluation import processes
 from exeunt.evaluation.cache import SplitCache
+from exeunt.evaluation.results import usual_splits
 from exeunt.evaluation.statistics import guarantees
 from exeunt.rules import baselines
 from exeunt.rules.catalogue import PRESETS
@@ -267,7 +268,7 @@ def test_every_policy_keeps_its_guarantee_over_the_splits(make_trace, policies):
         ({"policies": []}, "got none"),
         ({"policies": ["eero", "eero"]}, "named once"),
         ({"policies": ["best"]}, "no policy 'best'; choose one of eero"),
-        ({"delta": 0}, "delta must lie"),
+        ({"delta": 0}, "delta is the probability that the guarantee fails, .*, got 0"),
         ({"budgets": []}, "no budget of none"),
         ({"budgets": "0.1,0.5"}, "no budget of 0.1, 0.5 can be met .* with %, such as 10%"),
         ({"budgets": "0.5%"}, r"cheapest exit costs 1 MMACs, so ask for at least \d+\.\d% of the full cost$"),
@@ -280,6 +281,15 @@ def test_every_policy_keeps_its_guarantee_over_the_splits(make_trace, policies):
 def test_refusals(trace, options, shown):
     with pytest.raises(ex.InputError, match=shown):
         ex.compare(trace, **options)
+
+
+def test_many_inputs_get_fewer_splits_by_default_and_the_report_says_so(make_trace):
+    assert [usual_splits(n) for n in (0, 3000, 6000, 9000, 10**6)] == [50, 50, 25, 16, 10]
+    options = {"budgets": "50%", "policies": ["msdnet"], "workers": 0}
+    found = ex.compare(make_trace(12_000), **options)
+    assert found.splits == 12
+    assert "12 splits are the default for 12,000 inputs: large parts vary little" in found.summary()[-1]
+    assert "the default" not in ex.compare(make_trace(300), splits=2, **options).summary()[-1]
 
 
 def test_the_budget_that_a_refusal_names_is_met(trace):

@@ -98,6 +98,10 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         (promise("max_loss: 5"), "promise: max_loss is a share .*, got 5: write 5% if 5 in 100 is meant"),
         (promise("max_loss: 5%, delta: 1"), "promise: delta is a share .*, got 1: write 1%"),
         (
+            promise("max_loss: 5%, delta: 90%"),
+            "promise: delta is the probability .* for 90% confidence write 0.1",
+        ),
+        (
             promise("budget: 0.4"),
             "budget: 0.4 has no unit: write '40%' of the reference's cost, or '0.4 usd' a",
         ),

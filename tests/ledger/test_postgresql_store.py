@@ -298,7 +298,7 @@ def test_a_machine_that_is_gone_is_noticed_while_a_statement_is_under_way(ledger
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(MissingExtra, match=r'pip install "exeunt\[postgres\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "\.\[postgres\]" in the clone, or '):
         ex.Ledger(total="1 usd", file=f"postgresql://me:{SECRET}@host/db")
 
 

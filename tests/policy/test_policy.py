@@ -412,6 +412,10 @@ def test_classes_as_texts_are_refused_where_they_are_computed_with():
     own = ex.eero(fit, calibrate, budget="60%", answer="own")
     answer = own.decide(0, evidence, own.init(2, id=np.arange(2))).answer
     assert answer["prediction"].tolist() == ["cat", "dog"]
+    with pytest.raises(
+        ex.InputError, match=r"exit 0 lacks 'prediction', and has confidence: .* ask models with"
+    ):
+        policy.decide(0, {"confidence": evidence["confidence"]}, policy.init(2, id=np.arange(2)))
     with pytest.raises(TypeError):  # not about texts
         policy.decide(0, {**numbered, "confidence": np.array([None, {}])}, policy.init(2, id=np.arange(2)))
 

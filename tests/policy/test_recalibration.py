@@ -85,6 +85,8 @@ def test_policies_of_other_plans_and_other_exits_are_refused(policy, refuses):
         "was not planned by counts": lambda: ex.recalibrate(marginal, calibrate),
         "at least one input, got 0 inputs": lambda: ex.recalibrate(policy, calibrate.take(slice(0))),
         r"a policy and recorded outputs .* got Policy and str": lambda: ex.recalibrate(policy, "latest"),
-        "delta must lie in": lambda: ex.recalibrate(policy, calibrate, delta=2.0),
+        "delta is the probability that the guarantee fails": lambda: ex.recalibrate(
+            policy, calibrate, delta=2.0
+        ),
     }
     refuses(refused)

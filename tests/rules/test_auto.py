@@ -12,7 +12,17 @@ from scipy.stats import spearmanr
 
 import exeunt as ex
 from exeunt.policy.learned_quality import correctness_score, denoised_correctness
-from exeunt.rules.auto import _Curves, _curves, _learned, _weights, auto, joint_score, labels_worth, trust
+from exeunt.rules.auto import (
+    _Curves,
+    _curves,
+    _learned,
+    _weights,
+    auto,
+    joint_score,
+    labels_worth,
+    trust,
+    whole_percents,
+)
 from exeunt.rules.stopping import learned
 from exeunt.rules.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.derived import score_matrix
@@ -115,6 +125,15 @@ def test_a_rule_that_is_always_right_where_others_never_are_weighs_all():
     assert gains == pytest.approx([-1 / 3, 2 / 3, -1 / 3])
     assert error == pytest.approx(1 / 50)
     assert _weights(gains, error, 0.5) == pytest.approx([0, 1, 0], abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(lambda shares: sum(shares) > 0))
+def test_shares_in_whole_percents_add_up_to_100(parts):
+    shares = np.array(parts) / sum(parts)
+    percents = whole_percents(shares)
+    assert sum(percents) == 100
+    assert (abs(np.array(percents) - 100 * shares) < 1 + 1e-9).all()
+    assert whole_percents([0.126, 0.129, 0.745]) == [13, 13, 74]
 
 
 def test_the_rates_are_the_mixture_that_the_notes_tell_of():

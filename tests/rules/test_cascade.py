@@ -14,6 +14,7 @@ from made_traces import trace
 from scipy.stats import binom
 
 import exeunt as ex
+from exeunt.errors import ExeuntWarning
 from exeunt.policy.allocation_search import price_path
 from exeunt.policy.calibration import ALWAYS, Thresholds
 from exeunt.policy.ensemble_fitting import fit_ensemble
@@ -380,6 +381,9 @@ def test_mistakes_are_named(refuses):
         "made of a CascadeTrace: .": lambda: ex.cascade(one, another, budget="50%"),
         "made of a CascadeTrace": lambda: ex.cascades(fit, another, budgets=["50%"]),
         "no model 'best'": lambda: ex.cascade(fit, held, budget="50%", reference="best"),
+        r"no model 'godo' \(did you mean good\?\)": lambda: ex.cascade(
+            fit, held, budget="50%", reference="godo"
+        ),
         "no policy 'cascade'": lambda: ex.cascade(fit, held, budget="50%", policy="cascade"),
         "answer must be": lambda: ex.cascade(fit, held, budget="50%", answer="voted"),
         "share 300 rows": lambda: ex.cascade(fit, fit, budget="50%"),
@@ -394,6 +398,36 @@ def test_mistakes_are_named(refuses):
     refuses(refused)
     with pytest.raises(ex.InfeasibleBudget, match="cheapest model, cheap, which costs 1 usd"):
         ex.cascade(fit, held, budget=0.5)
+
+
+def test_models_whose_classes_do_not_fit_are_warned_of():
+    """Their columns are in another order, or one is missing: then they are wrong nearly everywhere, or beyond it."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 5, 2000)
+    logits = rng.normal(size=(2000, 1, 5))
+    logits[np.arange(2000), 0, label] += 3
+
+    def parts(small):
+        named = {"small": (small, 1), "large": (logits, 10)}
+        options = {"label": label, "id": np.arange(2000)}
+        models = {
+            name: ex.ExitTrace.from_logits(outputs, cost=ex.CostModel([price]), **options)
+            for name, (outputs, price) in named.items()
+        }
+        return ex.CascadeTrace(models).split()
+
+    fit, calibrate, _ = parts(np.roll(logits, 1, axis=2))
+    worse = "model 'small' is right on .*% of 600 inputs, and always saying .* on 2.*: are its classes in another order"
+    with pytest.warns(ExeuntWarning, match=worse):
+        ex.cascade(fit, calibrate, budget="50%", policy="eero")
+    with pytest.warns(ExeuntWarning, match=worse) as of_compare:
+        ex.compare({"models": fit}, budgets=["50%"], policies="eero", splits=2, workers=0)
+    assert len(of_compare) == 1
+    fit, calibrate, _ = parts(np.pad(logits, ((0, 0), (0, 0), (0, 1)), constant_values=-9.0))
+    with pytest.warns(
+        ExeuntWarning, match="different numbers of classes .'small' 6, 'large' 5.: give all of them"
+    ):
+        ex.cascade(fit, calibrate, budget="50%", policy="eero")
 
 
 def unlabelled(models):

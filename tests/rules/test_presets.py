@@ -52,6 +52,7 @@ def test_scores_by_name_decide(recorded, name):
         ({"calibration": "marginal", "slack": -1}, "-1"),
         ({"delta": 0.0}, "got 0.0"),
         ({"delta": 1.5}, "1.5"),
+        ({"delta": 0.95}, "that the guarantee fails, .*, got 0.95: for 95% confidence write 0.05"),
         ({"delta": 1e-20}, "1e-20"),
         ({"delta": float("nan")}, "nan"),
         ({"temperature": -2}, "-2"),

@@ -331,8 +331,8 @@ def test_bad_input_is_refused(parts, routed, refuses):
         r"features has 1 NaN, .* \(1, 0\)": lambda: two.with_features("more", [[0.0], [np.nan]], cost=1.0),
         r"number per input, got .*\(2, 0\)": lambda: two.with_features("more", np.zeros((2, 0)), cost=1.0),
         "numbers, got .*'a'": lambda: two.with_features("more", np.array([["a"], ["b"]]), cost=1.0),
-        "delta must lie in .*, got 0": lambda: ex.router(fit, held, budget=3.0, delta=0),
-        "delta must lie in .*, got 5": lambda: ex.router(fit, held, budget=3.0, delta=5),
+        "delta is the probability .*, got 0": lambda: ex.router(fit, held, budget=3.0, delta=0),
+        "delta is the probability .*, got 5": lambda: ex.router(fit, held, budget=3.0, delta=5),
         r"such as ex\.auto, got 'router'": lambda: ex.PolicySet.make("router", fit, held, budgets="20%,40%"),
         "the trace of one network": lambda: ex.cheapest(fit["large"], held["large"], policy="router"),
         "features of the input, and the evidence has none": lambda: routed.decide(

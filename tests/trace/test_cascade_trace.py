@@ -186,6 +186,7 @@ def test_budgets_that_cannot_be_are_refused(models, asked, error, named):
         ({"confidence": "sure"}, r"confidence must hold \{\}"),
         ({"price": {1: 5}}, "named by texts, got 1: write '1'"),
         ({"price": {"C": 5}}, "no column sure_C, says_C"),
+        ({"price": {"A": "sure_AA"}}, r"the table has no column sure_AA \(did you mean sure_A\?\); it has "),
         *(({"price_per": wrong}, "price_per") for wrong in (0, -1, float("nan"), "10k")),
         ({"price": {"A": 0}}, "prices must be above 0, got 0: a millionth of the highest price"),
         ({"price": {"A": None}}, "price must be a number, got None"),

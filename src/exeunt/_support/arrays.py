@@ -110,6 +110,18 @@ def check_between(value: float, name: str, low: float, high: float, *, inclusive
     return number
 
 
+def check_delta(value: float, *, low: float = 0.0) -> float:
+    """Return `value` as a float if it can be the probability that a guarantee fails: in (low, 0.5]."""
+    delta = finite(value, "delta")
+    if not low < delta <= 0.5:
+        confidence = delta if 0.5 < delta < 1 else 0.95
+        raise InputError(
+            f"delta is the probability that the guarantee fails, above {low:g} and at most 0.5, got {value!r}: for "
+            f"{100 * confidence:.6g}% confidence write {1 - confidence:.6g}"
+        )
+    return delta
+
+
 def check_positive(value: float, name: str) -> float:
     """Return `value` as a float if it is finite and above 0."""
     number = finite(value, name)

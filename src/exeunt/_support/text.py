@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from html import escape
 
 
@@ -24,6 +25,12 @@ def echo(text: object = "", *, err: bool = False) -> None:
         ).fill
         lines = [line if "  " in line.strip() else fill(line) for line in lines]
     print(*lines, sep="\n", file=stream, flush=True)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean X?)" with the known name that is most like an unknown one; "" if none is like it."""
+    close = get_close_matches(name, [*known], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def counted(n: int, noun: str, many: str | None = None) -> str:

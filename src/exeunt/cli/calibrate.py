@@ -311,7 +311,7 @@ def _check_budget(costs: CostModel, budget: str) -> None:
             f"costs {costs.show(costs.first)}: write {percent:g}% for a share of the full network, or "
             f"{number:g}{costs.unit} for a quantity"
         )
-    if costs.amount(budget) >= costs.full:
+    if costs.full <= costs.amount(budget) <= costs.highest:  # of more than that, `CostModel.budget` warns
         echo(
             f"note: a budget of {budget} is all that the full network costs, or more: the policy gets "
             f"{costs.show(costs.full)} and saves nothing",

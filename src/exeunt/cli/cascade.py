@@ -18,6 +18,8 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from exeunt.runs.folder import RunFolder
 
+_PICKLES = (".pkl", ".pickle", ".joblib")
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
@@ -66,5 +68,10 @@ def _opened(models: Sequence[str]) -> dict[str, RunFolder]:
             name, path = Path(text).absolute().name, text
         if name in runs:
             raise InputError(f"two models are named {name!r}: give names of their own, such as small={path}")
+        if Path(path).suffix in _PICKLES:
+            raise InputError(
+                f"{path} is taken for a pickled model, which is not opened, since a pickle runs code: in Python, "
+                "exeunt.jobs.cascade_run.make_cascade and exeunt.cascade take models themselves"
+            )
         runs[name] = RunFolder.open(path)
     return runs

@@ -40,7 +40,11 @@ class _Options:
         "as 30%,50% or '2 usd per 10k'.",
         default="20%:95%:5%",
     )
-    splits: int = option("Random splits into fit, calibrate and test.", default=50, min=1, max=10_000)
+    splits: int | None = option(
+        "Random splits into fit, calibrate and test; by default 50, of more than 3,000 inputs fewer, at least 10.",
+        min=1,
+        max=10_000,
+    )
     policies: str | None = option(
         "Policies separated by commas, the reference first; of models also router and cascade_router. Default: all, "
         "with eero as the reference."

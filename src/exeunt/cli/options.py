@@ -233,7 +233,9 @@ def share(
 
 def delta_or_none(text: str) -> float | None:
     """Read `--delta`: a share, or "none"."""
-    return None if text.lower() == "none" else share(text, "delta")
+    from exeunt._support.arrays import check_delta  # NumPy: late
+
+    return None if text.lower() == "none" else check_delta(share(text, "delta"))
 
 
 def numbers(

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from exeunt._support.text import did_you_mean
 from exeunt.cli.options import column_names, numbers, options_under
 from exeunt.errors import InputError
 
@@ -101,9 +102,10 @@ class Tables:
         if self.loss is None and (self.better, self.measure) != (None, "quality"):
             raise InputError("--better and --measure are about --loss: name the columns of losses")
         if self.loss is None and self.label and self.label not in table.column_names:
+            meant = did_you_mean(self.label, table.column_names)
             raise InputError(
-                f"the table has no column {self.label}: name the column of true classes with --label; or of graded "
-                "answers the columns of grades, such as --loss '{}_grade' --better higher; without either add "
+                f"the table has no column {self.label}{meant}: name the column of true classes with --label; or of "
+                "graded answers the columns of grades, such as --loss '{}_grade' --better higher; without either add "
                 "--agreement. It has "
                 f"{', '.join(table.column_names)}"
             )

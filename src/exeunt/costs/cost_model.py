@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from exeunt._support import arrays
 from exeunt._support.arrays import Floats
 from exeunt._support.checked_types import check_kind
 from exeunt.costs.budget_text import amount_text, parse_budget, readable_unit
-from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.errors import ExeuntWarning, InfeasibleBudget, InputError
 
 _Amount = TypeVar("_Amount", float, "Floats")
 _UNKNOWN = "unknown"  # JSON has no infinity
@@ -266,13 +267,13 @@ class CostModel:
             same = np.array_equal(self.cumulative, other.cumulative)
         return self.unit == other.unit and same
 
-    def budget(self, value: float | str) -> float:
+    def budget(self, value: float | str, *, warn: bool = False) -> float:
         """Return a budget in this model's unit, between the cheapest exit and the full network.
 
         `value`: a number in this unit, "50%" of the full cost, or a quantity such as "30 MMACs" or "4ms".
         A value above the full cost becomes the full cost; where inputs differ in cost, one above the highest becomes
-        the highest, since other inputs may cost more on average than these. Raises InfeasibleBudget below the first
-        exit, and the errors of `amount`.
+        the highest, since other inputs may cost more on average than these. `warn`: of a value above the
+        highest. Raises InfeasibleBudget below the first exit, and the errors of `amount`.
         """
         amount = self.amount(value)
         if amount < self.first * (1 - 1e-12):
@@ -284,7 +285,22 @@ class CostModel:
                 f"{self.show(self.first)} ({self.share(self.first):.1%} of {self.whole}): {remedy}",
                 smallest_budget=self.first,
             )
+        if warn and amount > self.highest * (1 + 1e-6):
+            warnings.warn(self._unused(value, amount), ExeuntWarning, stacklevel=3)
         return min(max(amount, self.first), self.highest)
+
+    def _unused(self, value: float | str, amount: float) -> str:
+        """Return the warning of a budget that is more than any input costs."""
+        bare = not isinstance(value, str) or value.strip().replace(".", "").isdecimal()
+        remedy = (
+            f"for {float(value):g}% write '{float(value):g}%'"
+            if bare and float(value) <= 100
+            else "ask for less"
+        )
+        return (
+            f"a budget of {value} is {self.show(amount)}, more than the most expensive path costs "
+            f"({self.show(self.highest)}), so nothing is saved: {remedy}"
+        )
 
     def amount(self, value: float | str) -> float:
         """Return a budget as a number in this model's unit, without comparing it with the costs.

@@ -27,6 +27,7 @@ from exeunt._support.paths import (
     size_and_time,
     unlisted,
 )
+from exeunt._support.text import did_you_mean
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
 
@@ -99,7 +100,8 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
     for name, option in options.items():
         if name not in names:
             raise InputError(
-                f"{where} has no column {name!r}; its columns are {', '.join(names)} (name another with {option})"
+                f"{where} has no column {name!r}{did_you_mean(name, names)}; its columns are {', '.join(names)} (name "
+                f"another with {option})"
             )
     if wanted.text:
         for name in wanted.text:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from exeunt._support.arrays import check_between
+from exeunt._support.arrays import check_delta
 from exeunt._support.limits import usable_cores
 from exeunt._support.text import counted
 from exeunt.costs.budget_text import budget_list
@@ -19,8 +19,9 @@ from exeunt.evaluation.cache import SplitCache
 from exeunt.evaluation.comparison import Comparison
 from exeunt.evaluation.one_split import Settings
 from exeunt.evaluation.processes import measure_in_processes
-from exeunt.evaluation.results import SplitRecord, TraceResult
+from exeunt.evaluation.results import SplitRecord, TraceResult, usual_splits
 from exeunt.rules.by_name import ROUTERS, rule_for
+from exeunt.rules.cascade import warn_of_classes
 from exeunt.rules.catalogue import CERTIFYING, PRESETS
 from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
@@ -41,7 +42,7 @@ def compare(
     agreement: bool = False,
     budgets: str | Iterable[float | str] = "20%:95%:5%",
     policies: Iterable[str] | None = None,
-    splits: int = 50,
+    splits: int | None = None,
     seed: int = 0,
     fit: float = 0.3,
     calibrate: float = 0.2,
@@ -62,7 +63,8 @@ def compare(
     `policies`: names of `exeunt.rules.catalogue.PRESETS`, and on traces of models "router" and "cascade_router"; by
     default all, routers if there are features, and those that certify a budget of their own accord only where the most
     that an input can cost is known; the first is the reference. With `delta`
-    each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
+    each is made with its certificate. Policies of your own are compared by `exeunt.frontier`. `splits`: by default
+    `usual_splits` of the largest trace, 50 or fewer.
     `workers`: number of processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
     results, so that an interrupted run resumes (see `exeunt.evaluation.cache`); None keeps nothing.
     `progress(done, all)` is called after each split. `measure`: measures the splits in place of processes of this
@@ -82,10 +84,12 @@ def compare(
             rule_for(trace, name)
     if not names or len(set(names)) < len(names):
         raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
+    if splits is None:
+        splits = usual_splits(max(trace.n for trace in named.values()))
     if splits < 1 or (workers is not None and workers < 0):
         raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
     if delta is not None:
-        check_between(delta, "delta", 0.0, 1.0)
+        check_delta(delta)
     listed_budgets = budget_list(budgets)
     amounts = {name: _amounts(trace, name, listed_budgets) for name, trace in named.items()}
     for name, trace in named.items():
@@ -115,7 +119,12 @@ def compare(
 
 
 def _check_enough(name: str, trace: ExitTrace | CascadeTrace, n_fit: int) -> None:
-    """Raise InputError for a trace of too few inputs, `n_fit` of which would be those to fit on."""
+    """Raise InputError for a trace of too few inputs, `n_fit` of which would be those to fit on.
+
+    Warns of models whose classes do not fit.
+    """
+    if isinstance(trace, CascadeTrace):
+        warn_of_classes(trace)
     if n_fit < _LEAST_FIT:
         raise InputError(
             f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {n_fit} would be left to fit policies "

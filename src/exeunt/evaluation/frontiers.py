@@ -12,7 +12,7 @@ from exeunt._support.arrays import Booleans, Floats
 from exeunt._support.text import counted, html_table, text_table
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InfeasibleBudget, InputError, require
-from exeunt.evaluation.replay import evaluate, oracle
+from exeunt.evaluation.replay import oracle, replayed
 from exeunt.guarantees.confidence_intervals import interval_columns
 from exeunt.policy import Policy
 from exeunt.trace import ExitTrace
@@ -187,7 +187,7 @@ def measure(
             except InfeasibleBudget as error:
                 refusals[p] = str(error)
                 continue
-            result = evaluate(policy, test)
+            result, _ = replayed(policy, test)
             accuracy[p, q], mean_cost[p, q], rates[p, q] = result.accuracy, result.cost, 0.0
             places = (
                 test.places(policy.cascade) if isinstance(test, CascadeTrace) else np.arange(alone.n_exits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._support.arrays import Floats, Integers
+from exeunt.errors import ExeuntWarning
 from exeunt.evaluation.frontiers import measure
 from exeunt.evaluation.results import SplitRecord
 from exeunt.policy import Policy
@@ -46,7 +48,9 @@ def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: in
     presets = {name: partial(rule, seed=settings.seed, **options) for name, rule in rules.items()}
     timed = {name: _TimedPreset(make) for name, make in presets.items()} if split == 0 else {}
     amounts = np.array(settings.amounts)
-    measured = measure(timed or presets, parts, amounts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExeuntWarning)  # `compare` warns once, of all inputs
+        measured = measure(timed or presets, parts, amounts)
     fit, _, test = (single_exits(part) for part in parts)
     exits = mean(test.quality, test.groups)
     mixture = mixture_curve(fit.cost.cumulative, mean(fit.quality, fit.groups), exits, amounts)

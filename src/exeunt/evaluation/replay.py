@@ -142,6 +142,15 @@ def evaluate(
 
     Raises InputError if the trace is empty or has another number of exits or other costs.
     """
+    result, trace = replayed(policy, inputs)
+    calibrated_on = None if calibration is None else calibration.along(policy.cascade)
+    differing = difference(policy, result.exits, trace, calibrated_on)
+    warning = "" if differing is None else str(differing)
+    return replace(result, warning=warning, caveat=_seen(policy, trace))
+
+
+def replayed(policy: Policy, inputs: ExitTrace | CascadeTrace) -> tuple[Result, ExitTrace]:
+    """Return the result without the tests for a warning, which take as long as the rest, and the trace of the exits."""
     trace = inputs.along(policy.cascade)
     if trace.cost != policy.cost:
         raise InputError(
@@ -150,10 +159,7 @@ def evaluate(
         )
     answered = policy.answer.on(policy.priced(inputs))
     result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.limit)
-    calibrated_on = None if calibration is None else calibration.along(policy.cascade)
-    differing = difference(policy, result.exits, trace, calibrated_on)
-    warning = "" if differing is None else str(differing)
-    return replace(result, exit_names=policy.exit_names, warning=warning, caveat=_seen(policy, trace))
+    return replace(result, exit_names=policy.exit_names), trace
 
 
 def _seen(policy: Policy, trace: ExitTrace) -> str:

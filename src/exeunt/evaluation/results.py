@@ -20,6 +20,18 @@ from exeunt.trace.cascade_trace import is_bounded, single_exits
 from exeunt.trace.derived import alike_neighbours, one_class_remark
 from exeunt.trace.groups import weights_text
 
+_MOST_SPLITS, _FEWEST_SPLITS = 50, 10
+_INPUTS_OF_ALL_SPLITS = 150_000
+
+
+def usual_splits(n: int) -> int:
+    """Return how many splits of n inputs are compared by default: 50, of more than 3,000 inputs fewer, at least 10.
+
+    Time grows with inputs times splits. What is measured on large parts varies little from split to split, and what the
+    inputs have in common no number of splits shows.
+    """
+    return max(_FEWEST_SPLITS, min(_MOST_SPLITS, _INPUTS_OF_ALL_SPLITS // max(n, 1)))
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SplitRecord(Measured):

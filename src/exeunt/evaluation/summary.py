@@ -9,7 +9,7 @@ import numpy as np
 
 from exeunt._support.text import counted, text_table
 from exeunt.evaluation.frontiers import exceeds
-from exeunt.evaluation.results import TraceResult
+from exeunt.evaluation.results import TraceResult, usual_splits
 from exeunt.evaluation.statistics import CHOOSER, guarantees, overall_rows, share_over_budget
 from exeunt.guarantees.confidence_intervals import mean_interval
 from exeunt.trace.grades import answers
@@ -42,19 +42,25 @@ def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) 
     ]
     if delta is not None:
         sentences += _guarantees_kept(traces, delta)
-    return [*sentences, _about_splits(traces[0].splits)]
+    return [*sentences, _about_splits(traces[0].splits, max(trace.n for trace in traces))]
 
 
-def _about_splits(splits: int) -> str:
+def _about_splits(splits: int, n: int) -> str:
     if splits == 1:
         return (
             "Every policy was fitted, calibrated and tested on one random split, so nothing shows how much the "
             "procedure varies."
         )
-    return (
+    text = (
         f"Every policy was fitted, calibrated and tested on the same {splits} random splits; splits of one trace "
         "overlap, so intervals show how much the procedure varies on these inputs, not what new data would give."
     )
+    if splits == usual_splits(n) < usual_splits(0):
+        text += (
+            f" {splits} splits are the default for {counted(n, 'input')}: large parts vary little from split to "
+            "split, so more would take longer and tell little."
+        )
+    return text
 
 
 def remarks(traces: Sequence[TraceResult]) -> list[str]:

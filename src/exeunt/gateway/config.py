@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from exeunt._support.arrays import check_between, check_positive
+from exeunt._support.arrays import check_between, check_delta, check_positive
 from exeunt._support.yaml_text import read_yaml
 from exeunt.costs.budget_text import exact_quantity, parse_budget
 from exeunt.errors import ExeuntError, InputError, UnitError
@@ -147,7 +147,7 @@ class Promise:
                 raise InputError(
                     f"{name} is a share between 0 and 1, got {share:g}: write {share:g}% if {share:g} in 100 is meant"
                 )
-            check_between(share, name, 0.0, 1.0)
+            check_delta(share) if name == "delta" else check_between(share, name, 0.0, 1.0)
         if self.budget is not None:
             share, amount = self.parts_of(self.budget)
             if not (0 < share < 1 or amount > 0):

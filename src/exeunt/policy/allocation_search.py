@@ -110,10 +110,14 @@ def ascend(
     highest, best = thresholds.copy(), objective(score, worth, thresholds)
     for _ in range(sweeps):
         trial = _sweep(score, order, worth, highest)
+        if np.array_equal(trial, highest):
+            break
         reached = objective(score, worth, trial)
         if reached <= best + 1e-12:
             break
         highest, best = trial, reached
+        if score.shape[1] <= 2:  # a single threshold is the best one after a sweep
+            break
     return highest, best
 
 
@@ -194,18 +198,21 @@ class RightWithin:
             (rows, half(rows), half(rest), price_path(scores[rest], quality[rest], self._cost))
             for rest, rows in folds_of(trace.id, 2, seed, trace.groups)
         ]
-        self._reached: dict[tuple[int, int], float] = {}
+        # Half of a path's rates are the same as others on it.
+        self._rates = [[rates.tobytes() for rates in path.rates] for *_, path in self._halves]
+        self._costs = [path.rates @ self._cost for *_, path in self._halves]
+        self._reached: dict[tuple[int, bytes], float] = {}
 
     def __call__(self, amount: float) -> Floats:
         """Return whether each input is answered right, (n,), within a mean cost of `amount`."""
         right = np.empty(self._n)
         for number, (rows, held, searched, path) in enumerate(self._halves):
-            within = np.flatnonzero(path.rates @ self._cost <= amount).tolist()
+            within, keys = np.flatnonzero(self._costs[number] <= amount).tolist(), self._rates[number]
             for k in within:
-                if (number, k) not in self._reached:
-                    self._reached[number, k] = float(searched.right(path.rates[k]).mean())
+                if (number, keys[k]) not in self._reached:
+                    self._reached[number, keys[k]] = float(searched.right(path.rates[k]).mean())
             mixed = path(amount)
-            reached = [*(self._reached[number, k] for k in within), float(searched.right(mixed).mean())]
+            reached = [*(self._reached[number, keys[k]] for k in within), float(searched.right(mixed).mean())]
             right[rows] = held.right([*path.rates[within], mixed][int(np.argmax(reached))])
         return right
 

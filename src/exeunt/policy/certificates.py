@@ -34,6 +34,7 @@ class _OfGroups:
             "rows_per_group": None,
             "row": "input",
             "further": "",
+            "loss": None,
             "measure": "accuracy",
             "of": "answers",
         }
@@ -52,7 +53,8 @@ class Certificate(_OfGroups):
 
     The mean cost is that of the policy in the long run, given its thresholds; `MeanCostDistribution.batch_quantile`
     says how much a batch of given size can stray from it. `probability` is P itself, `cost_quantile` the (1 - delta)
-    quantile of the mean cost. `assumption` completes the sentence "It assumes that ...".
+    quantile of the mean cost. `assumption` completes the sentence "It assumes that ...". `loss`: the guarantee on
+    accuracy that the policy has as well; printed, both are shown.
     """
 
     budget: float
@@ -63,6 +65,7 @@ class Certificate(_OfGroups):
     cost_quantile: float
     n_calibration: int
     assumption: str = f"future inputs {_ASSUMED}"
+    loss: LossCertificate | None = None
 
     def __str__(self) -> str:
         size, _ = readable_unit(self.budget, self.unit)
@@ -73,6 +76,7 @@ class Certificate(_OfGroups):
             f"{mean_text(quantity, self.rows_per_group, self.row)} is at most "
             f"{amount_text(self.budget, self.unit)} (expected: {self.expected_cost / size:.4g}). "
             f"It assumes that {self.assumption}{self._beside}."
+            + ("" if self.loss is None else f"\n{self.loss}")
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
 
-from exeunt._support.arrays import Floats, Integers, check_between
+from exeunt._support.arrays import Floats, Integers, check_delta
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
 from exeunt.policy.calibration import (
@@ -129,7 +129,7 @@ def composed(
         check_disjoint(fit, calibrate)
         remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate), **_ids_note(fit, calibrate)}
         rows = {"calibrated": calibrate.some_rows, "fitted": fit.some_rows}
-        amount = fit.cost.budget(budget)
+        amount = fit.budget(budget)
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
         learned = rule(part, **options)
@@ -231,7 +231,7 @@ def _calibrated(
             f"slack={slack!r} belongs to calibration='marginal'; sequential calibration needs none"
         )
     if delta is not None:
-        check_between(delta, "delta", SMALLEST_DELTA, 1.0)
+        check_delta(delta, low=SMALLEST_DELTA)
     # Where everything is answered at the first exit, the cost is certain.
     grouped = part.trace.groups is not None and checked_rates(allocate(budget), cost.n_exits)[0] < 1
     if (cost.varies or grouped) and isinstance(calibrate, ExitTrace):  # a StoredTrace has neither

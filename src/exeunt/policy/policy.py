@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -57,10 +57,11 @@ class Policy:
     scores of these pairs. `ties`: the keys that break ties, of the content or of the row. `budget`: the mean cost per
     input asked for, in the unit of `cost`. `counts` (m,): calibration inputs answered per exit. `distribution`: of the
     mean cost (sequential calibration only); where copies leave together, one that it stays below.
-    `certificate`: the guarantee on the mean cost made with `delta`; without one, that on accuracy; without either,
-    None. `loss_certificate`: the guarantee on accuracy, or None. `notes`: how the policy was made, by name of the
-    rule, as JSON can hold it; a note's "text" is shown with the policy. `answer`: the prediction returned at an exit,
-    by default its own. `cascade`: the models that its exits belong to, and which exits of each; empty for one network.
+    `certificate`: the guarantee on the mean cost made with `delta`, and that on accuracy within it (`loss`); without
+    the first, the second alone; without either, None. `loss_certificate`: the guarantee on accuracy, or None. `notes`:
+    how the policy was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
+    `answer`: the prediction returned at an exit, by default its own. `cascade`: the models that its exits belong to,
+    and which exits of each; empty for one network.
     `calibration_cost`: what calibration inputs cost on average, where inputs differ in that. `run`: digest of the run
     that it was calibrated for, see `RunFolder.save_policy`; None if made from traces. `n_groups`: of the calibration
     inputs, if they come in groups. `watched`: what `exeunt.Watch` needs of the calibration inputs; None where nothing
@@ -93,12 +94,13 @@ class Policy:
         for name in ("rates", "counts"):
             if (array := getattr(self, name)) is not None:
                 object.__setattr__(self, name, arrays.frozen(array))
-        object.__setattr__(self, "certificate", self.cost_certificate or self.loss_certificate)
+        cost, loss = self.cost_certificate, self.loss_certificate
+        object.__setattr__(self, "certificate", replace(cost, loss=loss) if cost and loss else cost or loss)
 
     @property
     def cost_certificate(self) -> Certificate | None:
         """The guarantee on the mean cost, or None."""
-        return self.certificate if isinstance(self.certificate, Certificate) else None
+        return replace(self.certificate, loss=None) if isinstance(self.certificate, Certificate) else None
 
     @property
     def thresholds(self) -> Floats:
@@ -227,7 +229,9 @@ class Policy:
         return decision.leave, decision.state
 
     def decide(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> Decision:
-        """Decide as `step` does, and return the score and the answer too. Raises InputError for classes as texts."""
+        """Decide as `step` does, and return the score and the answer too. Raises InputError for classes as texts,
+        and for outputs that are missing.
+        """
         try:
             answer, outputs = self.answer(exit_, evidence, state.outputs)
             features = (
@@ -235,6 +239,14 @@ class Policy:
             )
             with_features: Mapping[str, Any] = ChainMap(features, answer) if features else answer  # type: ignore[arg-type]
             score, memory = self.score(exit_, with_features, state.memory)
+        except KeyError as error:
+            if error.args[0] in evidence:
+                raise
+            raise InputError(
+                f"the evidence of exit {exit_} lacks {error.args[0]!r}, and has {', '.join(evidence) or 'nothing'}: "
+                "give the outputs of a trace's exit by name, as trace.evidence(exit) does, or ask models with "
+                "exeunt.load(policy, models=...)"
+            ) from None
         except TypeError:
             classes = evidence.get("prediction")
             if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "UO":

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from exeunt._support.arrays import Floats, check_between
+from exeunt._support.arrays import Floats, check_delta
 from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.policy.calibration import ALWAYS, NEVER, Ranked, RankedInMemory, sequential_thresholds
@@ -79,7 +79,7 @@ def _planned(policy: Policy, n: int, delta: float | None) -> tuple[float | None,
     if delta is None and policy.cost_certificate is not None:
         delta = policy.cost_certificate.delta
     if delta is not None:
-        check_between(delta, "delta", SMALLEST_DELTA, 1.0)
+        check_delta(delta, low=SMALLEST_DELTA)
     return delta, plan_cost(lambda amount: _within(policy, amount), policy.cost, policy.budget, n, delta)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -94,12 +95,22 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
 
 def _mixture(table: dict[str, dict[str, float]], error: float) -> str:
     by_weight = sorted(table.items(), key=lambda row: -row[1]["weight"])
-    shares = ", ".join(f"{entry['weight']:.0%} {name.replace('_', ' ')}" for name, entry in by_weight)
+    percents = whole_percents([entry["weight"] for _, entry in by_weight])
+    names = [name.replace("_", " ") for name, _ in by_weight]
+    shares = ", ".join(f"{percent}% {name}" for percent, name in zip(percents, names, strict=True))
     gain = 100 * sum(entry["weight"] * entry["gain"] for entry in table.values())
     return (
         f"auto mixes three allocations: {shares} (cross-validated gain {round(gain, 2) + 0.0:.2f} ± "
         f"{100 * error:.2f} points)."
     )
+
+
+def whole_percents(shares: Sequence[float]) -> list[int]:
+    """Return shares that add up to 1 as whole percents that add up to 100: the largest remainders are rounded up."""
+    exact = 100 * np.asarray(shares)
+    percents = np.floor(exact + 1e-9).astype(int)
+    percents[np.argsort(percents - exact, kind="stable")[: 100 - percents.sum()]] += 1
+    return percents.tolist()  # type: ignore[no-any-return]
 
 
 def _exits(first: int, last: int) -> str:

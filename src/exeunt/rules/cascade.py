@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 from exeunt._support.arrays import Floats, Keys
 from exeunt._support.text import counted
 from exeunt.costs.budget_text import amount_text
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntWarning, InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.policy.allocation_search import RightWithin, beats
 from exeunt.policy.ensemble_answer import OwnAnswer
@@ -31,7 +32,7 @@ from exeunt.rules.catalogue import preset
 from exeunt.rules.useful_exits import some_inputs
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
-from exeunt.trace.derived import cached_on_trace
+from exeunt.trace.derived import cached_on_trace, worse_than_one_class
 from exeunt.trace.groups import mean_weight, n_units, per_unit
 
 _ENUMERATED = 100
@@ -88,7 +89,8 @@ def cascade(
     fit, amount = fit.answering, fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
     steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)
-    parts = (part.along(steps, reference=reference) for part in (fit, calibrate))
+    parts = [part.along(steps, reference=reference) for part in (fit, calibrate)]
+    amount = min(amount, parts[0].cost.highest)  # some of the models cost less than all
     new_policy = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
     return with_unasked(noting_reference(replace(new_policy, cascade=steps), reference), unasked)
 
@@ -166,6 +168,24 @@ def check_models(fit: object, calibrate: object) -> None:
         )
     if fit.n == 0:
         raise InputError("the fit part is empty: it needs at least one input")
+    warn_of_classes(fit)
+
+
+def warn_of_classes(models: CascadeTrace) -> None:
+    """Warn of models that answer worse than one class would, or that have fewer classes than others."""
+    for name in models.answering.names:
+        if worse := worse_than_one_class(models[name]):
+            warnings.warn(f"model {name!r} {worse}", ExeuntWarning, stacklevel=4)
+    logs = {name: models[name].log_probability for name in models.answering.names}
+    columns = {name: log.shape[2] for name, log in logs.items() if log is not None}
+    if len(set(columns.values())) > 1:
+        listed = ", ".join(f"{name!r} {n}" for name, n in columns.items())
+        warnings.warn(
+            f"the models have different numbers of classes ({listed}): give all of them a column for each class, in "
+            "one order",
+            ExeuntWarning,
+            stacklevel=4,
+        )
 
 
 @cached_on_trace

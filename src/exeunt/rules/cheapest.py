@@ -77,7 +77,7 @@ def cheapest(
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
     max_loss = checked_loss(max_loss, agree)
-    arrays.check_between(delta, "delta", 0.0, 1.0)
+    arrays.check_delta(delta)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
     fit = _measured(fit, reference, agree)
@@ -107,7 +107,7 @@ def cheapest(
         reference=reference,
         progress=progress,
     )
-    allowed = candidates.cost.full if budget is None else candidates.cost.budget(budget)
+    allowed = candidates.cost.full if budget is None else candidates.cost.budget(budget, warn=True)
     new_policy = candidates.cheapest(tested, None if budget is None else allowed)
     if new_policy is not None:
         return replace(new_policy, notes={**new_policy.notes, **notes})

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from exeunt._support.arrays import Floats, Integers, check_between
+from exeunt._support.arrays import Floats, Integers, check_between, check_delta
 from exeunt.errors import Infeasible, InputError
 from exeunt.guarantees.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
@@ -79,7 +79,7 @@ def risk_controlled(
     if delta is None:
         raise InputError("a max_loss is a guarantee: give a delta between 0 and 1, got None")
     check_between(max_loss, "max_loss", 0.0, 1.0)
-    check_between(delta, "delta", 0.0, 1.0)
+    check_delta(delta)
     check_disjoint(fit, calibrate)
     check_measured_alike(fit, calibrate)
     # The full network's own answers; a reference agrees with itself, also where it is no exit of the trace.

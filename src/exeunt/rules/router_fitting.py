@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._support.arrays import Floats, check_between, places_of
+from exeunt._support.arrays import Floats, check_delta, places_of
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.policy.allocation_search import beats
@@ -116,7 +116,7 @@ def cascade_router(
 def _check(fit: CascadeTrace, calibrate: CascadeTrace, delta: float | None) -> None:
     check_models(fit, calibrate)
     if delta is not None:
-        check_between(delta, "delta", SMALLEST_DELTA, 1.0)
+        check_delta(delta, low=SMALLEST_DELTA)
     if not isinstance(calibrate, CascadeTrace):
         raise InputError("a router is calibrated on a CascadeTrace, in memory")
     if not fit.has_loss:

@@ -12,7 +12,7 @@ from typing import Any
 from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.executor import CPU, Executor, Segments, SelectedExits
 from exeunt.engine.plan import segments_between
-from exeunt.errors import InputError, MissingExtra
+from exeunt.errors import InputError, MissingExtra, installing
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds import KINDS, ExecutorKind, imported
 from exeunt.runs.run_inputs import InputPreparation
@@ -48,7 +48,7 @@ def chosen_executor(run: RunFolder, name: str | None = None) -> str:
         if find_spec(kind.package) is not None:
             return name
     extra = next(iter(exported.values())).extra
-    raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
+    raise MissingExtra(f"nothing here can run {run.path}: {installing(extra)}")
 
 
 def open_executor(
@@ -129,7 +129,7 @@ def executor_kind(name: str) -> ExecutorKind:
         raise InputError(f"there is no executor {name!r}: choose one of {', '.join(EXECUTORS)}")
     kind = EXECUTORS[name]
     if find_spec(kind.package) is None:
-        raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')
+        raise MissingExtra(f"the executor {name!r} needs {kind.package}: {installing(kind.extra)}")
     return kind
 
 

@@ -15,7 +15,7 @@ from exeunt.trace import ExitTrace, StoredTrace
 
 
 def load(
-    path: str | Path | RunFolder, **options: Any
+    path: str | Path | RunFolder | Policy, **options: Any
 ) -> runner.Runner | Policy | PolicySet | ExitTrace | StoredTrace:
     """Open a run folder, or a file or folder that a policy or a trace was saved to.
 
@@ -23,8 +23,13 @@ def load(
     the `ExitTrace` of a .parquet file, and the `StoredTrace` of a folder, or of an address such as s3://bucket/folder,
     that `exeunt record` filled. `options`: of a run alone, those of `exeunt.runs.runner.load`.
 
+    With `models`, classifiers by name, a policy of a cascade (an object or a file) gives the `Runner` that asks them:
+    see `exeunt.runs.runner.with_classifiers`.
+
     Raises InputError if there is nothing of these kinds, ArtefactError if it is damaged.
     """
+    if isinstance(path, Policy):
+        return runner.with_classifiers(path, **options)
     if isinstance(path, RunFolder):
         return runner.load(path, **options)
     file = Path(path)
@@ -32,6 +37,8 @@ def load(
         opened: Any = ExitTrace.load if file.suffix == ".parquet" else StoredTrace.open
     elif file.suffix == ".json":
         opened = PolicySet.load if _is_set(file) else Policy.load
+        if "models" in options and opened == Policy.load:
+            return runner.with_classifiers(Policy.load(path), **options)
     else:
         return runner.load(path, **options)
     if options:

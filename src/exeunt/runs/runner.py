@@ -5,7 +5,7 @@ Several policies of a run share one executor (`open_shared`), with the models an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -16,17 +16,19 @@ from numpy.typing import ArrayLike
 
 from exeunt._support.arrays import check_positive
 from exeunt.engine.answers import Answers
+from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import InputError
 from exeunt.policy import Policy
+from exeunt.runs.estimator_executor import EstimatorExecutor
 from exeunt.runs.executors import chosen_executor, executor_device, open_executor
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds import own_object
 from exeunt.runs.run_inputs import InputPreparation
 from exeunt.runs.streaming import answer_stream
-from exeunt.trace.cascade_step import CascadeStep, models_in_order
+from exeunt.trace.cascade_step import CascadeStep, is_tree, models_in_order
 
 
 class Runner:
@@ -164,6 +166,40 @@ def load(
         preparation=InputPreparation(run),
         probabilities=probabilities or run.masks,
     )
+
+
+def with_classifiers(
+    policy: Policy,
+    models: Mapping[str, Any],
+    *,
+    classes: Sequence[Any] | None = None,
+    probabilities: bool = False,
+) -> Runner:
+    """Return a runner that asks classifiers with `predict_proba`, by the policy's names for them, on raw inputs.
+
+    `classes`: in the order of the traces that the policy was made on; by default the `classes_` of the model that knows
+    most. Answers are places among them. `probabilities`: see `Runner`.
+
+    Raises InputError for a policy of other models, or of models with several exits.
+    """
+    if not policy.models or is_tree(policy.cascade) or any(step.exits != (0,) for step in policy.cascade):
+        raise InputError(
+            "classifiers answer by a policy of models with one exit each: make it with exeunt.cascade"
+        )
+    if missing := [name for name in policy.models if name not in models]:
+        raise InputError(
+            f"the policy asks {missing[0]!r}, and there are {', '.join(models)}: give that model"
+        )
+    asked = [models[name] for name in policy.models]
+    known = max((getattr(model, "classes_", ()) for model in asked), key=len) if classes is None else classes
+    if not len(known):
+        raise InputError(
+            "the models have no classes_: give classes=..., in the order of the columns of predict_proba"
+        )
+    names = np.asarray(known).tolist()
+    executors = [EstimatorExecutor(model, n_classes=len(names), class_names=names) for model in asked]
+    executor = CascadeExecutor([CascadeModel(each, lambda rows: rows) for each in executors])
+    return Runner(executor, policy, probabilities=probabilities)
 
 
 def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._support.arrays import Integers, Keys
-from exeunt._support.text import counted
+from exeunt._support.text import counted, did_you_mean
 from exeunt.costs.cost_model import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.score.confidence import NO_ANSWER
@@ -134,7 +134,8 @@ class CascadeTrace:
     def __getitem__(self, name: str) -> ExitTrace:
         """Return a model's own trace. Raises InputError for a name that no model has."""
         if name not in self._traces:
-            raise InputError(f"there is no model {name!r}: choose one of {', '.join(self._traces)}")
+            meant = did_you_mean(str(name), self.names)
+            raise InputError(f"there is no model {name!r}{meant}: choose one of {', '.join(self._traces)}")
         return self._traces[name]
 
     @property
@@ -255,7 +256,7 @@ class CascadeTrace:
                 f"{cost.show(cost.first)}: ask for at least that, or add a cheaper one",
                 smallest_budget=cost.first,
             )
-        return cost.budget(amount)
+        return cost.budget(value, warn=True)
 
     def along(self, cascade: Sequence[CascadeStep], *, reference: str | None = None) -> ExitTrace:
         """Return the trace of a cascade: the exits of one model after those of another, with costs that add up.

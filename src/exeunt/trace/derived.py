@@ -170,6 +170,23 @@ def worse_last_exit(trace: ExitTrace) -> str:
 
 
 @cached_on_trace
+def worse_than_one_class(trace: ExitTrace) -> str:
+    """Return how much worse every exit is than always saying the most frequent label; "" if not, beyond chance."""
+    if trace.label is None or trace.grades is not None or trace.n == 0 or one_class_remark(trace):
+        return ""
+    right, most = (
+        float(trace.correct.mean(axis=0).max()),
+        np.unique(trace.label, return_counts=True)[1].max() / trace.n,
+    )
+    if right >= most - 3 * (most * (1 - most) / trace.n) ** 0.5:
+        return ""
+    return (
+        f"is right on {right:.1%} of {counted(trace.n, 'input')}, and always saying the most frequent label on "
+        f"{most:.1%}: are its classes in another order, or is one missing?"
+    )
+
+
+@cached_on_trace
 def one_class_remark(trace: ExitTrace) -> str:
     """Return what is wrong with labels that are of one class, or nearly so, and what such a table needs; else "".
 

@@ -415,8 +415,8 @@ class ExitTrace:
         return self.row if ties == "row" else self.id
 
     def budget(self, value: float | str) -> float:
-        """Return a budget in the unit of the costs, as `CostModel.budget` does."""
-        return self.cost.budget(value)
+        """Return a budget in the unit of the costs, as `CostModel.budget` does; warns of one above all costs."""
+        return self.cost.budget(value, warn=True)
 
     def along(self, cascade: Sequence[CascadeStep]) -> ExitTrace:
         """Return the trace of the exits that a cascade of this network alone runs; itself if it holds only those."""

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from exeunt._support import arrays
 from exeunt._support.arrays import Booleans, Floats
 from exeunt._support.csv_text import read_csv
-from exeunt._support.text import counted
+from exeunt._support.text import counted, did_you_mean
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import check_filled, class_codes, column_texts
@@ -284,7 +284,7 @@ def matching_columns(pattern: str, there: Sequence[str]) -> list[str]:
 
 
 def _has_no_column(name: str, there: Sequence[str], suffix: str = "") -> str:
-    return f"the table has no column {name}{suffix}; it has {', '.join(there) or 'none'}"
+    return f"the table has no column {name}{suffix}{did_you_mean(name, there)}; it has {', '.join(there) or 'none'}"
 
 
 def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from exeunt._support.arrays import Floats, check_between
+from exeunt._support.arrays import Floats, check_delta
 from exeunt._support.text import counted
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.guarantees.p_values import betting
@@ -135,7 +135,7 @@ class Candidates:
         """
         if max_loss is None and budget is None:
             raise InputError("give a loss, a budget or both")
-        check_between(delta, "delta", 0.0, 1.0)
+        check_delta(delta)
         level = delta if max_loss is None or budget is None else delta / 2
         asked = _Asked(max_loss, budget, level, measure, of)
         if (

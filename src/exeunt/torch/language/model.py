@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from exeunt._support.arrays import Floats, check_between
+from exeunt._support.arrays import Floats, check_between, check_delta
 from exeunt._support.sealed_json import content_digest
 from exeunt.engine.answers import Answers
 from exeunt.engine.inputs import raw_rows
@@ -166,7 +166,7 @@ class LanguageModel:
         loss_allowed = None if agree is None and max_loss is None else checked_loss(max_loss, agree)
         if loss_allowed is None and budget is None:
             raise InputError("give what shall be kept: agree=0.98, a grade with a max_loss, or a budget")
-        check_between(delta, "delta", 0.0, 1.0)
+        check_delta(delta)
         if points < 1:
             raise InputError(f"points must be at least 1, got {points}")
         if per not in get_args(Per):
