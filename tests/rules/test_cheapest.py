@@ -94,7 +94,10 @@ def test_user_errors():
     [
         ({"max_loss": "5%"}, "max_loss must be a number, got '5%': write a share, such as 0.05 for 5 points"),
         ({"max_loss": 5}, r"max_loss must lie in \(0, 1\), got 5: write a share, such as 0.05 for 5 points"),
-        ({"delta": 95}, "got 95: it is the probability that a guarantee fails, such as 0.05 for one of 95%"),
+        (
+            {"delta": "5%"},
+            "got '5%': it is the probability that a guarantee fails, such as 0.05 for one of 95%",
+        ),
     ],
 )
 def test_a_loss_or_delta_out_of_range_says_how_it_is_written(options, told):
