@@ -221,3 +221,20 @@ def test_an_agreement_with_the_full_network(run):
     assert str(proof) in said
     found = read_json(run.path / "evaluation.json")
     assert (found["agreement"], found["reference"]) == (pytest.approx(agree), "the full network")
+
+
+def test_a_full_network_worse_than_an_earlier_exit_is_warned_of(run):
+    told = "WARNING: The full network is much worse than exit"
+    assert told not in calibrate(run, "--max-loss 5%")
+    assert told not in evaluate(run)
+    swapped = {}
+    for part in ("fit", "calibrate", "test"):
+        trace = run.trace(part)
+        logs = trace.log_probability[:, [1, 2, 0]]
+        swapped[part] = ex.ExitTrace.from_logits(logs, cost=run.cost, label=trace.label, id=trace.id)
+    worse = RunFolder.create(run.path, cost=run.cost, traces=swapped, about=ABOUT)
+    for said in (calibrate(worse, "--max-loss 5%"), evaluate(worse)):
+        assert told in said
+        assert "Usual causes: its weights were trained with another mean and std" in said
+    rates = ", ".join(f"{risk:.3f}" for risk in worse.trace("test").risk)
+    assert f"error rate of each exit on the test part: {rates}" in evaluate(worse)

@@ -86,6 +86,12 @@ def test_parts_are_counts_or_shares(job, text, fit):
     assert (type(found), found) == (type(fit), pytest.approx(fit))
 
 
+def test_one_mean_and_deviation_are_those_of_all_channels(job):
+    one, three = (job("--mean", mean, "--std", std) for mean, std in (("0", "1"), ("0,0,0", "1,1,1")))
+    assert one == three
+    assert one.mean == (0.0, 0.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("option", "text", "told"),
     [
@@ -95,6 +101,11 @@ def test_parts_are_counts_or_shares(job, text, fit):
         ),
         ("--exits", "1001", "exits must be at most 1,000, got 1001"),
         ("--augment", "", "an empty text was given for --augment"),
+        (
+            "--mean",
+            "0,1",
+            "mean must be three numbers such as 0.49,0.48,0.45, or one for all channels, got '0,1'",
+        ),
         ("--task", "clasify", "there is no task 'clasify': choose one of classify"),
     ],
 )

@@ -11,6 +11,7 @@ from scipy.stats import binom, binomtest
 import exeunt as ex
 from exeunt.evaluation.replay import score_exits
 from exeunt.guarantees.confidence_intervals import wilson_interval
+from exeunt.trace import concatenate
 
 
 def test_replay_is_a_loop(parts):
@@ -99,3 +100,16 @@ def test_other_costs_missing_labels_and_bad_exits_are_refused(parts, make_trace)
     for exits, shown in (([0, 1], r"\(2,\)"), ([0, 4, 1], "4"), ([0, -1, 1], "-1")):
         with pytest.raises(ex.InputError, match=shown):
             score_exits(make_trace(3), np.array(exits))
+
+
+def test_a_policy_that_is_evaluated_on_rows_it_was_made_from_says_so(make_trace):
+    fit, calibrate, test = make_trace(900).split()
+    policy = ex.eero(fit, calibrate, budget="60%")
+    assert ex.evaluate(policy, test).caveat == ""
+    more = ex.evaluate(policy, concatenate([test, calibrate.take(slice(90))]))
+    assert 0.2 < float(more.caveat.split("%")[0].split()[-1]) / 100 < 0.8
+    told = "of the inputs that the policy was calibrated on are among these, where it looks better"
+    assert told in more.caveat
+    for shown in (str(more), more._repr_html_()):
+        assert more.caveat in shown
+    assert "About 100% of the inputs that the policy was fitted on" in ex.evaluate(policy, fit).caveat

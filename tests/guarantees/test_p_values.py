@@ -147,7 +147,8 @@ def test_a_policy_keeps_its_loss_certificate(parts):
     assert policy.certificate is None
     assert f"kept\n{certificate}\n" in str(certified)
     assert str(certificate) == (
-        "Guarantee: with probability 95% over the 800 labelled inputs tested on, the long-run accuracy per input is at "
+        "Guarantee: with probability 95% over the 800 labelled calibration inputs, the long-run accuracy per input "
+        "is at "
         "most 1.5 points below that of the full network (measured: 3.42 points lost; p = 0.012, hoeffding-bentkus "
         "bound). It assumes that future inputs are exchangeable with these, and that nothing else was fitted on them."
     )

@@ -12,14 +12,18 @@ WEIGHED = {"n_groups": 40, "rows_per_group": 20}
 PROMPTS = {**ONE_MEAN, "row": "token"}
 WEIGHTS = "where inputs of groups of more than 20 weigh 20/size,"
 AGREEMENT, GRADE = {"measure": "agreement"}, {"measure": "grade"}
-DIFFER = "tested on, at most 1% of the answers differ from those of the full network in the long run (measured: 0.20%;"
+DIFFER = "inputs, at most 1% of the answers differ from those of the full network in the long run (measured: 0.20%;"
 LONG_RUN, POINTS = "the long-run", "is at most 1 points below"
 TEXTS = [
     ({}, "input", f"{LONG_RUN} accuracy per input {POINTS} that of"),
     (GRADE, "input", f"{LONG_RUN} mean grade per input {POINTS}"),
     ({"measure": "1 - error"}, "input", f"{LONG_RUN} mean per input of 1 - error {POINTS}"),
     (AGREEMENT, "input", DIFFER),
-    ({**AGREEMENT, "of": "pixels"}, "input", "tested on, at most 1% of the pixels (mean over inputs) differ"),
+    (
+        {**AGREEMENT, "of": "pixels"},
+        "input",
+        "calibration inputs, at most 1% of the pixels (mean over inputs) differ",
+    ),
     (ONE_MEAN, "group", f"{LONG_RUN} mean over groups of their accuracy {POINTS}"),
     (WEIGHED, "group", f"{LONG_RUN} accuracy per input, {WEIGHTS} {POINTS}"),
     ({**WEIGHED, **GRADE}, "group", f"{LONG_RUN} mean grade per input, {WEIGHTS} {POINTS}"),

@@ -95,6 +95,20 @@ def test_what_is_evaluated_is_what_was_paid():
     assert best.accuracy >= ex.evaluate(policy, test).accuracy
 
 
+@pytest.mark.parametrize("reference", [None, "small"])
+def test_what_is_saved_is_a_share_of_what_the_reference_costs_on_the_same_inputs(reference):
+    def models(trace):
+        return ex.CascadeTrace({"small": trace.exits(0, 1), "large": trace.exits(1, 3)})
+
+    policy = ex.cascade(models(FIT), models(drawn(500, 1)), budget=BUDGET, reference=reference)
+    longer = models(EVERYTHING.take(np.argsort(EVERYTHING.cost.per_input[:, 0])[-2000:]))
+    result = ex.evaluate(policy, longer)
+    assert result.saved == pytest.approx(1 - result.cost / longer[reference or "large"].cost.full)
+    network = ex.eero(FIT, drawn(500, 1), budget=BUDGET)
+    result = ex.evaluate(network, EVERYTHING)
+    assert result.saved == pytest.approx(1 - result.cost / EVERYTHING.cost.full)
+
+
 def test_a_policy_is_kept_with_the_costs_it_guarantees(tmp_path):
     policy = ex.eero(FIT, texts(900, 2), budget=BUDGET, delta=0.1)
     policy.save(tmp_path / "policy.json")

@@ -135,6 +135,13 @@ def test_two_processes_do_not_train_in_one_folder(small, tmp_path, monkeypatch):
         assert run(small, out) == made  # a finished run is opened
 
 
+def test_a_folder_that_holds_other_files_is_refused(small, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other files \(notes.txt\): choose a new folder for --out"):
+        run_training(small, tmp_path, command="test")
+    assert [file.name for file in tmp_path.iterdir() if file.name != ".lock"] == ["notes.txt"]
+
+
 def test_a_finished_run_is_opened_and_only_its_own(small, finished, tmp_path):
     said: list[str] = []
     assert run(small, tmp_path / "run", say=said.append) == finished
@@ -222,7 +229,7 @@ DISTILLED = {"epochs": 1, "mode": "distill", "distill_weight": 1.0}
         ({"mean": (0.5, 0.5, 0.5)}, "both mean and std"),
         ({"size": 0}, "size must be at least 1"),
         ({"size": 100_000}, "a batch of 4 images of 100000x100000 pixels takes 447 GiB of memory"),
-        ({"model": "torch.nn:Identity"}, "offers no place for an exit"),
+        ({"model": "torch.nn:Identity"}, "no place for an exit was found"),
         ({"model": f"{__name__}:three_classes"}, "answers with 3 classes, not with 2"),
         ({"data": "nowhere", "recipe": {**DISTILLED, "teacher": "runs/nobody"}}, "runs/nobody' is not kn"),
     ],

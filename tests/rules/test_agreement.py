@@ -36,7 +36,7 @@ def test_answers_that_differ_from_those_of_the_last_exit_are_counted():
     assert (proof.measure, proof.max_loss, proof.n_test) == ("agreement", 0.15, 3000)
     assert policy.budget < fit.cost.full
     assert differ(policy, test, test) < 0.16
-    told = "over the 3,000 calibration inputs tested on, at most 15% of the answers differ from those of the full "
+    told = "over the 3,000 calibration inputs, at most 15% of the answers differ from those of the full "
     assert f"{told}network in the long run (measured: {proof.loss:.2%}; p = " in str(policy)
     assert cheapest(fit, calibrate, agree=0.92, policy="eero").budget > policy.budget
 

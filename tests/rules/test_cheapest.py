@@ -89,6 +89,22 @@ def test_user_errors():
             risk_controlled(fit, calibrate, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_loss": "5%"}, "max_loss must be a number, got '5%': write a share, such as 0.05 for 5 points"),
+        ({"max_loss": 5}, r"max_loss must lie in \(0, 1\), got 5: write a share, such as 0.05 for 5 points"),
+        (
+            {"delta": "5%"},
+            "got '5%': it is the probability that a guarantee fails, such as 0.05 for one of 95%",
+        ),
+    ],
+)
+def test_a_loss_or_delta_out_of_range_says_how_it_is_written(options, told):
+    with pytest.raises(ex.InputError, match=told):
+        cheapest(*parts(200)[:2], **options)
+
+
 @pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, None])
 def test_a_loss_without_a_chance_is_refused_and_no_other_delta_is_taken(delta):
     fit, calibrate, _ = parts(300)

@@ -181,7 +181,7 @@ def test_a_loss_certificate_is_that_of_the_groups(make, most):
     proof = policy.loss_certificate
     assert (proof.n_groups, proof.rows_per_group) == (300, most)
     assert proof.p_value <= 0.05
-    over = f"over the 300 labelled groups ({proof.n_test:,} inputs) tested on, the "
+    over = f"over the 300 labelled calibration groups ({proof.n_test:,} inputs), the "
     assert over + {
         1: "long-run mean over groups of their accuracy is",
         20: "long-run accuracy per input, where inputs of groups of more than 20 weigh 20/size, is",
@@ -324,7 +324,7 @@ def test_rows_of_groups_are_noticed(labelled):
 
 def test_policies_and_comparisons_ask_for_groups():
     trace = replace(videos(80, 3), groups=None)
-    asked = "Are they rows of one document, video or user? Then name the groups (groups=..., --group-column COLUMN)"
+    asked = "document, video or user? Then name the groups (groups=..., --group-column COLUMN of a table)"
     policy = ex.eero(*trace.split()[:2], budget=2.0)
     assert asked in str(policy)
     assert "neighbours" not in ex.eero(FIT, videos(20, 2), budget=2.0).notes

@@ -127,6 +127,10 @@ def test_a_table_has_a_column_for_each_model_and_wrong_words_are_wrong_answers()
         (lambda a, b: {}, "no models"),
         (lambda a, b: {"a": a, "b": 3}, "'b' must be an ExitTrace, got int"),
         (lambda a, b: {"a": a, "b": b.take(slice(1, None))}, "1 input is known of 'a' or 'b' alone"),
+        (
+            lambda a, b: {"a": a, "b": replace(b, id=b.id + 10**6)},
+            r"none of the 50 inputs of 'a' .* id=range\(n\)",
+        ),
         (lambda a, b: {"a": a.take([0, 1, 1]), "b": b}, r"49 inputs are known of 'a' or 'b' alone"),
         (lambda a, b: {"a": a.take([*range(50), 7]), "b": b}, SEVENTH),
         (lambda a, b: {"a": a, "b": b.take([*range(50), 7])}, SEVENTH),

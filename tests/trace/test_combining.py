@@ -46,3 +46,18 @@ def test_overlap_is_found_after_parts_were_saved_joined_and_cut_again(make_trace
     check_disjoint(fit, calibrate)
     with pytest.raises(ex.InputError, match="share 30 rows"):
         check_disjoint(fit, trace)
+
+
+def test_ids_that_cannot_tell_inputs_apart_are_refused_or_noted(make_trace):
+    trace = make_trace(200)
+    with pytest.raises(
+        ex.InputError, match=r"all 60 fit inputs have the id 7, and other scores: .*id=range\(n\)"
+    ):
+        ex.eero(*replace(trace, id=np.full(200, 7), row=None).split(fit=0.3)[:2], budget="60%")
+    twice, (fit, calibrate, _) = replace(trace, id=np.arange(200) // 2, row=None), trace.split()
+    told = "of the inputs have the id of another input that gets other scores."
+    assert told in str(ex.eero(*twice.split()[:2], budget="60%"))
+    copies = [part.take(np.repeat(np.arange(part.n), 2)) for part in (fit, calibrate)]
+    for parts in ((fit, calibrate), copies):
+        assert told not in str(ex.eero(*parts, budget="60%"))
+    check_disjoint(fit.take([0, 0]), calibrate.take([0]))

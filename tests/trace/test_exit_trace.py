@@ -52,7 +52,16 @@ def scored(score, prediction=((0, 0),), **options):
     [
         (lambda: scored([[0.1, np.nan]]), r"1 NaN, the first at index \(0, 1\)"),
         (lambda: scored([[0.1, 0.2, 0.3]]), r"\(1, 3\)"),
-        (lambda: scored([0.1, 0.2]), r"\(2,\)"),
+        (lambda: scored([0.1, 0.2]), r"\(2,\): of a single column write \[:, None\]"),
+        (lambda: scored([[0.1, 0.2]], label=[[0]]), r"label .*\(1, 1\): write \[:, 0\]"),
+        (
+            lambda: scored([[0.1, 0.2]], label=["a"]),
+            r"label .*\['a'\]: number the classes, predictions and labels",
+        ),
+        (
+            lambda: scored([[0.1, 0.2]], [["a", "b"]]),
+            "prediction .*: number the classes, predictions and labels",
+        ),
         (lambda: scored([[0.1, 0.2]], [[0, 0.5]]), "0.5"),
         (lambda: scored([["sure", "vague"]]), "sure"),
         (lambda: scored([[1j, 0.2]]), "numbers"),
@@ -126,7 +135,8 @@ def test_other_inputs_have_other_rows(make_trace):
     [
         (100, {"fit": 0.5, "calibrate": 0.4, "test": 0.3}, "1.2"),
         (100, {"fit": 0.0}, "got 0.0"),
-        (100, {"test": -0.1}, "-0.1"),
+        (100, {"test": -0.1}, "-0.1: write a share, such as 0.05 for 5%"),
+        (100, {"test": "30%"}, "test must be a number, got '30%': write a share"),
         (100, {"fit": 0.001}, "'fit' is empty"),
         *((few, {}, "is empty") for few in (2, 1, 0)),
     ],

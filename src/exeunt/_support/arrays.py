@@ -18,6 +18,13 @@ Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 Keys: TypeAlias = NDArray[np.uint64]
 
+_SHARE = "write a share, such as 0.05 for 5%"
+_SHARES = {
+    "delta": "it is the probability that a guarantee fails, such as 0.05 for one of 95%",
+    "max_loss": "write a share, such as 0.05 for 5 points of accuracy",
+}
+"""What numbers between 0 and 1 mean, for messages."""
+
 
 def floats(value: ArrayLike, name: str, *, ndim: int | tuple[int, ...]) -> Floats:
     """Return `value` as a float64 array of `ndim` dimensions without NaN; raise InputError otherwise."""
@@ -51,7 +58,9 @@ def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
             np.all((np.abs(array) < 2.0**63) & (array == np.floor(array)))
         )
         if not is_whole:
-            raise InputError(f"{name} must be whole numbers, got {short(value)}")
+            is_text = array.dtype.kind in "US" or isinstance(array.flat[0], str)
+            mended = ": number the classes, predictions and labels alike" if is_text else ""
+            raise InputError(f"{name} must be whole numbers, got {short(value)}{mended}")
     return array.astype(np.int64)
 
 
@@ -94,7 +103,10 @@ def check_between(value: float, name: str, low: float, high: float, *, inclusive
     inside = low <= number <= high if inclusive else low < number < high
     if not inside:
         brackets = "[]" if inclusive else "()"
-        raise InputError(f"{name} must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}")
+        mended = f": {_SHARES.get(name, _SHARE)}" if high == 1 and not inclusive else ""
+        raise InputError(
+            f"{name} must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}{mended}"
+        )
     return number
 
 
@@ -123,7 +135,8 @@ def finite(value: float, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be a number, got {short(value)}") from error
+        mended = f": {_SHARES.get(name, _SHARE)}" if str(value).endswith("%") else ""
+        raise InputError(f"{name} must be a number, got {short(value)}{mended}") from error
     except OverflowError:  # an integer beyond all floats
         number = math.inf
     if not math.isfinite(number):
@@ -142,7 +155,9 @@ def _check_ndim(array: NDArray[Any], name: str, ndim: int | tuple[int, ...]) -> 
     allowed = ndim if isinstance(ndim, tuple) else (ndim,)
     if array.ndim not in allowed:
         shown = " or ".join(map(str, allowed))
-        raise InputError(f"{name} must have {shown} dimension(s), got shape {array.shape}")
+        mended = ": of a single column write [:, None]" if array.ndim == 1 and ndim == 2 else ""
+        mended = ": write [:, 0]" if ndim == 1 and array.shape[1:] == (1,) else mended
+        raise InputError(f"{name} must have {shown} dimension(s), got shape {array.shape}{mended}")
 
 
 def short(value: object) -> str:

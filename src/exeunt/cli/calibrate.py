@@ -98,6 +98,8 @@ def _calibrate_run(
     if run.runs_whole:
         _refuse_whole(run, amounts)
     fit, held_out = _inputs(run, guarantee, options.traces)
+    if warning := run.worse_last_exit("fit"):
+        echo(f"WARNING: {warning}\n")
     costs, reference = run.cost, _reference(run, guarantee)
     if in_time:
         seeded, how = partial(make, seed=options.seed, **answer), {"seed": options.seed, **vars(execution)}

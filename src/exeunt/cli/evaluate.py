@@ -58,6 +58,7 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
     from exeunt._support.files import write_json
     from exeunt.runs.file_digests import EVALUATION
     from exeunt.runs.saved_policies import named_by_budget
+    from exeunt.trace.derived import quality_of_each_exit
 
     policies, about_budgets = run.policies, dict[str, Any]()
     results = [_evaluated(run, policy) for policy in policies]
@@ -69,6 +70,10 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
     if run.budget is not None:
         echo(f"the policy for {next(iter(named_by_budget(policies)))}, the largest within {run.budget}\n")
     echo(result)
+    if not run.cascade and run.trace("test").has_loss:
+        echo(quality_of_each_exit(run.trace("test"), "test"))
+    if warning := run.worse_last_exit("test"):
+        echo(f"WARNING: {warning}")
     agreement = _compare_with_reference(run, policy)
     full = _compare_with_full(run, policy)
     echo(_verdict(policy, result))

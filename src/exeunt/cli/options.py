@@ -246,7 +246,7 @@ def numbers(
     least: float = -math.inf,
     count: int | None = None,
 ) -> Any:
-    """Read "1,4,13" as a tuple of numbers of this `kind`; None stays None.
+    """Read "1,4,13" as a tuple of numbers of this `kind`; None stays None. One number stands for all of a `count`.
 
     Raises InputError that begins with `allowed`, for other texts, numbers below `least`, or not `count` of them.
     """
@@ -256,6 +256,8 @@ def numbers(
         parsed = tuple(kind(part) for part in text.split(","))
     except ValueError:
         parsed = ()
+    if count and len(parsed) == 1:
+        parsed *= count
     if not parsed or min(parsed) < least or count not in (None, len(parsed)):
         raise InputError(f"{allowed}, got {text!r}")
     return parsed

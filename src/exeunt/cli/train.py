@@ -29,7 +29,7 @@ from exeunt.errors import InputError, require
 
 _MOST_EXITS = 1000
 _BATCHES = "exit-batch must be whole numbers of at least 1, such as 1,64"
-_COLOURS = "must be three numbers such as 0.49,0.48,0.45"
+_COLOURS = "must be three numbers such as 0.49,0.48,0.45, or one for all channels"
 _OF_TFIDF = {
     "model",
     "data",
@@ -143,6 +143,7 @@ def _train_network(asked: _Asked, **of_masks: Any) -> None:
     from exeunt.data.decode_all import default_cache
     from exeunt.torch.training.job import TrainingJob
     from exeunt.torch.training.run import run_training
+    from exeunt.trace.derived import quality_of_each_exit
 
     recipe = given(training, without=("heads_first", "batch_size"))
     # A frozen network sees images unchanged, so that its features are computed once.
@@ -176,16 +177,9 @@ def _train_network(asked: _Asked, **of_masks: Any) -> None:
         run = run_training(task, out, command=command, config=options, say=echo, cache=default_cache())
     if run is None:
         return  # one of several processes: the first one reports
-    trace = run.trace("test")
-    if trace.reference:
-        agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
-        echo(f"agreement of each exit with {trace.reference} on the test part: {agree}")
-    elif trace.grades is not None:
-        qualities = ", ".join(f"{1 - risk:.3f}" for risk in trace.risk)
-        echo(f"{trace.measure} of each exit on the test part, per input: {qualities}")
-    else:
-        risks = ", ".join(f"{risk:.3f}" for risk in trace.risk)
-        echo(f"error rate of each exit on the test part: {risks}")
+    echo(quality_of_each_exit(run.trace("test"), "test"))
+    if warning := run.worse_last_exit("test"):
+        echo(f"WARNING: {warning}")
     if run.runs_whole:
         echo(
             f"written to {out}, but its network runs whole, so that no budget can be kept. {run.runs_whole}. "

@@ -132,7 +132,8 @@ class Images:
         "Side of the images in pixels. Default: that of the first image, or the library's."
     )
     mean: str | None = _more(
-        "Mean of each channel, such as 0.49,0.48,0.45. Default: measured on training images, or the library's."
+        "Mean of each channel, such as 0.49,0.48,0.45, or one number for all. Default: measured on training images, or "
+        "the library's."
     )
     std: str | None = _more("Standard deviation of each channel. Default: as for --mean.")
 

@@ -44,6 +44,7 @@ class Result:
     (m,): as tables show them. `budget`: the mean cost allowed, if there was a limit. `warning`: how the inputs differ
     from the calibration inputs, so that the policy's guarantee does not describe them; "" if they do not (see
     `evaluate`).
+    `caveat`: that the policy was made from some of these inputs, and looks better than on others; "" if not known.
     `groups`: of the inputs, if they come in groups. All means are then weighted as the guarantees are, and intervals
     are t intervals over groups (cluster-robust).
     """
@@ -59,6 +60,7 @@ class Result:
     exit_names: tuple[str, ...]
     budget: float | None = None
     warning: str = ""
+    caveat: str = ""
     groups: Groups | None = None
     measure: str = "accuracy"
 
@@ -86,14 +88,14 @@ class Result:
         }
 
     def __str__(self) -> str:
-        warning = [f"WARNING: {self.warning}"] if self.warning else []
-        return "\n".join([*self._lines(), text_table(*self._table()), *warning])
+        warnings = [f"WARNING: {text}" for text in (self.warning, self.caveat) if text]
+        return "\n".join([*self._lines(), text_table(*self._table()), *warnings])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        warning = f"<p><strong>{escape(self.warning)}</strong></p>" if self.warning else ""
-        return html_table("; ".join(self._lines()), *self._table()) + warning
+        warnings = [f"<p><strong>{escape(text)}</strong></p>" for text in (self.warning, self.caveat) if text]
+        return html_table("; ".join(self._lines()), *self._table()) + "".join(warnings)
 
     def _lines(self) -> list[str]:
         model = self.cost_model
@@ -136,13 +138,15 @@ def evaluate(
     calibration inputs (p < 0.001): then no guarantee of the policy describes them. How many inputs leave at each exit
     is compared with the policy's counts; with `calibration`, the inputs that the policy was calibrated on, scores and
     correctness are compared too, which shows more (see `exeunt.policy.exchangeability`).
+    It has a `caveat` if the policy was fitted or calibrated on some of these rows.
 
     Raises InputError if the trace is empty or has another number of exits or other costs.
     """
     result, trace = replayed(policy, inputs)
     calibrated_on = None if calibration is None else calibration.along(policy.cascade)
     differing = difference(policy, result.exits, trace, calibrated_on)
-    return replace(result, warning="" if differing is None else str(differing))
+    warning = "" if differing is None else str(differing)
+    return replace(result, warning=warning, caveat=_seen(policy, trace))
 
 
 def replayed(policy: Policy, inputs: ExitTrace | CascadeTrace) -> tuple[Result, ExitTrace]:
@@ -153,10 +157,21 @@ def replayed(policy: Policy, inputs: ExitTrace | CascadeTrace) -> tuple[Result, 
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "
             "evaluate on a trace of the same network and unit"
         )
-    # Shares of a cost refer to the same model as the policy's.
-    answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
+    answered = policy.answer.on(policy.priced(inputs))
     result = score_exits(answered, policy.route(trace), name=policy.name, budget=policy.limit)
     return replace(result, exit_names=policy.exit_names), trace
+
+
+def _seen(policy: Policy, trace: ExitTrace) -> str:
+    """Return that a policy was made from rows of a trace, by those that it keeps (`ExitTrace.some_rows`); else ""."""
+    for how, rows in policy.notes.get("rows", {}).items():
+        if shared := np.isin(np.array(rows, dtype=np.uint64), trace.row).mean():
+            return (
+                f"About {shared:.0%} of the inputs that the policy was {how} on are among these, where it looks better "
+                "than on inputs to come: evaluate it on others, such as the test part of trace.split(...). If they are "
+                "others, give them other ids."
+            )
+    return ""
 
 
 def score_exits(

@@ -116,9 +116,10 @@ class LossCertificate(_OfGroups):
             change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
             promise = f"{self._mean()} is at most {100 * self.max_loss:.4g} points below that of {reference}"
         unit = self.row if self.n_groups is None else GROUP_OF[self.row]
+        known = "calibration" if agrees else f"{known_by(self.measure)} calibration"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_test, self.n_groups, known_by(self.measure), self.row)} tested on, {promise} "
+            f"{units_text(self.n_test, self.n_groups, known, self.row)}, {promise} "
             f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). "
             f"It assumes that future {unit}s {_ASSUMED}{self._beside}."
         )

@@ -34,9 +34,10 @@ from exeunt.score.kinds import Derived, Score
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import Ties, tie_breaks
 from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
-from exeunt.trace.derived import alike_neighbours, as_score, cached_on_trace, score_matrix
+from exeunt.trace.derived import alike_neighbours, as_score, cached_on_trace, score_matrix, unlike_copies
 from exeunt.trace.groups import n_groups
 
+_OFTEN = 0.1  # from this share on, inputs with one id and other scores are noted
 Allocation: TypeAlias = Callable[[float], Floats]
 """Maps a mean cost per input to rates (m,) that cost at most that on average."""
 
@@ -126,7 +127,8 @@ def composed(
         if ties not in get_args(Ties):
             raise InputError(f"ties must be broken by the keys of 'content' or 'row', got {ties!r}")
         check_disjoint(fit, calibrate)
-        remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate)}
+        remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate), **_ids_note(fit, calibrate)}
+        rows = {"calibrated": calibrate.some_rows, "fitted": fit.some_rows}
         amount = fit.budget(budget)
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
@@ -146,7 +148,7 @@ def composed(
             n_calibration=calibrate.n,
             seed=seed,
             answer=chosen,
-            notes={**learned.notes, **remarks, **fields.pop("notes", {})},
+            notes={**learned.notes, **remarks, **fields.pop("notes", {}), "rows": rows},
             ties=ties,
             n_groups=n_groups(calibrate.groups),
             **fields,
@@ -288,6 +290,18 @@ def _neighbours_note(*parts: ExitTrace | StoredTrace) -> dict[str, Any]:
     """Return the note that rows seem to come in groups, which nobody named."""
     texts = [text for part in parts if isinstance(part, ExitTrace) and (text := alike_neighbours(part))]
     return {"neighbours": {"text": texts[0]}} if texts else {}
+
+
+def _ids_note(*parts: ExitTrace | StoredTrace) -> dict[str, Any]:
+    """Return the note that inputs which are no copies of each other seem to have one id."""
+    share = max(unlike_copies(part) for part in parts if isinstance(part, ExitTrace))
+    if share < _OFTEN:
+        return {}
+    text = (
+        f"{share:.1%} of the inputs have the id of another input that gets other scores. Copies of an input have one "
+        "id, so that they leave together. Where these are different inputs, give each its own: id=range(n)."
+    )
+    return {"ids": {"share": share, "text": text}}
 
 
 def _copies_note(

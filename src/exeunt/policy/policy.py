@@ -274,9 +274,17 @@ class Policy:
                 yield following, np.flatnonzero(chosen == following)
 
     def priced(self, inputs: ExitTrace | CascadeTrace) -> ExitTrace:
-        """Return a trace of the exits that the policy runs, at its costs; where inputs differ in cost, at their own."""
+        """Return a trace of the exits that the policy runs, at its costs; where inputs differ in cost, at their own.
+
+        Shares of the costs of a cascade's models then refer to the policy's model, at its mean cost on these inputs.
+        """
         trace = inputs.along(self.cascade)
-        return trace if self.cost.varies else trace.with_cost(self.cost)
+        if not self.cost.varies:
+            return trace.with_cost(self.cost)
+        if isinstance(inputs, ExitTrace):
+            return trace
+        reference = self.notes.get("reference", {}).get("model") or inputs.most_expensive
+        return trace.with_cost(trace.cost.relative_to(inputs[reference].cost.full))
 
     def route(self, inputs: ExitTrace | CascadeTrace) -> Integers:
         """Return the exit that answers each input of a trace, or of a cascade's models, (n,), 0 = first exit.

@@ -92,7 +92,7 @@ def cascade(
     parts = [part.along(steps, reference=reference) for part in (fit, calibrate)]
     amount = min(amount, parts[0].cost.highest)  # some of the models cost less than all
     new_policy = preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options)
-    return with_unasked(replace(new_policy, cascade=steps), unasked)
+    return with_unasked(noting_reference(replace(new_policy, cascade=steps), reference), unasked)
 
 
 def with_unasked(policy: Policy, unasked: Mapping[str, str]) -> Policy:
@@ -108,6 +108,12 @@ def with_unasked(policy: Policy, unasked: Mapping[str, str]) -> Policy:
                 f"{step.model} is not asked: {before.model} or a model before it answers everything."
             )
     return noting_unasked(policy, reasons)
+
+
+def noting_reference(policy: Policy, reference: str | None) -> Policy:
+    """Return a policy with the name of the model that shares of its cost refer to; None for the most expensive one."""
+    note = {} if reference is None else {"reference": {"model": reference}}
+    return replace(policy, notes={**policy.notes, **note})
 
 
 def noting_unasked(policy: Policy, reasons: Mapping[str, str]) -> Policy:

@@ -18,6 +18,7 @@ from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
 from exeunt.rules.by_name import rule_for
 from exeunt.rules.candidates import Candidates, instead
+from exeunt.rules.cascade import noting_reference
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import agreeing, single_exits
@@ -185,5 +186,5 @@ def _alone(fit: ExitTrace, calibrate: ExitTrace, reference: str | None, **option
     return (
         new_policy
         if reference is None
-        else replace(new_policy, cascade=(CascadeStep(reference, fit.n_exits),))
+        else noting_reference(replace(new_policy, cascade=(CascadeStep(reference, fit.n_exits),)), reference)
     )

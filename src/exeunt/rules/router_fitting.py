@@ -17,7 +17,7 @@ from exeunt.policy.calibration import ALWAYS, NEVER, RankedInMemory, Thresholds,
 from exeunt.policy.certificate_search import SMALLEST_DELTA, Costed, most_expensive_plan, with_highest
 from exeunt.policy.ensemble_fitting import ANSWERS
 from exeunt.policy.watched_cells import cells_of_first_exit
-from exeunt.rules.cascade import cascade, check_models, noting_unasked, right_within
+from exeunt.rules.cascade import cascade, check_models, noting_reference, noting_unasked, right_within
 from exeunt.rules.router_plans import (
     DEVIATIONS,
     FAR,
@@ -201,7 +201,8 @@ def _made(
     )
     reason = "is not asked: at this budget no input of the fit part gains enough by it."
     return noting_unasked(
-        policy, {name: f"{name} {reason}" for name in fit.names if name not in policy.models}
+        noting_reference(policy, reference),
+        {name: f"{name} {reason}" for name in fit.names if name not in policy.models},
     )
 
 

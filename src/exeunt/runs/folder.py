@@ -51,6 +51,7 @@ from exeunt.runs.saved_policies import SavedPolicies, remove_of_policy
 from exeunt.timing.timing_tools import is_this_machine
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.derived import worse_last_exit
 
 T = TypeVar("T")
 
@@ -244,6 +245,10 @@ class RunFolder(SavedPolicies):
         if part not in file_digests.TRACED:
             raise InputError(f"a run folder has traces of {', '.join(file_digests.TRACED)}, not of {part!r}")
         return ExitTrace.load(self.files.path(file_digests.trace_file(part)))
+
+    def worse_last_exit(self, part: str) -> str:
+        """Return that the last exit of one network is worse on a part than an earlier one, see there; else ""."""
+        return "" if self.cascade else worse_last_exit(self.labelled_trace(part))
 
     def recorded(self, part: str) -> ExitTrace | CascadeTrace:
         """Return the recorded outputs on a part: of a cascade, as the CascadeTrace that policies choose from."""

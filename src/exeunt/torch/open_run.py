@@ -19,6 +19,7 @@ from exeunt.torch.models.by_name import rebuild_model, runs_custom_code
 from exeunt.torch.models.preparation import synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
 
+_MOVED = 1e-3  # of the largest logit: rounding on another processor moves less, changed code more
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,7 +29,8 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     A network made by a user's function (`package.module:factory`) is built only if `trusted` names the same
     function: a run folder from elsewhere must not choose which code runs here.
 
-    Raises InputError if `trusted` does not name it, ArtefactError if weights and network do not fit.
+    Raises InputError if `trusted` does not name it, ArtefactError if weights and network do not fit, or if its function
+    makes a network that answers otherwise than when it was recorded.
     """
     limit_threads()
     about, weights = run.manifest["model"], run.weights
@@ -50,12 +52,25 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     if run.runs_whole:
         network.run_whole(run.runs_whole)
     load_weights(network, weights)
+    if "sample" in about and "precision" not in about:
+        _check_unchanged(run, network.sample(run_example(run, prepare)))
     if network.cost != cost:
         raise ArtefactError(
             f"the network of {run.path} costs {network.cost} when built here, but {cost} was recorded: "
             "it was made with another version of its library, which builds it differently"
         )
     return network.to(best_device(), _DTYPES.get(about.get("precision", ""))).eval()
+
+
+def _check_unchanged(run: RunFolder, sample: torch.Tensor) -> None:
+    """Raise ArtefactError if the network's code was changed since its outputs were recorded with these weights."""
+    recorded = torch.tensor(run.manifest["model"]["sample"], dtype=sample.dtype)
+    if recorded.shape != sample.shape or (sample - recorded).abs().max() > _MOVED * recorded.abs().max():
+        raise ArtefactError(
+            f"the network that {run.manifest['model']['spec']} makes answers otherwise than the one that {run.path} "
+            "was calibrated for, with the same weights: its code was changed. Put the code back, or train the changed "
+            "network into another --out and calibrate there"
+        )
 
 
 def check_computes_in(precision: str) -> None:

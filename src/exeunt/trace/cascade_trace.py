@@ -409,6 +409,12 @@ def _matched(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitT
             known, place = (trace, missing[0]) if len(missing) else (order, np.argmin(np.isin(wanted, keys)))
             example = (known.id if known.id_text is None else known.id_text)[place]
             count = len(np.setxor1d(keys, wanted))
+            if count == len(keys) + len(wanted):
+                raise InputError(
+                    f"none of the {counted(order.n, 'input')} of {first!r} has the id of an input of {name!r} (without "
+                    "ids, keys are made of the outputs, which differ): if their rows are in one order, make each trace "
+                    "with id=range(n), else with its inputs' ids"
+                )
             raise InputError(
                 f"{counted(count, 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
                 f"{example}: record all models on the same inputs, with the same ids"

@@ -9,6 +9,7 @@ import numpy as np
 
 from exeunt._support.text import counted
 from exeunt.errors import InputError
+from exeunt.trace.derived import unlike_copies
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.fields import joined_outputs, usual_rows
 from exeunt.trace.grades import check_measured_alike
@@ -25,6 +26,12 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
     for name, part in (("fit", fit), ("calibrate", calibrate)):
         if part.n == 0:
             raise InputError(f"the {name} part is empty: it needs at least one input")
+        if isinstance(part, ExitTrace) and (part.id == part.id[0]).all() and unlike_copies(part) > 0:
+            shown = (part.id if part.id_text is None else part.id_text)[0]
+            raise InputError(
+                f"all {counted(part.n, f'{name} input')} have the id {shown}, and other scores: copies of an "
+                "input have one id, so give each input its own (id=range(n)), or none"
+            )
     if fit.cost != calibrate.cost:
         raise InputError(
             f"fit and calibrate have different costs: {fit.cost} and {calibrate.cost}; "

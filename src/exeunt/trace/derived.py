@@ -13,6 +13,7 @@ from exeunt._support.arrays import Floats
 from exeunt._support.text import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
+from exeunt.trace.groups import n_units
 
 if TYPE_CHECKING:
     from exeunt.score.kinds import Score
@@ -22,6 +23,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Memory = TypeVar("_Memory")
 _Found = TypeVar("_Found")
 
+_WORSE, _SURELY = 0.02, 4
+"""A last exit is clearly worse than an earlier one by 2 points and 4 standard errors: heads gain that much at times."""
 _FEW = 10  # with fewer right or wrong predictions an exit is not judged
 _OTHERS = 20
 """Fit inputs outside the commonest class that an ensemble needs: five for each of its four folds to be judged on."""
@@ -118,8 +121,51 @@ def alike_neighbours(trace: ExitTrace) -> str:
         return ""
     return (
         f"Neighbouring rows are much more alike than others (correlation {correlation:.2f}). Are they rows of one "
-        "document, video or user? Then name the groups (groups=..., --group-column COLUMN): otherwise certificates do "
-        "not hold."
+        "document, video or user? Then name the groups (groups=..., --group-column COLUMN of a table): otherwise "
+        "certificates do not hold. `exeunt train` takes no groups: let its --calibration-data hold one input of each "
+        "group, of groups that are in no other part."
+    )
+
+
+@cached_on_trace
+def unlike_copies(trace: ExitTrace) -> float:
+    """Return the share of inputs whose id another input has, with a score that differs by more than rounding."""
+    order = np.argsort(trace.id, kind="stable")
+    ids, score = trace.id[order], next(iter(trace.scores.values()))[order]
+    with np.errstate(invalid="ignore"):
+        differ = ~np.isclose(score[1:], score[:-1], rtol=1e-3, atol=1e-3).all(axis=1)
+    unlike = np.append(False, (ids[1:] == ids[:-1]) & differ)
+    return float(np.mean(unlike | np.append(unlike[1:], False))) if trace.n else 0.0
+
+
+def quality_of_each_exit(trace: ExitTrace, part: str) -> str:
+    """Return how good the own answers of each exit are on all inputs of a part, in a line."""
+    if trace.reference:
+        agree = ", ".join(f"{1 - risk:.1%}" for risk in trace.risk)
+        return f"agreement of each exit with {trace.reference} on the {part} part: {agree}"
+    if trace.grades is not None:
+        qualities = ", ".join(f"{1 - risk:.3f}" for risk in trace.risk)
+        return f"{trace.measure} of each exit on the {part} part, per input: {qualities}"
+    risks = ", ".join(f"{risk:.3f}" for risk in trace.risk)
+    return f"error rate of each exit on the {part} part: {risks}"
+
+
+def worse_last_exit(trace: ExitTrace) -> str:
+    """Return that a network's last exit answers clearly worse than an earlier one, with the usual causes; else ""."""
+    if not trace.has_loss or trace.n < 2:
+        return ""
+    risk = trace.risk
+    best, quality = int(risk.argmin()), trace.quality
+    lost = float(risk[-1] - risk[best])
+    error = np.std(quality[:, best] - quality[:, -1], ddof=1) / n_units(trace.n, trace.groups) ** 0.5
+    if lost < _WORSE or lost < _SURELY * error:
+        return ""
+    kind = "error rate" if trace.grades is None else "mean loss"
+    return (
+        f"The full network is much worse than exit {best}: its {kind} is {risk[-1]:.3f} on "
+        f"{counted(trace.n, 'input')}, that of exit {best} {risk[best]:.3f}. So a loss measured against it, or "
+        "agreement with it, promises little. Usual causes: its weights were trained with another mean and std (--mean, "
+        "--std), or it was trained for too few epochs (--epochs)."
     )
 
 

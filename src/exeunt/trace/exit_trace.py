@@ -28,6 +28,7 @@ from exeunt.trace.fields import (
     checked_score,
     content_keys,
     fields_of_outputs,
+    first_rows,
     id_keys,
     id_texts,
     loss_of_numbers,
@@ -347,6 +348,11 @@ class ExitTrace:
         """
         score = self.scores["margin" if "margin" in self.scores else next(iter(self.scores))]
         return neighbours_alike(score, self.prediction[:, -1] if self.label is None else self.label, self.id)
+
+    @cached_property
+    def some_rows(self) -> list[int]:
+        """The keys of at most 64 rows, which are as good as drawn: a trace that shares rows is noticed by them."""
+        return first_rows(self.row).tolist()  # type: ignore[no-any-return]
 
     def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
         """Return the outputs of an exit for these rows, by name.

@@ -30,7 +30,7 @@ from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.score.tie_breaking import row_keys
 from exeunt.trace.cascade_trace import CascadeTrace
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.fields import digest_of_ids
+from exeunt.trace.fields import digest_of_ids, first_rows
 from exeunt.trace.parquet import FEATURES_OF, LOGS, ROW, SCORE, Header, read_header, trace_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class StoredTrace:
     say: Callable[[str], None] = field(default=lambda _: None)
     _found: tuple[tuple[int, int], ...] = ()
     _shared: dict[bytes, int] = field(default_factory=dict)
+    _some: list[int] = field(default_factory=list)
     _digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -157,9 +158,20 @@ class StoredTrace:
         name = rows.tobytes()
         if name not in self._shared:
             blocks = (self._with_rows(file, _footer(file), ["id"], _MOST_ROWS) for file in self._each())
-            keys = (table[ROW].to_numpy() for tables in blocks for table in tables)
-            self._shared[name] = sum(int(np.isin(block, rows).sum()) for block in keys)
+            shared, some = 0, np.empty(0, dtype=np.uint64)
+            for block in (table[ROW].to_numpy() for tables in blocks for table in tables):
+                shared += int(np.isin(block, rows).sum())
+                some = first_rows(np.concatenate([some, block]))
+            self._shared[name] = shared
+            self._some[:] = some.tolist()
         return self._shared[name]
+
+    @property
+    def some_rows(self) -> list[int]:
+        """The keys of some rows, as those of an `ExitTrace`."""
+        if not self._some:
+            self.n_shared(np.empty(0, dtype=np.uint64))
+        return list(self._some)
 
     def _each(self) -> Iterator[AnyPath]:
         """Yield the files. Raises InputError after one whose size or time differs from when it was opened."""

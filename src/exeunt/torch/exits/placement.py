@@ -23,6 +23,11 @@ from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits.multiply_adds import macs_up_to, output_of
 from exeunt.torch.named_inputs import read_example
 
+_NAME_THEM = (
+    "name modules that return features (exits=[...], --exits blocks.1,blocks.3). Where forward itself adds a block's "
+    "input to its output no place is found, but such blocks can be named; or move the addition into the block"
+)
+
 
 @dataclass(frozen=True)
 class ExitPoint:
@@ -89,9 +94,7 @@ def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> lis
     Raises InputError for a number below 1, and if there are no points.
     """
     if not points:
-        raise InputError(
-            "this network offers no place for an exit: name modules that return features, exits=[...]"
-        )
+        raise InputError(f"no place for an exit was found in this network: {_NAME_THEM}")
     if number < 1:
         raise InputError(f"exits must be at least 1, got {number}")
     # Of points with equal cost (a block and the activation after it) the last is kept: its features are better.
@@ -99,8 +102,9 @@ def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> lis
     distinct = [point for point, later in zip(points, later_costs, strict=True) if point.cost < later]
     if number > len(distinct):
         warnings.warn(
-            f"{number} exits do not fit: this network has {counted(len(distinct), 'place')} of different cost for one, "
-            f"and each gets one: {', '.join(point.name for point in distinct)}",
+            f"{number} exits do not fit: {counted(len(distinct), 'place')} of different cost for one "
+            f"{'was' if len(distinct) == 1 else 'were'} found, and each gets one: "
+            f"{', '.join(point.name for point in distinct)}. For others {_NAME_THEM}",
             ExeuntWarning,
             stacklevel=2,
         )
@@ -125,7 +129,7 @@ def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> Non
     known = {name for name, _ in model.named_modules() if name}
     for name in names:
         if name not in known:
-            offered = ", ".join(point.name for point in cut_points(model, example))
+            offered = ", ".join(point.name for point in cut_points(model, example)) or f"none: {_NAME_THEM}"
             raise InputError(f"there is no place for an exit named {name!r}; the places are: {offered}")
         if names.count(name) > 1:
             raise InputError(f"exit {name!r} is named twice: name each exit once")

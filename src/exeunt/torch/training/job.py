@@ -11,8 +11,11 @@ from typing import Any
 
 from exeunt._support import files
 from exeunt._support.sealed_json import flattened
+from exeunt._support.text import listed
 from exeunt.errors import ArtefactError, InputError, require
+from exeunt.runs.folder import RunFolder
 from exeunt.timing.exit_placement import PlacedExits
+from exeunt.torch.devices import is_first_process
 from exeunt.torch.exits.heads import HeadOptions
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import AUGMENTS
@@ -153,11 +156,14 @@ class TrainingJob:
 
 
 def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None = None) -> None:
-    """Raise InputError if a run with other options, or on other data, was begun in `out`.
+    """Raise InputError if a run with other options, or on other data, was begun in `out`, or no run and it has files.
 
     `data`: `data_fingerprint` and `split_digest`, where they are known already.
     """
     if not (out / JOB_FILE).is_file():
+        names = sorted(file.name for file in out.glob("[!.]*")) if is_first_process() else []
+        if names and not RunFolder.exists(out):
+            raise InputError(f"{out} holds other files ({listed(names, 3)}): choose a new folder for --out")
         return
     before, now = flattened(_read_job(out / JOB_FILE)), flattened(_as_json(job, data))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]

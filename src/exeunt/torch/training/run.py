@@ -22,7 +22,12 @@ from exeunt.torch.exits.network import record
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import ImageLoader, TextLoader, make_loader
 from exeunt.torch.models.by_name import check_model, runs_custom_code, save_model_config
-from exeunt.torch.models.preparation import image_preparation, save_preparation, summarise_inputs
+from exeunt.torch.models.preparation import (
+    image_preparation,
+    save_preparation,
+    summarise_inputs,
+    synthetic_inputs,
+)
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.training.job import (
     JOB_FILE,
@@ -285,6 +290,11 @@ def _trace(data: JobData, part: str, *, say: Callable[[str], None], progress: bo
     return trace
 
 
+def _sample(data: JobData) -> list[list[float]]:
+    """Return outputs of the network on inputs that can be made again, see `load_network`."""
+    return data.made.network.sample(synthetic_inputs(data.prepare, 2)).tolist()  # type: ignore[no-any-return]
+
+
 def _about(data: JobData, traces: Mapping[str, ExitTrace]) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
     labelled = all(trace.has_loss for trace in traces.values())
@@ -296,6 +306,7 @@ def _about(data: JobData, traces: Mapping[str, ExitTrace]) -> dict[str, Any]:
             "n_classes": network.n_classes,
             "macs": network.backbone_macs,
             **({"runs_whole": network.runs_whole} if network.runs_whole else {}),
+            **({"sample": _sample(data)} if runs_custom_code(job.model) else {}),
         },
         "network": network.config(),
         "class_names": list(data.source.class_names or ()),
