@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from shlex import split
 from types import SimpleNamespace
 
@@ -377,10 +378,11 @@ def test_options_that_do_not_fit_are_refused(data, tmp_path, options, why):
 
 
 @pytest.fixture(scope="module")
-def exported(run):
-    exeunt("calibrate", run, "--budget", "70%", cwd=run)
-    exeunt("export", run, "--model", MODEL, cwd=run)
-    return run
+def exported(run, tmp_path_factory):
+    copy = shutil.copytree(run, tmp_path_factory.mktemp("exported") / "run")
+    exeunt("calibrate", copy, "--budget", "70%", cwd=run)
+    exeunt("export", copy, "--model", MODEL, cwd=run)
+    return copy
 
 
 def test_predictions_hold_masks_as_runs_and_as_files(exported, tmp_path):

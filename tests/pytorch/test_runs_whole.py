@@ -203,8 +203,9 @@ def test_a_network_whose_code_was_changed_after_calibration_is_refused(tmp_path,
     out, model = tmp_path / "run", "own_exit_networks:trained_digits"
     train(out, model=model)
     load_network(RunFolder.open(out), trusted=model)
-    before = own_exit_networks.Branchy.forward
-    monkeypatch.setattr(own_exit_networks.Branchy, "forward", lambda network, x: before(network, 1.1 * x))
+    branchy = sys.modules["own_exit_networks"].Branchy  # as the run imports it
+    before = branchy.forward
+    monkeypatch.setattr(branchy, "forward", lambda network, x: before(network, 1.1 * x))
     with pytest.raises(
         ex.ArtefactError, match=r"its code was changed. Put the code back, or train .* calibrate"
     ):

@@ -72,6 +72,6 @@ def test_policies_of_a_cascade_skip_models_and_use_other_exits(exported, tmp_pat
     fewer = answered(cascade, {"ends": policies["ends"]}, ["ends"])
     assert fewer.places == (0, 1 + last)
     assert fewer.executor.n_exits == 2
-    turned = calibrated(cascade, [CascadeStep("large", (0,)), mine], "90%")
+    turned = calibrated(cascade, [CascadeStep("large", (0,)), mine], "48%")
     with pytest.raises(ex.InputError, match="must ask their models in one order"):
         open_shared(cascade, {"all": policies["all"], "turned": turned})
