@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from exeunt.rules.cheapest import cheapest as cheapest
     from exeunt.rules.common_threshold import common_threshold as common_threshold
     from exeunt.rules.common_threshold import risk_controlled as risk_controlled
+    from exeunt.rules.one_look import one_look as one_look
     from exeunt.rules.router_fitting import cascade_router as cascade_router
     from exeunt.rules.router_fitting import router as router
     from exeunt.rules.stopping import stopping as stopping
@@ -84,6 +85,7 @@ _HOMES = {
     "rules.catalogue": "eero learned_correctness optimised",
     "rules.cheapest": "cheapest",
     "rules.common_threshold": "common_threshold risk_controlled",
+    "rules.one_look": "one_look",
     "rules.router_fitting": "cascade_router router",
     "rules.stopping": "stopping",
     "runs.open_path": "load",

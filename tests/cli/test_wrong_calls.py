@@ -64,7 +64,7 @@ WORK = {
 ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
     ("record", "trusted"), ("record", "out"),
-    ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
+    ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"), ("train", "gate"),
     ("gateway keys", "add"), ("gateway keys", "add_admin"), ("gateway keys", "spend"), ("gateway certify", "labels"),
     ("gateway import", "client"), ("gateway import", "measure"),
     ("gateway money", "book"), ("gateway money", "drop"), ("gateway money", "reason"), ("gateway money", "resume"),

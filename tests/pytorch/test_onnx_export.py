@@ -150,7 +150,7 @@ def test_sessions_keep_within_the_limit_of_a_container(run, monkeypatch, threads
     monkeypatch.setattr("exeunt.onnx.executor.usable_cores", lambda: 2)
     monkeypatch.setattr("os.cpu_count", lambda: machine)
     executor = OnnxExecutor(run / "onnx", threads=threads)
-    session, _ = executor._session(0, (executor.manifest.stages[0].logits,))
+    session, _ = executor._session(range(1), (executor.manifest.stages[0].logits,))
     assert session.get_session_options().intra_op_num_threads == expected
 
 

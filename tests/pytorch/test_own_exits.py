@@ -8,8 +8,9 @@ import torch
 from onnx_stages import logits_with_drops
 from own_exit_networks import NETWORKS, Branchy, Named, Scales
 from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from exeunt.errors import InputError, RunsWhole
+from exeunt.errors import InputError, NotCuttable, RunsWhole
 from exeunt.torch import attach, count_macs, record, train
 from exeunt.torch.cutting.graph import trace_graph
 from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor
@@ -44,6 +45,33 @@ def test_exits_are_the_outputs_and_stages_give_them_too(name):
     for (rows, logits), its in zip(found, expected, strict=True):
         np.testing.assert_allclose(logits, its[rows].numpy(), atol=1e-5)
     assert [len(rows) for rows, _ in found] == [6, 5, 4][: len(found)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exits_that_are_not_wanted_are_not_decoded(name):
+    """Of what earlier exits alone need, nothing runs: counted, and the last exit answers the same."""
+    model, x = own(name)
+    network = attach(model, x, exits="own", verbose=False)
+    executor, heads = StagedExecutor(network, x), network.cost.heads
+    last = network.n_exits - 1
+    state, _ = executor.start(x.clone())
+    with FlopCounterMode(display=False) as counter:
+        for exit_ in range(last):
+            _, state = executor.run(exit_, state, [])
+        (logits,), _ = executor.run(last, state, [last])
+    np.testing.assert_allclose(logits, outputs(model, x)[-1].numpy(), atol=1e-5)
+    assert counter.get_total_flops() / 2 / len(x) == network.cost.full - heads.sum()
+    assert network.cost.of_one_look.full == network.cost.full - heads.sum()
+    dropped = executor.run(0, executor.start(x.clone())[0], [])[1]
+    dropped = executor.gather([(dropped, np.array([1, 4]))])
+    (alone,), _ = executor.run(1, dropped, [1])
+    np.testing.assert_allclose(alone, outputs(model, x)[1][[1, 4]].numpy(), atol=1e-5)
+
+
+def test_heads_cost_what_no_later_exit_needs():
+    """Counted by hand: a linear layer from four channels to three classes at each branch of `Branchy`."""
+    model, x = own("tuple")
+    assert attach(model, x, exits="own", verbose=False).cost.heads.tolist() == [12, 12, 0]
 
 
 def test_several_tensors_cross_a_cut_but_no_logits_of_earlier_exits():
@@ -96,7 +124,7 @@ class AtRandom(nn.Module):
         return [classify(value) for classify, value in zip(self.exits, [*early, last], strict=True)]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 2, 6, 13])
 def test_what_an_exit_needs_comes_first_and_operations_in_place_keep_their_order(seed):
     torch.manual_seed(seed)
     model, x = AtRandom(seed).eval(), torch.randn(4, 5)
@@ -112,6 +140,15 @@ def test_what_an_exit_needs_comes_first_and_operations_in_place_keep_their_order
     ends = [graph.index[node] for node in graph.exits]
     assert ends == sorted(ends)
     assert graph.nodes != list(graph.module.graph.nodes)  # the classifiers are called at the end
+    try:
+        executor = StagedExecutor(network, x)
+    except NotCuttable:  # a value that shares memory across the cut
+        return
+    state, _ = executor.start(x.clone())
+    for exit_ in range(2):
+        _, state = executor.run(exit_, state, [])
+    (logits,), _ = executor.run(2, state, [2])
+    np.testing.assert_allclose(logits, outputs(model, x)[-1].numpy(), atol=1e-5)
 
 
 def test_a_network_is_rebuilt_from_its_config_and_weights():

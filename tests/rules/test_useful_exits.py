@@ -93,6 +93,27 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
         first(1, 0.5)
 
 
+def test_the_full_network_answers_alone_where_no_exit_is_as_fast(monkeypatch):
+    from exeunt.jobs import timed_run
+
+    fit = made(0.9).with_cost(ex.CostModel([3.0, 4.0, 5.0, 6.0, 7.0], unit="ms", reference=2.0))
+    run = SimpleNamespace(
+        n_exits=5, refuse=lambda _: None, cascade=[], runs_whole="", recorded=lambda _: fit, has_gate=False
+    )
+    for name, stub in {"chosen_executor": "onnx", "_timed": (fit, None)}.items():
+        monkeypatch.setattr(timed_run, name, lambda *_, stub=stub, **__: stub)
+    said = []
+    found = timed_run.choose_by_time(run, ex.auto, ["60%", "100%"], None, say=said.append)
+    assert found.steps == (CascadeStep(NETWORK, (4,)),)
+    assert found.cost.cumulative.tolist() == [2.0]
+    assert "the full network answers alone, in 2 ms" in said[-1]
+    alone = found.trace(fit)
+    policy = found.rule(ex.auto)(*alone.split()[:2], budget="100%")
+    assert (policy.route(alone) == 0).all()
+    with pytest.raises(ex.InfeasibleBudget, match="below the cheapest exit"):
+        timed_run.choose_by_time(run, ex.auto, ["60%"], None, say=said.append)
+
+
 def test_heads_that_take_much_are_few():
     many, few = (len(worthwhile_exits(made(head), 3.5)[0].exits) for head in (0.0, 0.9))
     assert few < many

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,8 +11,11 @@ from clocked import Accelerator, Clocked
 
 import exeunt as ex
 from exeunt.engine.engine import Engine
+from exeunt.engine.executor import OneLookExecutor
 from exeunt.engine.plan import Plan
+from exeunt.policy import Policy
 from exeunt.rules import baselines
+from exeunt.score.confidence import BEFORE_EXITS
 from exeunt.timing import planner
 from exeunt.timing.bench import (
     Alternative,
@@ -165,6 +169,47 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
     batches = [exits[i : i + n] for i in range(0, len(exits) - n + 1, n)]
     measured = np.mean([expected_ms(executor, batch) for batch in batches])
     assert measured == pytest.approx(0.6 * full, rel=0.05)  # 600 inputs calibrate: some 2 % by chance
+
+
+def test_one_look_costs_the_gate_and_the_way_from_there_to_the_exit():
+    """Rows of an exit run together, each exit in a call of its own from the gate on."""
+    segments = tuple((k, k) for k in range(5))
+    depths = np.arange(1, 6)
+    executor = Clocked(
+        segments, start_s=0.02 * depths, row_s=0.01 * depths, head_s=[0.0, *HEADS], gather_s=0.002
+    )
+    looks, n = OneLookExecutor(executor), 40
+    looks.clock = executor.clock
+    rng = np.random.default_rng(0)
+    told = rng.normal(size=(2000, 3)).astype(np.float32)
+    right = rng.random((2000, 4)) < 1 / (1 + np.exp(-told[:, :1] - [-1, 0, 1, 2]))
+    trace = ex.ExitTrace.from_losses(
+        None, 1.0 - right, cost=ex.CostModel([1, 2, 3, 4], heads=[0.1, 0.1, 0.1, 0])
+    )
+    fit, calibrate, _ = replace(trace, features={BEFORE_EXITS: told}).split()
+    guess = ex.CostModel([0.2, 0.3, 0.4, 0.5], unit="ms", reference=1.0)
+    costs = []
+
+    def choose(cost):
+        costs.append(cost)
+        return ex.one_look(
+            fit.with_cost(cost), calibrate.with_cost(cost), budget=0.6 * cost.full + 0.4 * cost.first
+        )
+
+    route = partial(Policy.route, inputs=calibrate)
+    cost = self_consistent_cost(looks, np.zeros((n, 2)), choose, route, clock=executor.clock, guess=guess)
+    shares = choose(cost).planned_shares
+    assert (shares > 0.05).sum() >= 2
+    gate = (executor.run_s(0, n) + 0.0) / n
+    for exit_ in np.flatnonzero(shares > 0.05).tolist():
+        rows = shares[exit_] * n
+        way = sum(0.02 * depth for depth in depths[1 : exit_ + 2]) / rows + 0.01 * depths[1 : exit_ + 2].sum()
+        expected = 1e3 * (gate + way + HEADS[exit_] * (exit_ < 3) + 0.002)
+        assert cost.cumulative[exit_] == pytest.approx(expected, rel=0.15)
+    everywhere = costs[1].cumulative / 1e3
+    for exit_ in range(4):
+        way = sum(0.02 * depth for depth in depths[1 : exit_ + 2]) / 10 + 0.01 * depths[1 : exit_ + 2].sum()
+        assert everywhere[exit_] == pytest.approx(gate + way + HEADS[exit_] * (exit_ < 3) + 0.002, rel=0.02)
 
 
 def test_forced_exits_are_followed_and_the_heads_of_the_policy_run():

@@ -187,10 +187,11 @@ def _under(policies: Mapping[str, Policy], timed: TimedNetwork, macs: float) -> 
     for name, policy in policies.items():
         trace = run.replayed(policy, "test")
         accuracy = float(evaluate(policy, trace).accuracy or 0.0)
-        shares = run.recorded("test").along(policy.cascade).cost.cumulative / macs
+        shares = policy.along(run.recorded("test")).cost.cumulative / macs
         mix = ExitMix(policy, policy.route(trace), shares, name, accuracy, on_line=name != _OWN)
-        yield policy_alternative(timed.open_for(policy) if staged is None or policy.cascade else staged, mix)
-        if planned is not None and not policy.cascade:
+        own_way = bool(policy.cascade) or policy.looks_once  # with an executor of its own
+        yield policy_alternative(timed.open_for(policy) if staged is None or own_way else staged, mix)
+        if planned is not None and not own_way:
             yield policy_alternative(planned, replace(mix, name=name + _PLANNED), plan)
 
 

@@ -106,7 +106,9 @@ def _calibrate_run(
         timed = _timed(run, seeded, amounts or [_TYPICAL_BUDGET], options.batch_size, **how)
         fit, held_out = timed.trace(fit), timed.trace(held_out)
         costs, make = timed.cost, timed.rule(make)
-        reference = timed.steps[-1].model or None  # the model of the last exit that is run
+        reference = (
+            (timed.steps[-1].model or None) if timed.steps else None
+        )  # the model of the last exit that is run
     for amount in amounts:
         _check_budget(costs, str(amount))
     common: dict[str, Any] = {"delta": delta, "seed": options.seed, **answer}

@@ -108,7 +108,8 @@ class Rule:
 
     policy: str = _policy(
         "Kind of policy: auto (it mixes the others), eero, stopping, learned_correctness, optimised, common_threshold, "
-        "risk_controlled; of live models also router and cascade_router, which choose whom to ask. To compare with, "
+        "risk_controlled; of a network with a gate also one_look, which chooses an input's exit there; of live models "
+        "also router and cascade_router, which choose whom to ask. To compare with, "
         "baselines of the literature: msdnet, predictive_exit, patience, confident_patience, eco_m2f, genetic, "
         "random_routing.",
         default="auto",

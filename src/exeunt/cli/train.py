@@ -157,6 +157,8 @@ def _train_network(asked: _Asked, **of_masks: Any) -> None:
         text=column_names(parts.text_column),
         exits=_places(network.exits),
         exit_batch=numbers(network.exit_batch, _BATCHES, kind=int, least=1),
+        gate=network.gate,
+        gate_features=network.gate_features,
         head=given(heads),
         recipe=recipe,
         heads_first=training.heads_first,

@@ -47,6 +47,14 @@ class Network:
         default="7",
     )
     exit_batch: str | None = _more("Inputs at a time for --exits auto, such as 1,64. Default: 64.")
+    gate: str | None = _more(
+        "Gate: a module before the first exit. A policy may choose an input's exit there, by features of the module's "
+        "output (calibrate --policy one_look). Default: no gate."
+    )
+    gate_features: str | None = _more(
+        "What the gate tells of each channel: mean (over positions or tokens), or spread (mean and deviation). "
+        "Default: mean."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,6 +164,20 @@ class CostModel:
             heads=None if self.heads is None else self.heads[chosen],
         )
 
+    @property
+    def of_one_look(self) -> CostModel:
+        """The costs of inputs that go straight to an exit: no head before it is run.
+
+        Costs must rise: an exit that would cost less than one before it, because its head is small, costs as much.
+        """
+        if self.heads is None:
+            return self
+        alone = self.cumulative - np.cumsum(self.heads) + self.heads
+        most = np.maximum.accumulate(alone)
+        falls = np.diff(most, prepend=0.0) <= 0
+        rising = most * np.where(falls, 1 + LEAST_RISE * np.arange(self.n_exits), 1.0)
+        return CostModel(rising, unit=self.unit, source=self.source, reference=self.reference)
+
     def bounded(self, highest: float) -> CostModel:
         """Return the same costs, where no input can cost more than this."""
         return self._with(highest=min(self.highest, highest))

@@ -16,6 +16,7 @@ from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicyState
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence
 from exeunt.score.mask_confidence import MASK, evidence_of
+from exeunt.score.router_score import NEXT
 from exeunt.trace.cascade_step import is_tree
 
 
@@ -38,7 +39,8 @@ class Decisions(NamedTuple):
 class Decider:
     """Applies a policy to the rows of an engine.
 
-    `exits`: which exits of the network the policy's own are, ascending; by default they are the same ones. `number`:
+    `exits`: which exits of the network the policy's own are, ascending, without its gate; by default they are the same
+    ones. `number`:
     of the policy in the table's entries. `border`, `mask_scale`: see `Executor`. An input that leaves within a segment
     has run through all of it, and that is its cost. Segments of cascade models that the policy skips do not run for
     its rows.
@@ -63,15 +65,21 @@ class Decider:
         inside = [
             [own for exit_, own in self._own.items() if first <= exit_ <= last] for first, last in segments
         ]
+        self.gates = int(policy.looks_once)
+        """Exits of the executor that are none of the network's: a gate, as exit 0, if the policy looks once."""
         needs = policy.needs
         self.wanted = [[exits[own] for own in owns if needs[own]] for owns in inside]
         """Exits whose logits the policy needs, per segment."""
+        if self.gates:
+            self.wanted[0] = [0]
         self.all_wanted = frozenset(exit_ for exits_ in self.wanted for exit_ in exits_)
         """Exits of the network whose logits the policy needs."""
         cost = policy.cost.cumulative
         ends = [owns[-1] for owns in inside for _ in owns]
         self.cost_at: dict[int, float] = dict(zip(exits, cost[ends].tolist(), strict=True))
         """By exit of the network, the cost of a row that has come to it."""
+        if self.gates:
+            self.cost_at[0] = float(cost[0])
         self.cost_without_output = [
             None if wants or not owns else float(cost[owns[-1]])
             for wants, owns in zip(self.wanted, inside, strict=True)
@@ -98,6 +106,8 @@ class Decider:
 
     def decide(self, exit_: int, logits: Floats, memory: PolicyState) -> Decisions:
         """Decide which rows leave at an exit of the network. `logits` (rows, k) or (rows, k, h, w): finite."""
+        if exit_ < self.gates:
+            return self._look(logits, memory)
         own = self._own[exit_]
         leave, score, answer, after = self.policy.decide(own, evidence_of(logits, self._mask_scale), memory)
         # Rows that the arithmetic of another batch might answer at another exit, or with another class. A score with a
@@ -110,6 +120,22 @@ class Decider:
         cells = self.policy.watched
         first = cells is not None and own == cells.first
         return Decisions(leave, answer, borderline, after, score, cells is not None, first)
+
+    def _look(self, features: Floats, memory: PolicyState) -> Decisions:
+        """Choose the exits of rows by the features (rows, d) of the gate. None leaves there."""
+        exits, after = self.policy.look(features, memory)
+        cells, borderline = self.policy.watched, np.zeros(len(features), dtype=np.bool_)
+        for own, threshold in enumerate(self._limits):
+            if threshold is not None:
+                borderline |= abs(self.policy.score(own, {}, after.memory)[0] - threshold) <= self._border
+        score = self.policy.score(0 if cells is None else cells.first, {}, after.memory)[0]
+        after.memory[NEXT] = exits
+        leave = np.zeros(len(features), dtype=np.bool_)
+        return Decisions(leave, {}, borderline, after, score, watched=False, first=cells is not None)
+
+    def following(self, segment: int, memory: PolicyState) -> Any:
+        """Return the segment that rows run after this one, one for all or (rows,)."""
+        return memory.memory[NEXT] + 1 if segment < self.gates else self.after[segment]
 
 
 def detail_of(answer: Mapping[str, Any], rows: Any) -> Any:
@@ -131,9 +157,10 @@ def _exits_of(policy: Policy, n_exits: int, exits: Sequence[int] | None) -> Sequ
             "a router is for services and functions, which LiveCascade asks: the engine of networks runs all "
             "models of a cascade in a row; take cascade"
         )
+    n_exits -= (gates := int(policy.looks_once))
     if exits is None and policy.n_exits != n_exits:
         raise InputError(f"the policy has {counted(policy.n_exits, 'exit')}, the network {n_exits}")
     exits = range(n_exits) if exits is None else exits
     if len(exits) != policy.n_exits:
         raise InputError(f"the policy has {counted(policy.n_exits, 'exit')}, of the network's: {list(exits)}")
-    return exits
+    return [gates + exit_ for exit_ in exits]

@@ -25,7 +25,7 @@ from exeunt.engine.batch_scheduler import BatchScheduler, Queue
 from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.decider import Decider
 from exeunt.engine.dropping_finished_rows import ALL, PolicyRows, RowGroup
-from exeunt.engine.executor import Executor
+from exeunt.engine.executor import Executor, looks_once
 from exeunt.engine.inputs import input_keys, joined_inputs, n_rows
 from exeunt.engine.one_call import Calls, Survivors
 from exeunt.engine.plan import Plan, check_segments
@@ -109,6 +109,11 @@ class Engine:
             raise InputError(
                 f"ties of the policy {name!r} are broken by the keys of {policy.ties}, those of the others are not: "
                 "calibrate all with the same ties"
+            )
+        if policy.looks_once != looks_once(self.executor):
+            raise InputError(
+                "policies that choose an exit at the network's gate (one_look) and those that look at every exit run a "
+                "network in two ways: open it for one kind alone, with exeunt.load"
             )
         self._deciders[name] = Decider(
             policy,

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from exeunt._support.arrays import Booleans, Integers
 from exeunt.errors import InputError
+from exeunt.score.confidence import BEFORE_EXITS
 
 Segments: TypeAlias = "tuple[tuple[int, int], ...]"
 """(first exit, last exit), both inclusive, per segment: in order, without gaps, from exit 0 to exit m - 1."""
@@ -119,15 +120,18 @@ class Executor(Protocol):
 class SelectedExits:
     """An executor of some exits of another one, `exits`, ascending. The other heads and all after the last do not run.
 
+    `has_gate`: the other one's exit 0 is the network's gate, whose features are wanted as those of exit -1.
+
     Raises InputError if a segment up to there holds none of the exits: rows can be dropped only between segments.
     """
 
-    def __init__(self, executor: Executor, exits: Sequence[int]) -> None:
+    def __init__(self, executor: Executor, exits: Sequence[int], *, has_gate: bool = False) -> None:
         self._executor, self._exits, self.n_exits = executor, tuple(exits), len(exits)
         self.name, self.device, self.restarts = executor.name, executor.device, executor.restarts
         self.border, self.mask_scale = executor.border, executor.mask_scale
         self.start, self.signature = executor.start, executor.signature
         self.gather, self.compact, self.wait = executor.gather, executor.compact, executor.wait
+        self.has_gate = has_gate
         ends = [last for _, last in executor.segments]
         places = [bisect_left(ends, exit_) for exit_ in self._exits]
         used = range(places[-1] + 1)
@@ -139,4 +143,46 @@ class SelectedExits:
 
     def run(self, segment: int, state: Any, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Any]:
         """Run a segment for the wanted ones of the exits."""
-        return self._executor.run(segment, state, [self._exits[place] for place in wanted])
+        return self._executor.run(
+            segment, state, [0 if place == BEFORE_EXITS else self._exits[place] for place in wanted]
+        )
+
+
+class OneLookExecutor:
+    """Runs each input straight to one exit, which is chosen at the gate.
+
+    `executor`: its exit 0 is the network's gate, and it has a segment for each exit. Segment 0 here is up to the gate,
+    whose features are the outputs of exit 0. Segment l is all between the gate and exit l: it takes and returns the
+    state at the gate, so that rows go from segment 0 to the segment of their exit. Heads on the way do not run.
+    """
+
+    one_look = True
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor, self.n_exits, self.segments = executor, executor.n_exits, executor.segments
+        self.name, self.device, self.restarts = executor.name, executor.device, executor.restarts
+        self.border, self.mask_scale = executor.border, executor.mask_scale
+        self.start, self.signature = executor.start, executor.signature
+        self.gather, self.wait = executor.gather, executor.wait
+        self.compact = executor.compact
+
+    def run(self, segment: int, state: Any, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Any]:
+        """Run the stages from the gate to an exit, or up to the gate."""
+        if segment == 0:
+            return self._executor.run(0, state, wanted)
+        if (run_through := getattr(self._executor, "run_through", None)) is not None:
+            return [run_through(range(1, segment + 1), state)], state
+        along = state
+        for before in range(1, segment):
+            _, along = self._executor.run(before, along, [])
+        return self._executor.run(segment, along, wanted)[0], state
+
+    @staticmethod
+    def skip(state: Any) -> Any:
+        """Return the state at the gate as it is: every segment begins there."""
+        return state
+
+
+def looks_once(executor: Any) -> bool:
+    """Whether an executor, or what wraps one, is a `OneLookExecutor`."""
+    return bool(getattr(executor, "one_look", False))

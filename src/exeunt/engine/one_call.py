@@ -206,7 +206,7 @@ class Calls:
         if np.count_nonzero(borderline):
             self.table.mark_borderline(rows[borderline])
         leaving = int(np.count_nonzero(leave))
-        if not leaving and not self.keeps_outputs:
+        if not leaving and not (self.keeps_outputs and answer):
             return 0
         out = rows if leaving == len(leave) else rows[leave]
         label, confidence = answer["prediction"], answer["max_probability"]
@@ -216,7 +216,8 @@ class Calls:
             entered, label, confidence = out, label[leave], confidence[leave]
         which: Any = slice(None) if entered is rows else leave
         details = detail_of(answer, which) if self._details else None
-        self.table.record(entered, label, confidence, exit_, decider.cost_at[exit_], decider.number, details)
+        place, cost = exit_ - decider.gates, decider.cost_at[exit_]
+        self.table.record(entered, label, confidence, place, cost, decider.number, details)
         if leaving:
             self.table.finish(out, valid=True)
         return leaving
@@ -236,19 +237,22 @@ class Calls:
 
     def _routed(self, segment: int, signature: Hashable, group: RowGroup) -> Iterator[Survivors]:
         """Yield rows with the next segment that their policies run."""
-        routes = {part.decider.after[segment] for part in group.parts if part.decider is not None}
-        if routes == {segment + 1}:
+        routes = [
+            (part.at, part.decider.following(segment, part.memory))
+            for part in group.parts
+            if part.decider is not None
+        ]
+        if all(isinstance(route, int) and route == segment + 1 for _, route in routes):
             yield segment + 1, signature, group
             return
-        for route in sorted(routes):
-            goes = np.zeros(len(group.rows), dtype=np.bool_)
-            for part in group.parts:
-                if part.decider is not None and part.decider.after[segment] == route:
-                    goes[part.at] = True
-            mine = group.where(goes)
+        following = np.full(len(group.rows), -1)
+        for at, route in routes:
+            following[at] = route
+        for route in np.unique(following).tolist():
+            mine = group.where(following == route)
             if route == segment + 1:
                 yield route, signature, mine
                 continue
-            cascade: Any = self.executor  # only a cascade has models to skip
-            mine.state = cascade.skip(mine.state)
+            branching: Any = self.executor  # a cascade skips models, one look skips exits
+            mine.state = branching.skip(mine.state)
             yield route, self.executor.signature(mine.state), mine

@@ -22,9 +22,10 @@ from exeunt.evaluation.processes import measure_in_processes
 from exeunt.evaluation.results import SplitRecord, TraceResult, usual_splits
 from exeunt.rules.by_name import ROUTERS, rule_for
 from exeunt.rules.cascade import warn_of_classes
-from exeunt.rules.catalogue import CERTIFYING, PRESETS
+from exeunt.rules.catalogue import CERTIFYING, PRESETS, WITH_A_GATE
 from exeunt.runs.file_digests import TRACED
 from exeunt.runs.folder import RunFolder
+from exeunt.score.confidence import BEFORE_EXITS
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.cascade_trace import is_bounded, single_exits
 
@@ -77,7 +78,8 @@ def compare(
     if policies is None:
         routers = ROUTERS if all(map(_has_features, named.values())) else ()
         bounded = all(map(is_bounded, named.values()))
-        policies = (*(name for name in PRESETS if bounded or name not in CERTIFYING), *routers)
+        gates = WITH_A_GATE if all(map(_has_gate, named.values())) else ()
+        policies = (*(name for name in PRESETS if bounded or name not in CERTIFYING), *gates, *routers)
     names = (policies,) if isinstance(policies, str) else tuple(policies)
     for name in names:
         for trace in named.values():
@@ -184,6 +186,10 @@ def _amount(trace: ExitTrace | CascadeTrace, budget: float | str) -> float | Non
     with suppress(InfeasibleBudget):
         return single_exits(trace).cost.budget(budget)
     return None
+
+
+def _has_gate(trace: ExitTrace | CascadeTrace) -> bool:
+    return isinstance(trace, ExitTrace) and BEFORE_EXITS in trace.features
 
 
 def _has_features(trace: ExitTrace | CascadeTrace) -> bool:

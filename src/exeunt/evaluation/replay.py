@@ -143,7 +143,7 @@ def evaluate(
     Raises InputError if the trace is empty or has another number of exits or other costs.
     """
     result, trace = replayed(policy, inputs)
-    calibrated_on = None if calibration is None else calibration.along(policy.cascade)
+    calibrated_on = None if calibration is None else policy.along(calibration)
     differing = difference(policy, result.exits, trace, calibrated_on)
     warning = "" if differing is None else str(differing)
     return replace(result, warning=warning, caveat=_seen(policy, trace))
@@ -151,7 +151,7 @@ def evaluate(
 
 def replayed(policy: Policy, inputs: ExitTrace | CascadeTrace) -> tuple[Result, ExitTrace]:
     """Return the result without the tests for a warning, which take as long as the rest, and the trace of the exits."""
-    trace = inputs.along(policy.cascade)
+    trace = policy.along(inputs)
     if trace.cost != policy.cost:
         raise InputError(
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "

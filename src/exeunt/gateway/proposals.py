@@ -173,7 +173,7 @@ def watched_by(policy: Policy, held_out: Evidence) -> Policy:
     places = held_out.firsts(policy)
     if policy.watched is None or held_out.trace is None or not len(places):
         return replace(policy, watched=None)
-    trace = held_out.trace.take(places).along(policy.cascade)
+    trace = policy.along(held_out.trace.take(places))
     ranked = RankedInMemory(
         score_matrix(policy.score, policy.answer.on(trace)), tie_breaks(trace.keys(policy.ties), policy.seed)
     )

@@ -19,7 +19,7 @@ from exeunt._support.files import write_text
 from exeunt._support.text import counted
 from exeunt.errors import InputError, require
 from exeunt.evaluation.report import allowed_hash
-from exeunt.jobs.record import all_logits
+from exeunt.jobs.record import all_outputs
 from exeunt.policy import Policy
 from exeunt.runs.executors import chosen_executor, open_executor
 from exeunt.runs.folder import RunFolder
@@ -66,7 +66,7 @@ def draw_masks(
     rows = _chosen(exits, count)
     pictures = [prepare.resize(data.content(row), name=data.name(row)) for row in rows]
     opened = open_executor(run, chosen_executor(run, executor), trusted=trusted)
-    outputs = all_logits(opened, prepare.batch(pictures))
+    outputs, _ = all_outputs(opened, prepare.batch(pictures))
     masks = np.stack([MaskEvidence(output, opened.mask_scale)["mask"] for output in outputs], axis=1)
     truth = data.targets(np.array(rows), prepare)
     names, shares = run.manifest["class_names"], policy.cost.cumulative / policy.cost.full

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,10 @@ from exeunt.engine.executor import Executor
 from exeunt.errors import InputError, require
 from exeunt.jobs.batches import prepared_batches
 from exeunt.jobs.record import record_data
-from exeunt.onnx.executor import OnnxExecutor
+from exeunt.onnx.executor import OnnxExecutor, open_onnx
 from exeunt.onnx.manifest import FOLDER
 from exeunt.onnx.quantisation import quantise_export
-from exeunt.runs.executors import open_executor
+from exeunt.runs.executors import after_gate, chosen_executor, open_executor
 from exeunt.runs.file_digests import FOLDERS, TRACED
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds.onnx import ONNX
@@ -107,9 +108,10 @@ def other_precisions(run: RunFolder) -> dict[str, RunFolder]:
 _COPIED = ("model", "network", "inputs", "class_names", "data", "split", "training")
 
 
-def _quantised(run: RunFolder, folder: Path, training: Dataset, say: Callable[[str], None]) -> OnnxExecutor:
+def _quantised(run: RunFolder, folder: Path, training: Dataset, say: Callable[[str], None]) -> Executor:
     """Write quantised stages and open them."""
-    exported = cast("OnnxExecutor", open_executor(run, "onnx"))
+    chosen_executor(run, "onnx")  # raises where the run was not exported
+    exported = open_onnx(run)
     say(f"quantising {exported.n_exits} stages to {INT8}, with ranges of {_RANGED} training inputs")
     if reduced := adds_products_in_16_bits():
         say(
@@ -119,7 +121,7 @@ def _quantised(run: RunFolder, folder: Path, training: Dataset, say: Callable[[s
     drawn = _drawn(run, exported, training, _RANGED)
     quantise_export(run.path / FOLDER, folder / FOLDER, drawn, reduce_range=reduced)
     quantised = OnnxExecutor(folder / FOLDER)
-    moved = _moved(exported, quantised, _drawn(run, exported, training, _COMPARED))
+    moved = _moved(exported, quantised, _drawn(run, exported, training, _COMPARED))[int(run.has_gate) :]
     exit_ = int(moved.argmax())
     drift = (
         f"exit {exit_} moves {moved[exit_]:.1%} of the probability to other classes, over {_COMPARED} inputs"
@@ -130,13 +132,20 @@ def _quantised(run: RunFolder, folder: Path, training: Dataset, say: Callable[[s
             "--precision bf16 or fp16, or stay at fp32"
         )
     say(f"compared with {FP32}: {drift}, and the others less")
-    return quantised
+    return (
+        after_gate(run, partial(OnnxExecutor, folder / FOLDER), range(run.n_exits))
+        if run.has_gate
+        else quantised
+    )
 
 
 def _moved(
     before: OnnxExecutor, after: OnnxExecutor, batches: Iterator[Mapping[str, NDArray[Any]]]
 ) -> Floats:
-    """Return by exit how much probability is given to other classes, on average: the total variation distance (m,)."""
+    """Return by exit, the gate first, how much probability is given to other classes, on average.
+
+    It is the total variation distance (m,).
+    """
     total, n = np.zeros(before.n_exits), 0
     for batch in batches:
         pairs = zip(_probabilities(before, batch), _probabilities(after, batch), strict=True)

@@ -20,7 +20,7 @@ from exeunt.jobs.parts import DoBlocks, do_here, fill_folder
 from exeunt.jobs.summary import Tally
 from exeunt.runs.executors import chosen_executor, open_executor
 from exeunt.runs.folder import RunFolder
-from exeunt.score.confidence import MANY_CLASSES
+from exeunt.score.confidence import BEFORE_EXITS, MANY_CLASSES
 from exeunt.trace import ExitTrace, concatenate
 from exeunt.trace.combining import GrowingTrace
 from exeunt.trace.log_probability import joined, keeps_log_probability, n_kept
@@ -106,20 +106,26 @@ class RecordJob(Job):
             else:
                 into.take_in(batch, strict=self.strict)
                 if len(batch.positions):
-                    logits = all_logits(opened, batch.inputs)
-                    finite = np.all([_finite(logit) for logit in logits], axis=0)
+                    logits, gate = all_outputs(opened, batch.inputs)
+                    finite = _finite(logits, gate)
                     outputs = [logit[finite] for logit in logits]
-                    trace = self._trace(outputs, batch.keys[finite], opened.mask_scale)
+                    told = None if gate is None else gate[finite]
+                    trace = self._trace(outputs, batch.keys[finite], opened.mask_scale, told)
                     into.results.append((batch.positions[finite], trace))
 
-    def _trace(self, logits: list[Floats], keys: Keys, mask_scale: int = 1) -> ExitTrace:
-        trace = trace_of_logits(logits, cost=self.run.cost, id=keys, mask_scale=mask_scale)
+    def _trace(
+        self, logits: list[Floats], keys: Keys, mask_scale: int = 1, gate: Floats | None = None
+    ) -> ExitTrace:
+        trace = trace_of_logits(logits, cost=self.run.cost, id=keys, mask_scale=mask_scale, gate=gate)
         return trace if self.probabilities else replace(trace, log_probability=None)
 
     def _done(self, block: OpenBlock, end: BlockEnd) -> DoneBlock:
         nothing = np.empty((0, len(self.class_names), *((1, 1) if self.run.masks else ())))
-        none = self._trace([nothing] * self.run.cost.n_exits, np.empty(0, np.uint64))
-        results = block.results or [(np.empty(0, np.int64), none)]
+        results = block.results
+        if not results:
+            gate = self.run.trace("test").features[BEFORE_EXITS][:0] if self.run.has_gate else None
+            none = self._trace([nothing] * self.run.cost.n_exits, np.empty(0, np.uint64), gate=gate)
+            results = [(np.empty(0, np.int64), none)]
         rows = np.concatenate([positions for positions, _ in results])
         errors, order = block.errors(rows), np.argsort(rows, kind="stable")
         rows, traces = rows[order], [trace for _, trace in results]
@@ -159,27 +165,36 @@ def record_data(
     for batch in batches:
         if batch.unreadable:
             raise batch.unreadable[0][1]
-        logits = all_logits(executor, batch.inputs)
-        finite = np.all([_finite(logit) for logit in logits], axis=0)
+        logits, gate = all_outputs(executor, batch.inputs)
+        finite = _finite(logits, gate)
         if not finite.all():
             row = int(np.flatnonzero(~finite)[0])
             raise InputError(f"the network's output for {data.name(int(batch.positions[row]))} is not finite")
         label = data.targets(batch.positions, prepare)
         scale = executor.mask_scale
-        recorded.add(trace_of_logits(logits, cost=cost, label=label, id=batch.keys, mask_scale=scale))
+        recorded.add(
+            trace_of_logits(logits, cost=cost, label=label, id=batch.keys, mask_scale=scale, gate=gate)
+        )
         places.append(batch.positions)
     return recorded.whole().take(np.argsort(np.concatenate(places), kind="stable"))
 
 
-def _finite(logits: Floats) -> Booleans:
-    """Return which inputs have finite logits, (b,)."""
-    return np.asarray(np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
+def _finite(logits: list[Floats], gate: Floats | None) -> Booleans:
+    """Return which inputs have finite outputs at every exit and at the gate, (b,)."""
+    outputs = [*logits, *([] if gate is None else [gate])]
+    finite = [np.isfinite(output).all(axis=tuple(range(1, output.ndim))) for output in outputs]
+    return np.asarray(np.all(finite, axis=0))
 
 
-def all_logits(executor: Executor, inputs: Any) -> list[Floats]:
-    """Return the logits of every exit for a batch of prepared inputs, (b, k), or of masks (b, k, h, w)."""
+def all_outputs(executor: Executor, inputs: Any) -> tuple[list[Floats], Floats | None]:
+    """Return the logits of every exit for a batch of prepared inputs, (b, k), or of masks (b, k, h, w).
+
+    Then what the network's gate tells, (b, f); None without a gate.
+    """
     state, outputs = executor.start(inputs)[0], []
+    gate = [BEFORE_EXITS] if getattr(executor, "has_gate", False) else []
     for segment, (first, last) in enumerate(executor.segments):
-        logits, state = executor.run(segment, state, range(first, last + 1))
+        wanted = [*(gate if segment == 0 else ()), *range(first, last + 1)]
+        logits, state = executor.run(segment, state, wanted)
         outputs += logits
-    return outputs
+    return outputs[len(gate) :], outputs[0] if gate else None

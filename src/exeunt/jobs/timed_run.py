@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +16,23 @@ from exeunt._support.limits import check_memory
 from exeunt.costs.cost_model import CostModel
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan
-from exeunt.errors import InputError
+from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.jobs.batches import prepared_batches
 from exeunt.policy import Policy
 from exeunt.policy.policy_set import feasible
+from exeunt.rules.auto import auto
 from exeunt.rules.cascade import with_unasked
+from exeunt.rules.one_look import one_look
 from exeunt.rules.useful_exits import worthwhile_exits
-from exeunt.runs.executors import chosen_executor, executor_device, open_executor
+from exeunt.runs.executors import chosen_executor, executor_device, open_executor, open_one_look
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import InputPreparation, load_preparation, part_data
 from exeunt.runs.runner import open_shared
 from exeunt.timing.bench import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
+from exeunt.timing.timing_tools import seconds_of
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
-from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
 if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork
@@ -131,12 +136,13 @@ class TimedExits:
     """Exits that pay for their time: `steps`, and the milliseconds `cost` of answering at each of them.
 
     Shares of the cost are of the original model; of a cascade, of the model that takes longest. `unasked`: why a model
-    of a cascade has none.
+    of a cascade has none. `instead`: makes the policies in place of the rule that was asked for.
     """
 
     steps: tuple[CascadeStep, ...]
     cost: CostModel
     unasked: Mapping[str, str]
+    instead: Callable[..., Policy] | None = None
 
     def trace(self, recorded: ExitTrace | CascadeTrace | StoredTrace) -> Any:
         """Return the trace of these exits, from a trace of all exits, at their costs."""
@@ -144,9 +150,10 @@ class TimedExits:
 
     def rule(self, rule: Callable[..., Policy]) -> Callable[..., Policy]:
         """Return the rule whose policies run these exits."""
+        chosen = self.instead or rule
 
         def make(fit: ExitTrace, calibrate: ExitTrace, **options: Any) -> Policy:
-            return with_unasked(replace(rule(fit, calibrate, **options), cascade=self.steps), self.unasked)
+            return with_unasked(replace(chosen(fit, calibrate, **options), cascade=self.steps), self.unasked)
 
         return make
 
@@ -162,13 +169,15 @@ def choose_by_time(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> TimedExits:
-    """Time every stage and head of a run, choose the exits that answer best within a mean time, and time those.
+    """Time a run, choose the exits that answer best within a mean time, and time those.
 
     `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the original model's
     time, in any order. The exits answer best within the middle one of those that can be kept, and the first exit takes
     no more than the least of these. `say`: is told the others, too.
     `inputs`: a batch of the size that will be used, as the run's executor takes them. Models of a cascade are timed
     each alone. Then the chosen exits are timed at the numbers of rows that reach each stage.
+    With `one_look`, inputs go from the network's gate straight to their exit, and all exits are timed in this way. With
+    `auto` both ways are timed where the network has a gate, and the one that answers better is taken.
 
     Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
     that cannot run it, or a network that runs whole.
@@ -176,7 +185,53 @@ def choose_by_time(
     if run.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     network = TimedNetwork.of(run, executor, trusted)
-    models = network.models()
+    kind, asked = getattr(rule, "func", rule), getattr(rule, "keywords", {})
+    if kind is one_look:
+        return _one_look_by_time(network, rule, budgets, inputs, say)
+    if kind is not auto or not run.has_gate or {"answer", "score"} & asked.keys():
+        return _exits_by_time(network, rule, budgets, inputs, seed, say)
+    at_gate = partial(one_look, **asked)
+    ways: dict[str, TimedExits] = {}
+    with suppress(InfeasibleBudget):
+        looks = _one_look_by_time(network, at_gate, budgets, inputs, say)
+        ways["one look at the gate"] = replace(looks, instead=at_gate)
+    try:
+        ways["a look at each exit"] = _exits_by_time(network, rule, budgets, inputs, seed, say)
+    except InfeasibleBudget:
+        if not ways:
+            raise
+    quality = {
+        name: _quality_within(timed, rule, run.trace("fit"), budgets, seed) for name, timed in ways.items()
+    }
+    best = max(ways, key=lambda name: quality[name])
+    shown = ", ".join(f"{name} {share:.2%}" for name, share in quality.items())
+    say(f"{best} answers best within the time, of inputs set aside: {shown}")
+    return ways[best]
+
+
+def _quality_within(
+    timed: TimedExits, rule: Callable[..., Policy], fit: ExitTrace, budgets: Sequence[str | float], seed: int
+) -> float:
+    """Return the mean quality of the answers within the middle budget, of inputs that are set aside from `fit`."""
+    learned, calibrate, held_out = (
+        timed.trace(part) for part in fit.split(fit=0.4, calibrate=0.2, test=0.4, seed=seed)
+    )
+    amounts = [*feasible(timed.cost.budget, budgets)]
+    policy = timed.rule(rule)(learned, calibrate, budget=amounts[len(amounts) // 2])
+    rows = np.arange(held_out.n)
+    return float(policy.answer.on(held_out).quality[rows, policy.route(held_out)].mean())
+
+
+def _exits_by_time(
+    network: TimedNetwork,
+    rule: Callable[..., Policy],
+    budgets: Sequence[str | float],
+    inputs: Any,
+    seed: int,
+    say: Callable[[str], None],
+) -> TimedExits:
+    """Time every stage and head, choose exits that inputs take one after the other, and time those."""
+    run, models = network.run, network.models()
     for model_run in [model.run for model in models.values()] or [run]:
         if model_run.runs_whole:
             raise InputError(
@@ -184,6 +239,29 @@ def choose_by_time(
                 f"give a budget of MACs. {model_run.runs_whole}"
             )
     timed, original = _timed(network, models, inputs, say)
+    try:
+        return _exits_within(network, timed, original, rule, budgets, inputs, seed, say)
+    except InfeasibleBudget:
+        cost = timed.cost if isinstance(timed, ExitTrace) else None
+        if cost is None or max(map(cost.amount, budgets)) < cost.reference * (1 - 1e-9):
+            raise
+    say(f"no exit pays for its time: the full network answers alone, in {cost.show(cost.reference)}")
+    alone = CostModel([cost.reference], unit="ms", source=f"{cost.source}, the full network alone")
+    return TimedExits((CascadeStep(NETWORK, (run.n_exits - 1,)),), alone, {})
+
+
+def _exits_within(
+    network: TimedNetwork,
+    timed: ExitTrace | CascadeTrace,
+    original: Callable[[Any], Any],
+    rule: Callable[..., Policy],
+    budgets: Sequence[str | float],
+    inputs: Any,
+    seed: int,
+    say: Callable[[str], None],
+) -> TimedExits:
+    """Choose exits of a timed network, and time those; see `choose_by_time`."""
+    run, models = network.run, network.models()
     left_out = list[float | str]()
     within_reach = [*feasible(timed.budget, budgets, left_out.append).items()]
     if left_out:
@@ -192,7 +270,7 @@ def choose_by_time(
     steps = worthwhile_exits(timed, amount, least=least, seed=seed)
     named = [f"{step.model} {', '.join(map(str, step.exits))}".strip() for step in steps]
     say(f"exits that pay for their time: {'; '.join(named)}")
-    opened = open_executor(replace(run, steps=steps), network.name, trusted=trusted)
+    opened = open_executor(replace(run, steps=steps), network.name, trusted=network.trusted)
     fit, calibrate = (run.recorded(part).along(steps) for part in ("fit", "calibrate"))
 
     def choose(cost: CostModel) -> Policy:
@@ -204,6 +282,36 @@ def choose_by_time(
     idle = [name for name in models if name not in {step.model for step in steps}]
     unasked = {name: f"{name} is not asked: none of its exits pays for its time." for name in idle}
     return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, original=original), unasked)
+
+
+def _one_look_by_time(
+    network: TimedNetwork,
+    rule: Callable[..., Policy],
+    budgets: Sequence[str | float],
+    inputs: Any,
+    say: Callable[[str], None],
+) -> TimedExits:
+    """Time the ways from the gate to the exits, at the mix of exits of the policy within the middle budget."""
+    run = network.run
+    say(f"timing the ways from the gate of {run.path} to its exits ({network.name})")
+    opened, original = (
+        open_one_look(run, network.name, trusted=network.trusted),
+        whole_network(network.open_whole()),
+    )
+    whole = seconds_of(original, inputs, time.perf_counter) * 1e3 / len(opened.start(inputs)[1])
+    alone = run.cost.of_one_look
+    guess = CostModel(alone.share(alone.cumulative) * whole, unit="ms", reference=whole)
+    fit, calibrate = run.trace("fit"), run.trace("calibrate")
+
+    def choose(cost: CostModel) -> Policy:
+        within = [*feasible(cost.budget, budgets)]
+        budget = within[len(within) // 2]
+        return rule(fit.with_cost(cost), calibrate.with_cost(cost), budget=budget)
+
+    cost = self_consistent_cost(
+        opened, inputs, choose, lambda policy: policy.route(calibrate), original=original, guess=guess
+    )
+    return TimedExits((), cost, {})
 
 
 def _timed(

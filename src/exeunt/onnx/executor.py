@@ -23,7 +23,7 @@ from exeunt.engine.plan import check_segments
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
-from exeunt.onnx.model_file import OnnxGraph
+from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.runs.folder import RunFolder
 
 Named: TypeAlias = dict[str, NDArray[Any]]
@@ -32,10 +32,11 @@ Named: TypeAlias = dict[str, NDArray[Any]]
 class OnnxExecutor:
     """Runs the network that `exeunt export` wrote to `folder`.
 
-    `segments`: by default one per exit. `threads`: per call; None leaves it to ONNX Runtime (one per core), within the
-    limit of the container. `spin`: let threads spin within a call while they wait for the next operator. On idle cores
-    this saves up to a third of the time of one input; on busy cores a batch takes longer. `optimised`: let ONNX Runtime
-    optimise the whole network before it is cut, if possible; else each segment is optimised alone.
+    `segments`: by default one per exit; a network's gate counts as its exit 0 here. `threads`: per call; None leaves it
+    to ONNX Runtime (one per core), within the limit of the container. `spin`: let threads spin within a call while they
+    wait for the next operator. On idle cores this saves up to a third of the time of one input; on busy cores a batch
+    takes longer. `optimised`: let ONNX Runtime optimise the whole network before it is cut, if possible; else each
+    segment is optimised alone.
 
     Raises InputError for segments that do not fit, ArtefactError for damaged files.
     """
@@ -52,7 +53,7 @@ class OnnxExecutor:
         optimised: bool = True,
     ) -> None:
         self._folder, self.manifest = folder, OnnxManifest.load(folder)
-        self.n_exits = self.manifest.n_exits
+        self.n_exits = len(self.manifest.stages)
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
         self._ort = require("onnxruntime", extra="onnx")
@@ -64,7 +65,7 @@ class OnnxExecutor:
         by_default = cores if cores < (os.cpu_count() or 1) else 0  # 0 leaves the choice to ONNX Runtime
         self._threads = by_default if threads is None else threads
         self._spin = spin
-        self._sessions: dict[tuple[int, tuple[str, ...]], tuple[Any, list[str]]] = {}
+        self._sessions: dict[tuple[range, tuple[str, ...]], tuple[Any, list[str]]] = {}
         kinds = self.manifest.tensors
         logits, images = kinds[self.manifest.stages[-1].logits].shape, kinds[self.manifest.inputs[0]].shape
         self.mask_scale: int = images[2] // logits[2] if len(logits) == 4 else 1  # type: ignore[operator]
@@ -90,10 +91,18 @@ class OnnxExecutor:
         logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
         passed_on = [name for name in self.cut.states[segment] if name in self.cut.graphs[segment].outputs]
         if outputs := tuple(dict.fromkeys([*logits, *passed_on])):
-            session, inputs = self._session(segment, outputs)
-            results = session.run(outputs, {name: state[name] for name in inputs})
-            state = state | dict(zip(outputs, results, strict=True))
+            state = state | self._computed(range(segment, segment + 1), outputs, state)
         return [state[name] for name in logits], {name: state[name] for name in self.cut.states[segment]}
+
+    def run_through(self, segments: range, state: Named) -> NDArray[Any]:
+        """Return the logits of the last exit of these segments, which one session runs without a stop."""
+        logits = self.manifest.stages[self.segments[segments[-1]][1]].logits
+        return self._computed(segments, (logits,), state)[logits]
+
+    def _computed(self, segments: range, outputs: tuple[str, ...], state: Named) -> Named:
+        session, inputs = self._session(segments, outputs)
+        results = session.run(outputs, {name: state[name] for name in inputs})
+        return dict(zip(outputs, results, strict=True))
 
     def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
         """Return one state with these rows; tensors that all rows share are those of the first state."""
@@ -117,14 +126,14 @@ class OnnxExecutor:
     def wait(self) -> None:
         """Do nothing: a session returns when it is done."""
 
-    def _session(self, segment: int, outputs: tuple[str, ...]) -> tuple[Any, list[str]]:
+    def _session(self, segments: range, outputs: tuple[str, ...]) -> tuple[Any, list[str]]:
         """Return the session that computes these tensors, opened at the first call, and the names of its inputs.
 
         There is one for each choice of heads: a session computes everything that its model contains, even if it is not
         fetched.
         """
-        if (segment, outputs) in self._sessions:
-            return self._sessions[segment, outputs]
+        if (segments, outputs) in self._sessions:
+            return self._sessions[segments, outputs]
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
@@ -135,10 +144,11 @@ class OnnxExecutor:
         # Threads that spin between calls take the cores from the session that works.
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        model = self.cut.graphs[segment].model(outputs)
+        graphs = [self.cut.graphs[segment] for segment in segments]
+        model = (graphs[0] if len(graphs) == 1 else join_graphs(graphs)).model(outputs)
         session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._sessions[segment, outputs] = session, [get_input.name for get_input in session.get_inputs()]
-        return self._sessions[segment, outputs]
+        self._sessions[segments, outputs] = session, [get_input.name for get_input in session.get_inputs()]
+        return self._sessions[segments, outputs]
 
     def _check_described(self, stages: Sequence[OnnxGraph]) -> None:
         """Raise ArtefactError unless the manifest describes tensors as the stages declare them."""

@@ -56,6 +56,8 @@ class OnnxStage:
 class OnnxManifest:
     """All stages, one per exit, and the tensors they pass on. `inputs`: names of the network's inputs.
 
+    `gate`: the first stage is up to the network's gate, and its logits are what that tells.
+
     `weights`: digest of the exported weights. `longest_text`: most tokens that the network takes, None for no limit.
     `prepare`: how raw inputs become tensors, as in the manifest of the run. `provenance`: opset, versions of packages,
     batch sizes that were compared with PyTorch.
@@ -68,11 +70,12 @@ class OnnxManifest:
     longest_text: int | None = None
     prepare: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    gate: bool = False
 
     @property
     def n_exits(self) -> int:
         """Number of exits m."""
-        return len(self.stages)
+        return len(self.stages) - self.gate
 
     def state_after(self, last: int) -> tuple[str, ...]:
         """Return the names of the tensors that exist after exit `last` and are needed later."""

@@ -25,7 +25,8 @@ from exeunt.engine.decider import class_probabilities
 from exeunt.errors import InputError, one_line
 from exeunt.onnx.traced_array import Branch, GraphWriter, TracedArray
 from exeunt.policy import Policy, PolicyState
-from exeunt.score.confidence import Evidence, softmax
+from exeunt.policy.calibration import at_least
+from exeunt.score.confidence import GATE, Evidence, softmax
 from exeunt.score.tie_breaking import tie_breaks
 
 KEY = "key"
@@ -77,13 +78,15 @@ class _ModelWriter:
 
     def __init__(self, stages: Sequence[ModelStage], policy: Policy, exits: tuple[int, ...]) -> None:
         self.policy, self.exits, self.writer = policy, exits, GraphWriter()
+        if policy.looks_once and exits[0] == 0:
+            raise InputError(
+                "the policy chooses an input's exit at the network's gate, and the first stage is an exit"
+            )
         always = np.isneginf(policy.limits.score) & np.isneginf(policy.limits.tie)
         always[-1] = True
         self.last = int(np.argmax(always))
         self.stages = stages[: exits[self.last] + 1]
-        final = self.stages[-1]
-        (shape,) = (v.type.tensor_type.shape for v in final.model.graph.output if v.name == final.logits)
-        self.k = int(shape.dim[1].dim_value)
+        self.k = self._width(self.stages[-1])
         self.outputs = {
             "label": (TensorProto.INT64, [1]),
             "probabilities": (TensorProto.FLOAT, [1, self.k]),
@@ -102,10 +105,12 @@ class _ModelWriter:
         with self.writer.branch() as branch:
             key: Any = TracedArray(self.writer, KEY, np.zeros(1, dtype=np.uint64))
             begun = PolicyState(tie_breaks(key, self.policy.seed), self.policy.score.init(1), {})
+
+            def answered() -> list[str]:
+                return self._looked_at(begun) if self.policy.looks_once else self._answered_from(0, 0, begun)
+
             results = self._either(
-                self._are_finite(inputs),
-                lambda: self._answered_from(0, 0, begun),
-                lambda: self._written(-1, np.nan, -1, 0.0),
+                self._are_finite(inputs), answered, lambda: self._written(-1, np.nan, -1, 0.0)
             )
             for name, made_name in zip(self.outputs, results, strict=True):
                 branch.nodes.append(helper.make_node("Identity", [made_name], [name]))
@@ -142,12 +147,7 @@ class _ModelWriter:
         active = policy.active[exit_]
 
         def answered() -> list[str]:
-            return self._written(
-                np.where(finite, decision.answer["prediction"], -1),
-                np.where(finite, class_probabilities(decision.answer), np.nan),
-                np.where(finite, exit_, -1),
-                policy.cost.cumulative[exit_],
-            )
+            return self._answered(exit_, decision.answer, finite)
 
         def went_on() -> list[str]:
             before = None if active else finite
@@ -157,20 +157,76 @@ class _ModelWriter:
             return answered()
         return self._either(decision.leave | ~finite, answered, went_on) if active else went_on()
 
-    def _grafted(self, first: int, last: int) -> str:
-        """Write these stages, each with its outputs for later ones; returns the name of the last one's logits."""
+    def _answered(self, exit_: int, answer: Mapping[str, Any], finite: Any) -> list[str]:
+        """Write an exit's answer, or that there is none; returns the names of the outputs."""
+        return self._written(
+            np.where(finite, answer["prediction"], -1),
+            np.where(finite, class_probabilities(answer), np.nan),
+            np.where(finite, exit_, -1),
+            self.policy.cost.cumulative[exit_],
+        )
+
+    def _looked_at(self, state: PolicyState) -> list[str]:
+        """Write the model of a policy that looks once, from the gate on; returns the names of the outputs."""
+        width = self._width(self.stages[0])
+        features: Any = TracedArray(self.writer, self._grafted(0, 0), np.zeros((1, width), dtype=np.float32))
+        _, memory = self.policy.score(0, {GATE: features}, state.memory)
+        finite = np.abs(features.astype(np.float64).sum(axis=1)) < np.inf
+        return self._sent_from(1, 0, PolicyState(state.tie, memory, {}), finite)
+
+    def _sent_from(self, stage: int, exit_: int, state: PolicyState, finite: Any) -> list[str]:
+        """Write the stages from this one on, with the head of the input's own exit alone."""
+        policy = self.policy
+        while exit_ < self.last and not policy.active[exit_]:
+            exit_ += 1
+        place = self.exits[exit_]
+
+        def answered() -> list[str]:
+            name = self._grafted(place, place, head_alone=exit_ < self.last)
+            logits: Any = TracedArray(self.writer, name, np.zeros((1, self.k), dtype=np.float32))
+            logits = logits.astype(np.float64)
+            return self._answered(
+                exit_, Evidence(softmax(logits)), finite & (np.abs(logits.sum(axis=1)) < np.inf)
+            )
+
+        if exit_ == self.last:
+            self._grafted(stage, place - 1, heads=False)
+            return answered()
+        self._grafted(stage, place, heads=False)
+        score, _ = policy.score(exit_, {}, state.memory)
+        limit = float(policy.limits.score[exit_]), float(policy.limits.tie[exit_])
+        leave: Any = at_least(score, state.tie, *limit)
+        return self._either(
+            leave,
+            answered,
+            lambda: self._sent_from(place + 1, exit_ + 1, state, finite),
+        )
+
+    def _grafted(self, first: int, last: int, *, heads: bool = True, head_alone: bool = False) -> str:
+        """Write these stages, each with its outputs for later ones; returns the name of the last one's logits.
+
+        The last stage has its head, without `heads` it has none; `head_alone`: the rest of it is written already.
+        """
         for number, (model, logits) in enumerate(self.stages[first : last + 1], start=first):
             later = {tensor.name for stage in self.stages[number + 1 :] for tensor in stage.model.graph.input}
             wanted = [tensor.name for tensor in model.graph.output if tensor.name in later]
-            needed = dict.fromkeys([*wanted, *([logits] if number == last else [])])
+            needed = dict.fromkeys([*wanted, *([logits] if number == last and heads else [])])
             takes = [tensor.name for tensor in model.graph.input]
             part = Extractor(model).extract_model(takes, list(needed)).graph
+            if head_alone:
+                _drop_nodes(part, Extractor(model).extract_model(takes, wanted).graph)
             options: dict[str, Any] = dict.fromkeys(
                 ("rename_inputs", "rename_outputs", "rename_value_infos"), False
             )
             compose.add_prefix_graph(part, f"within{number}/", inplace=True, **options)
             self.writer.graft(part)
         return self.stages[last].logits
+
+    @staticmethod
+    def _width(stage: ModelStage) -> int:
+        """Return how many numbers a stage's head gives for an input."""
+        (shape,) = (v.type.tensor_type.shape for v in stage.model.graph.output if v.name == stage.logits)
+        return int(shape.dim[1].dim_value)
 
     def _either(
         self, condition: TracedArray, then: Callable[[], list[str]], otherwise: Callable[[], list[str]]
@@ -211,6 +267,17 @@ class _ModelWriter:
             for name, kind in zip(outputs, self.outputs.values(), strict=True)
         ]
         return helper.make_graph(branch.nodes, "exeunt", inputs, output_infos, branch.weights)
+
+
+def _drop_nodes(graph: GraphProto, written: GraphProto) -> None:
+    """Remove the nodes and weights of a graph that are in another one, whose values the rest of it then takes."""
+    made = {name for node in written.node for name in node.output}
+    nodes = [node for node in graph.node if not made.issuperset(node.output)]
+    taken = {name for node in nodes for name in node.input}
+    weights = [weight for weight in graph.initializer if weight.name in taken]
+    for field, kept in (("node", nodes), ("initializer", weights)):
+        del getattr(graph, field)[:]
+        getattr(graph, field).extend(kept)
 
 
 def _inputs(stages: Sequence[ModelStage]) -> list[ValueInfoProto]:

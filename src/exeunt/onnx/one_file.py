@@ -50,9 +50,10 @@ class RunInOneFile:
             inputs = OnnxManifest.load(model.path / FOLDER).inputs
             own = tuple(prefix + name for name in inputs)
             shared = preparations.setdefault((inputs, _way(model)), Preparation(own, model)).inputs
-            exits += [len(stages) + exit_ for exit_ in step.exits]
+            before = len(stages) + model.has_gate
+            exits += [before + exit_ for exit_ in step.exits]
             renames = dict(zip(own, shared, strict=True))
-            read = read_stages(model.path / FOLDER)[: step.exits[-1] + 1]
+            read = read_stages(model.path / FOLDER)[: model.has_gate + step.exits[-1] + 1]
             stages += [_renamed(stage, prefix, renames) for stage in read]
         self.model = model_with_policy(
             stages, run.policy, exits=exits, about={"class_names": run.manifest["class_names"]}

@@ -99,12 +99,17 @@ class PolicyFunction(Protocol):
 
 
 def composed(
-    rule: Callable[..., Composition], *, usual_answer: str = "own", own_score: bool = False
+    rule: Callable[..., Composition],
+    *,
+    usual_answer: str = "own",
+    own_score: bool = False,
+    one_look: bool = False,
 ) -> PolicyFunction:
     """Make a function that makes policies of a rule `(part: FitPart, *, options) -> Composition`, under its name.
 
     `usual_answer`: the default of `answer`. `own_score`: the rule ranks inputs by a score of its own, so none can be
-    asked for.
+    asked for. `one_look`: the score is known at the network's gate, so that an input runs one exit alone: that is what
+    it costs, and there is no other answer than the exit's own.
     """
 
     @wraps(rule, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
@@ -126,10 +131,17 @@ def composed(
             raise InputError(f"{rule.__name__} has a score of its own: leave out score={score!r}")
         if ties not in get_args(Ties):
             raise InputError(f"ties must be broken by the keys of 'content' or 'row', got {ties!r}")
+        if one_look and answer != "own":
+            raise InputError(
+                f"with {rule.__name__} an input runs one exit alone and gets its own answer: leave out "
+                f"answer={answer!r}"
+            )
         check_disjoint(fit, calibrate)
-        remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate), **_ids_note(fit, calibrate)}
         rows = {"calibrated": calibrate.some_rows, "fitted": fit.some_rows}
-        amount = fit.budget(budget)
+        if one_look:
+            fit = fit.with_cost(fit.cost.of_one_look)
+        remarks = {**remark_on_labels(fit), **_neighbours_note(fit, calibrate), **_ids_note(fit, calibrate)}
+        amount = fit.cost.budget(budget, warn=not one_look)  # shares are of all heads, which it does not run
         chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
         part = FitPart(fit, as_score(score, fit), amount, seed)
         learned = rule(part, **options)

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from exeunt._support.arrays import Booleans, Floats, Integers
-from exeunt.score.confidence import log_softmax
+from exeunt.score.confidence import BEFORE_EXITS, log_softmax
 from exeunt.score.gate import Gate, gate_columns, gate_names
 from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import ExitTrace
@@ -91,6 +91,15 @@ def denoised_correctness(fit: ExitTrace, score: str | None = None) -> Floats:
         weights = _logistic(x, quality[:, exit_])
         chance[:, exit_] = expit(weights[0] + x @ weights[1:])
     return chance
+
+
+@cached_on_trace
+def quality_at_gate(fit: ExitTrace) -> Floats:
+    """Return weights (f + 1, m) of the gate's features and a 1: the log-odds of each exit's quality."""
+    columns = fit.features[BEFORE_EXITS].astype(np.float64)
+    spread = columns.std(axis=0) + 1e-9
+    fitted = [_logistic(columns / spread, quality) for quality in fit.quality.T]
+    return np.array([[*weights[1:] / spread, weights[0]] for weights in fitted]).T
 
 
 @cached_on_trace

@@ -26,7 +26,7 @@ from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.ensemble_answer import Answer, OwnAnswer, answer_from_dict
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.policy.watched_cells import MOST_COUNTED, WatchedCells
-from exeunt.score.confidence import FEATURES
+from exeunt.score.confidence import FEATURES, GATE
 from exeunt.score.kinds import Score, score_from_dict
 from exeunt.score.router_score import NEXT
 from exeunt.score.tie_breaking import Ties, tie_breaks
@@ -261,6 +261,25 @@ class Policy:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
         return Decision(leave, score, answer, PolicyState(state.tie, memory, outputs))
 
+    @property
+    def looks_once(self) -> bool:
+        """Whether an input's exit is chosen at the network's gate, before any exit is run: see `look`."""
+        return getattr(self.score, "looks_once", False)
+
+    def look(self, features: Any, state: PolicyState) -> tuple[Any, PolicyState]:
+        """Choose the exit of each row at the gate; returns the exits (rows,) and the state for that exit.
+
+        `features` (rows, d): what the gate tells. Only for a policy that `looks_once`. The exit is the one at which
+        `step` would let the row leave if it were asked at every exit.
+        """
+        _, memory = self.score(0, {GATE: features}, state.memory)
+        exits = np.full(len(features), self.n_exits - 1)
+        for exit_ in reversed(range(self.n_exits - 1)):
+            score, _ = self.score(exit_, {}, memory)
+            limit = float(self.limits.score[exit_]), float(self.limits.tie[exit_])
+            exits[at_least(score, state.tie, *limit)] = exit_
+        return exits, PolicyState(state.tie, memory, {})
+
     def following(self, exit_: int, state: PolicyState) -> Iterator[tuple[int, Any]]:
         """Yield the exits that follow an exit, and which rows of the state after it go there.
 
@@ -273,12 +292,17 @@ class Policy:
             for following in np.unique(chosen).tolist():
                 yield following, np.flatnonzero(chosen == following)
 
+    def along(self, inputs: ExitTrace | CascadeTrace) -> ExitTrace:
+        """Return a trace of the exits that the policy runs, at what they cost: of one look, without other heads."""
+        trace = inputs.along(self.cascade)
+        return trace.with_cost(trace.cost.of_one_look) if self.looks_once else trace
+
     def priced(self, inputs: ExitTrace | CascadeTrace) -> ExitTrace:
         """Return a trace of the exits that the policy runs, at its costs; where inputs differ in cost, at their own.
 
         Shares of the costs of a cascade's models then refer to the policy's model, at its mean cost on these inputs.
         """
-        trace = inputs.along(self.cascade)
+        trace = self.along(inputs)
         if not self.cost.varies:
             return trace.with_cost(self.cost)
         if isinstance(inputs, ExitTrace):
@@ -291,7 +315,7 @@ class Policy:
 
         The decision depends on scores alone, so the trace may have costs in another unit.
         """
-        trace = inputs.along(self.cascade)
+        trace = self.along(inputs)
         if trace.cost.n_exits != self.n_exits:
             raise InputError(f"the policy has {counted(self.n_exits, 'exit')}, the trace {trace.n_exits}")
         exits = np.empty(trace.n, dtype=np.int64)
@@ -310,7 +334,7 @@ class Policy:
 
     def answers(self, inputs: ExitTrace | CascadeTrace) -> Integers:
         """Return the class that is answered to each input of a trace, or of a cascade's models, (n,)."""
-        predictions = self.answer.on(inputs.along(self.cascade)).prediction
+        predictions = self.answer.on(self.along(inputs)).prediction
         return predictions[np.arange(len(predictions)), self.route(inputs)]
 
     def was_calibrated_on(self, trace: ExitTrace | CascadeTrace) -> bool:

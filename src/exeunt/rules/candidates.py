@@ -26,7 +26,7 @@ def instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrac
 
 def lost_by(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Floats:
     """Return the quality that each input loses by the policy, in [-1, 1]: 1 is a right answer, -1 a wrong one."""
-    answered = policy.answer.on(inputs.along(policy.cascade)).quality
+    answered = policy.answer.on(policy.along(inputs)).quality
     # The reference agrees with itself, also where it is no exit of the trace.
     best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
     lost: Floats = best - answered[np.arange(len(answered)), policy.route(inputs)]
@@ -242,7 +242,7 @@ def _widest(losses: Sequence[float], limit: float) -> int:
 
 def _measured_on(tested: ExitTrace | CascadeTrace, policy: Policy) -> Policy:
     """Return the policy with what the tested inputs cost and where they were answered, in place of what was planned."""
-    exits, cost, groups = policy.route(tested), tested.along(policy.cascade).cost, tested.groups
+    exits, cost, groups = policy.route(tested), policy.along(tested).cost, tested.groups
     paid = float(mean(cost.of_inputs(tested.n)[np.arange(tested.n), exits], groups))
     counts = np.bincount(exits, minlength=policy.n_exits)
     return replace(

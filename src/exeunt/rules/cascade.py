@@ -28,7 +28,7 @@ from exeunt.policy.ensemble_fitting import (
     ensemble_is_better,
 )
 from exeunt.policy.policy_set import feasible
-from exeunt.rules.catalogue import preset
+from exeunt.rules.catalogue import WITH_A_GATE, preset
 from exeunt.rules.useful_exits import some_inputs
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
@@ -86,6 +86,11 @@ def cascade(
     """
     check_models(fit, calibrate)
     check_answer(answer)
+    if policy in WITH_A_GATE:
+        raise InputError(
+            f"{policy} chooses an exit at the gate of one network, and models of a cascade are asked one after the "
+            "other: take another policy"
+        )
     fit, amount = fit.answering, fit.budget(budget, reference=reference)
     spare = _spare(calibrate, options.get("delta"))
     steps, unasked = find_cascade(fit, amount, answer, seed, None if order is None else tuple(order), spare)

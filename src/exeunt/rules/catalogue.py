@@ -15,6 +15,7 @@ from exeunt.policy.learned_quality import correctness_score
 from exeunt.rules import baselines
 from exeunt.rules.auto import auto
 from exeunt.rules.common_threshold import common_threshold, risk_controlled
+from exeunt.rules.one_look import one_look
 from exeunt.rules.stopping import stopping
 
 
@@ -77,13 +78,15 @@ _TO_COMPARE_WITH: tuple[Callable[..., Policy], ...] = (
 )
 PRESETS = {make.__name__: make for make in (*_TO_USE, *_TO_COMPARE_WITH)}
 """Every named policy: those to use, then the baselines. All take the arguments of `compose`."""
+WITH_A_GATE = {one_look.__name__: one_look}
+"""Named policies of networks with a gate alone."""
 CERTIFYING = tuple(
     name for name, make in PRESETS.items() if signature(make).parameters["delta"].default is not None
 )
 """Those that certify a budget unless they are told not to: they need to know the most that an input can cost."""
 DESCRIPTIONS = {
     name: ("Baseline. " if make in _TO_COMPARE_WITH else "") + str(make.__doc__).partition("\n")[0]
-    for name, make in PRESETS.items()
+    for name, make in {**PRESETS, **WITH_A_GATE}.items()
 }
 """What every policy is, in a sentence or two: the first line of its documentation."""
 
@@ -92,12 +95,14 @@ def preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
     """Return the policy of this name, or a callable as it is. Raises InputError that names all policies."""
     if not isinstance(policy, str):
         return policy
+    if policy in WITH_A_GATE:
+        return WITH_A_GATE[policy]
     if policy not in PRESETS:
         to_use, baseline = (
             ", ".join(make.__name__ for make in presets) for presets in (_TO_USE, _TO_COMPARE_WITH)
         )
         raise InputError(
             f"there is no policy {policy!r}; choose one of {to_use}, or a baseline: {baseline}; of live models or "
-            "tables of models also router and cascade_router"
+            "tables of models also router and cascade_router, of a network with a gate also one_look"
         )
     return PRESETS[policy]

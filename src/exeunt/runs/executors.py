@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
-from exeunt.engine.executor import CPU, Executor, Segments, SelectedExits
+from exeunt.engine.executor import CPU, Executor, OneLookExecutor, Segments, SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra, installing
 from exeunt.runs.folder import RunFolder
@@ -71,15 +71,38 @@ def open_executor(
     run.refuse("run")
     opener: Callable[..., Executor] = imported(_checked(run, name).opener)
     opened = partial(opener, run, threads=threads, trusted=trusted)
-    if run.cascade or not run.steps:
+    if run.cascade or not (run.steps or run.has_gate):
         return opened(segments=segments)
-    exits = run.steps[0].exits
+    return after_gate(run, opened, run.steps[0].exits if run.steps else range(run.n_exits), segments)
+
+
+def after_gate(
+    run: RunFolder, opened: Callable[..., Executor], exits: Sequence[int], segments: Segments | None = None
+) -> SelectedExits:
+    """Return the executor of these exits of a run; the gate, if it has one, is exit 0 of what `opened` opens."""
+    before = int(run.has_gate)
+    exits = [before + exit_ for exit_ in exits]
     own = None
     if not run.runs_whole:
         # Segments between the exits, by default one for each, and one for the rest of the network.
-        ends = list(exits) if segments is None else [exits[last] for _, last in segments]
-        own = segments_between([*ends, *([run.n_exits - 1] if ends[-1] < run.n_exits - 1 else [])])
-    return SelectedExits(opened(segments=own), exits)
+        ends = exits if segments is None else [exits[last] for _, last in segments]
+        last = before + run.n_exits - 1
+        own = segments_between([*ends, *([last] if ends[-1] < last else [])])
+    return SelectedExits(opened(segments=own), exits, has_gate=run.has_gate)
+
+
+def open_one_look(run: RunFolder, name: str, **options: Any) -> OneLookExecutor:
+    """Open a run folder's network for policies that choose an exit at its gate; for the options see `open_executor`.
+
+    Raises what that raises, InputError for a network without a gate.
+    """
+    if not run.has_gate:
+        raise InputError(
+            f"{run.path} has no gate, at which this policy chooses an input's exit: train it with --gate STAGE, or "
+            "calibrate another policy"
+        )
+    opener: Callable[..., Executor] = imported(_checked(run, name).opener)
+    return OneLookExecutor(opener(run, **options))
 
 
 def open_cascade(run: RunFolder, *, segments: Segments | None = None, **options: Any) -> CascadeExecutor:

@@ -171,6 +171,11 @@ class RunFolder(SavedPolicies):
         return len(self.manifest["network"]["exits"]) + 1
 
     @property
+    def has_gate(self) -> bool:
+        """Whether the network has a gate, at which policies that look once choose an input's exit."""
+        return "gate" in self.manifest["network"]
+
+    @property
     def exit_names(self) -> tuple[str, ...]:
         """What answers at each exit: a head behind a module, the network's last layer, or a model of a cascade."""
         if self.cascade and len(self.cascade) == self.n_exits:

@@ -23,7 +23,7 @@ from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.runs.estimator_executor import EstimatorExecutor
-from exeunt.runs.executors import chosen_executor, executor_device, open_executor
+from exeunt.runs.executors import chosen_executor, executor_device, open_executor, open_one_look
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.kinds import own_object
 from exeunt.runs.run_inputs import InputPreparation
@@ -249,6 +249,11 @@ def open_shared(
         run.check_policy(policy)
     every_exit = tuple(entry.step for entry in run.cascade) or (CascadeStep("", run.n_exits),)
     steps_of = {name: policy.cascade or every_exit for name, policy in policies.items()}
+    executor = chosen_executor(run) if executor is None else executor
+    if any(policy.looks_once for policy in policies.values()):
+        looking = open_one_look(run, executor, threads=threads, trusted=trusted)
+        exits_of = {policy: list(range(run.n_exits)) for policy in policies}
+        return SharedExecutor(looking, policies, exits_of, tuple(range(run.n_exits)), plan)
     steps = _union(list(steps_of.values()))
     places = [(step.model, exit_) for step in steps for exit_ in step.exits]
     exits = {
@@ -260,13 +265,12 @@ def open_shared(
         lasts = accumulate(step.n_exits for step in steps_of[name])
         ends |= {exits[name][own] for own in (*np.flatnonzero(policy.active), *(last - 1 for last in lasts))}
     selects = steps != every_exit
-    name = chosen_executor(run) if executor is None else executor
     if plan is None and not selects and not run.cascade:
-        plan = run.plan(name, executor_device(name))
+        plan = run.plan(executor, executor_device(executor))
     segments = plan.segments if plan else None if run.runs_whole else segments_between(sorted(ends))
     opened = open_executor(
         replace(run, steps=steps if selects or run.cascade else ()),
-        name,
+        executor,
         threads=threads,
         trusted=trusted,
         segments=segments,

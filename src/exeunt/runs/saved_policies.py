@@ -159,6 +159,7 @@ class SavedPolicies:
         if self.cascade and not policy.cascade:
             return False
         cost = self.recorded("calibrate").along(policy.cascade).cost if policy.cascade else self.cost
+        cost = cost.of_one_look if policy.looks_once else cost
         same_costs = policy.cost.unit != cost.unit or policy.cost == cost
         return same_costs and policy.cost.n_exits == cost.n_exits
 

@@ -26,6 +26,10 @@ LOG_PROBABILITY = "log_probability"
 """Name of the log-probabilities (n, k) in an exit's evidence."""
 FEATURES = "features"
 """Name of what an exit tells about the input (n, d), such as an embedding, in its evidence."""
+GATE = "gate"
+"""Name of what the gate of a network tells about the input (n, d), in the evidence of exit 0."""
+BEFORE_EXITS = -1
+"""The place of the gate among the exits of a trace: its features are known before any exit is run."""
 _LEAST_PROBABILITY = 1e-13
 _FEW_CLASSES = 32
 """Up to this number, partitioning a row is faster than two passes; beyond it, equal values make it slower."""

@@ -11,6 +11,7 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore, StartsEmpty
 from exeunt.score.gate import Gate
 from exeunt.score.learned import LearnedScore, larger
+from exeunt.score.one_look import OneLook
 from exeunt.score.router_score import Routing
 
 
@@ -186,6 +187,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {
     "confident_patience": lambda body: ConfidentPatience(body["score"], body["patience"]),
     "routing": Routing.from_dict,
     "gate": Gate.from_dict,
+    "one_look": OneLook.from_dict,
     "derived": lambda body: Derived(
         score_from_dict(body["base"]), body["shown_as"], score_from_dict(body["rule"])
     ),

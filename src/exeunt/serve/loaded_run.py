@@ -111,6 +111,8 @@ class LoadedRun:
         """Return the share of inputs that reach each segment (s,), as calibrated; 0 for those that are skipped."""
         chosen, exits = self.policies[policy], np.array(self.shared.exits[policy])
         shares = chosen.planned_shares
+        if chosen.looks_once:  # all reach the gate, and then one segment each
+            return np.array([1.0, *shares])
         segments = self.shared.executor.segments
         reach = np.zeros(len(segments))
         for k in self.engine.segments_run(policy):

@@ -182,6 +182,11 @@ class ForcedExits:
         """Whether that score has a memory."""
         return self.score.remembers
 
+    @property
+    def looks_once(self) -> bool:
+        """Whether that score is known at the gate."""
+        return getattr(self.score, "looks_once", False)
+
     def init(self, n: int) -> dict[str, Any]:
         """Return the memory of the next n inputs before the first exit; after the last input the first comes again.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +14,11 @@ from scipy.stats import trim_mean
 from exeunt._support.arrays import Floats, Integers
 from exeunt.costs.cost_model import LEAST_RISE, CostModel
 from exeunt.engine.engine import Engine
-from exeunt.engine.executor import Executor
+from exeunt.engine.executor import Executor, looks_once
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy
+from exeunt.policy.calibration import Thresholds
 from exeunt.timing.bench import all_heads_policy, forced_exits, last_head_policy, whole_network
 from exeunt.timing.timing_tools import seconds_of, waiting_clock
 
@@ -51,7 +53,7 @@ def measured_cost(
     """
     n = len(executor.start(inputs)[1])
     policy = all_heads_policy(executor.n_exits) if policy is None else policy
-    all_exits = np.full(1, executor.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
+    all_exits = np.full(1, policy.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
     batches = _random_batches(all_exits, n)
     now = waiting_clock(executor, clock)
     timed = _TimedExecutor(executor, now)
@@ -62,14 +64,11 @@ def measured_cost(
         passes += [timed.time_batch(policy, next(batches), inputs, plan) for _ in turn]
         alone += [seconds_of(original, inputs, now) for _ in turn if original is not None]
     seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
-    ends = [last for _, last in executor.segments]
-    unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
-    up_to = np.cumsum(_seconds_per_input(seconds, rows, unreached)) * 1e3
-    up_to = np.repeat(up_to, [last - first + 1 for first, last in executor.segments])
+    up_to = _up_to(executor, seconds, rows, otherwise)
     per_input = seconds.sum(axis=1) * 1e3 / n
     low, high = np.quantile(per_input, [0.1, 0.9])
     return CostModel(
-        up_to * (1 + LEAST_RISE * np.arange(executor.n_exits)),
+        up_to * (1 + LEAST_RISE * np.arange(policy.n_exits)),
         unit="ms",
         reference=None if original is None else float(trim_mean(alone[warmup:], 0.1)) * 1e3 / n,
         source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "
@@ -136,18 +135,24 @@ def self_consistent_cost(
     route: Callable[[Policy], Integers],
     *,
     repeats: int | None = None,
+    guess: CostModel | None = None,
     **options: Any,
 ) -> CostModel:
     """Return the costs measured at the mix of exits of the policy that is calibrated to these same costs.
 
     They are found by iteration: costs, policy, its mix of exits, costs at this mix, and so on.
     `choose`: calibrates a policy to costs. `route`: returns where inputs answer under a policy. `inputs`: a batch of
-    the size that will be used. `repeats`: batches; by default 20, and as many as hold 200 inputs. `options`: plan,
+    the size that will be used. `repeats`: batches; by default 20, and as many as hold 200 inputs. `guess`: costs to
+    begin with, for policies that look once: these are then measured with as many inputs at each exit. `options`: plan,
     clock and whole, see `measured_cost`.
     """
     n = max(len(executor.start(inputs)[1]), 1)
     repeats = max(_FEWEST_BATCHES, _FEWEST_INPUTS // n) if repeats is None else repeats
-    cost = measured_cost(executor, inputs, repeats=min(repeats, _FEWEST_BATCHES), **options)
+    begin: dict[str, Any] = {}
+    if guess is not None:
+        everywhere = np.arange(guess.n_exits)
+        begin = {"policy": _answering_anywhere(choose(guess)), "exits": everywhere}
+    cost = measured_cost(executor, inputs, repeats=min(repeats, _FEWEST_BATCHES), **begin, **options)
     for _ in range(_MOST_ITERATIONS):
         policy = choose(cost)
         exits = route(policy)
@@ -158,6 +163,25 @@ def self_consistent_cost(
         if abs(cost.cumulative[exits].mean() / before - 1) < _TOLERANCE:
             break
     return cost
+
+
+def _answering_anywhere(policy: Policy) -> Policy:
+    """Return a policy that may answer at every exit, as a base for `forced_exits`."""
+    return replace(policy, limits=Thresholds(*[np.zeros(policy.n_exits)] * 2))
+
+
+def _up_to(executor: Executor, seconds: Floats, rows: Floats, otherwise: CostModel | None) -> Floats:
+    """Return the milliseconds per input (m,) up to each exit, of passes (r, s); see `measured_cost`."""
+    if looks_once(executor):  # the gate, and then the segment of the exit alone
+        unknown = None if otherwise is None else np.array([0.0, *otherwise.cumulative]) / 1e3
+        gate, *exits = _seconds_per_input(seconds, rows, unknown)
+        reached = rows[:, 1:].sum(axis=0) > 0
+        alone: Floats = np.array(exits) + gate * (reached | (otherwise is None))
+        return np.maximum.accumulate(alone) * 1e3
+    ends = [last for _, last in executor.segments]
+    unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
+    up_to = np.cumsum(_seconds_per_input(seconds, rows, unreached)) * 1e3
+    return np.repeat(up_to, [last - first + 1 for first, last in executor.segments])
 
 
 def _random_batches(exits: Integers, n: int) -> Iterator[Integers]:
@@ -190,6 +214,9 @@ class _TimedExecutor:
         self._segment, self._began = 0, self._clock()
         Engine(cast("Executor", self), forced, plan).answer(inputs)
         self._enter(0)
+        if looks_once(self._executor):
+            reached = [len(exits), *np.bincount(exits, minlength=policy.n_exits)]
+            return self._seconds, np.array(reached, dtype=np.float64)
         firsts = np.array([first for first, _ in self.segments])
         return self._seconds, (exits[:, None] >= firsts).sum(axis=0).astype(np.float64)
 

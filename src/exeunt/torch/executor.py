@@ -42,7 +42,7 @@ class _Executor:
         # Kernels differ with the number of rows: probabilities in bf16 of CIFAR ResNets moved by up to one unit in
         # the last place. Two are allowed.
         self.border = max(BORDER, float(2 * torch.finfo(self._like.dtype).eps))
-        self.n_exits, self.mask_scale = network.n_exits, network.mask_scale
+        self.n_exits, self.mask_scale = len(network.stage_heads) + 1, network.mask_scale
         self._example = named_inputs.named_tensors(example, self._like)
         config = getattr(network.backbone, "config", None)
         self._longest, self._pad_token = longest_text(network.backbone), getattr(config, "pad_token_id", 0)
@@ -84,7 +84,7 @@ class StagedExecutor(_Executor):
     A cut fixes every size except the number of rows, and the length of texts where it can stay open. So the network is
     cut once for each size of its inputs: for the size of `example` at once, for others when they arrive.
     Batch norms are folded into the layers before them, so the network must not be trained or moved meanwhile.
-    `segments`: by default one per exit.
+    `segments`: by default one per exit. The gate of a network that has one counts as its exit 0 here.
 
     Raises NotCuttable if the network cannot be cut.
     """
@@ -96,7 +96,7 @@ class StagedExecutor(_Executor):
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
         # A head made by the user's function may use its layers in any way, so it is not folded.
-        self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
+        self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.stage_heads]
         self._folded: FoldedWeights = {}
         self._cuts: OrderedDict[Hashable, stage.StagedModel] = OrderedDict()
         self._cut_for(self._padded(self._example), slice(2))
@@ -124,7 +124,9 @@ class StagedExecutor(_Executor):
         first, last = self.segments[segment]
         outputs = []
         for exit_ in range(first, last + 1):
-            tensors, is_last = stages[exit_].body(*state.tensors), exit_ == self.n_exits - 1
+            body, passing = stages[exit_].body, stages[exit_].passing
+            tensors = (body if passing is None or exit_ in wanted else passing)(*state.tensors)
+            is_last = exit_ == self.n_exits - 1
             if exit_ in wanted:
                 logits = (
                     first_tensor(tensors)

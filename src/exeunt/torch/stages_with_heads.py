@@ -15,7 +15,7 @@ from torch.export import Dim
 
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor
-from exeunt.torch.exits.heads import Head
+from exeunt.torch.exits.heads import GateFeatures, Head
 from exeunt.torch.exits.network import EarlyExitNetwork, head_logits
 
 _MASK = "attention_mask"
@@ -95,12 +95,14 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
     shape = (None, network.n_classes, *(side and side // network.mask_scale for side in pixels))
     parts: list[StageWithHead] = []
     for i, stage in enumerate(stages):
-        head = network.heads[i] if i < len(network.heads) else None
-        part = StageWithHead(stage, head, names, f"exit{i}/logits")
+        head = network.stage_heads[i] if i < len(network.stage_heads) else None
+        exit_ = i - (network.gate is not None)
+        part = StageWithHead(stage, head, names, f"exit{exit_}/logits" if exit_ >= 0 else "gate/features")
         if isinstance(head, Head) and has_mask and _MASK not in names:
             part.takes.append(_MASK)
         names = _name_state(part, i, tensors)
-        tensors[part.logits] = StateTensor(part.logits, 0, shape, torch.float32)
+        of_gate = (None, cast("GateFeatures", network.gate).width) if exit_ < 0 else shape
+        tensors[part.logits] = StateTensor(part.logits, 0, of_gate, torch.float32)
         parts.append(part)
     return StagesWithHeads(parts, tensors)
 

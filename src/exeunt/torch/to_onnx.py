@@ -109,6 +109,7 @@ def export_network(
         weights=weights,
         longest_text=None if batch.n_tokens is None else longest_text(network.backbone),
         prepare=prepare or {},
+        gate=network.gate is not None,
         provenance={"opset": OPSET, "batches": BATCHES, "packages": package_versions(_PACKAGES)},
     )
     manifest.save(folder)
@@ -245,7 +246,9 @@ def _batch_differences(
     batch: Mapping[str, Tensor], network: EarlyExitNetwork, stages: StagesWithHeads, sessions: Sequence[Any]
 ) -> list[float]:
     known = stages.run_in_sequence(batch)
-    expected = network(**batch) if len(batch) > 1 else network(*batch.values())
+    with network.reading_gate(batch.get("attention_mask")) as told:
+        logits = network(**batch) if len(batch) > 1 else network(*batch.values())
+    expected = [*told, *logits]
     in_sequence = {name: tensor.numpy() for name, tensor in batch.items()}
     mask, worst = batch.get("attention_mask"), []
 

@@ -16,7 +16,7 @@ from exeunt._support.arrays import Floats, Integers, Keys
 from exeunt._support.text import counted
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import FEATURES, LOG_PROBABILITY, NO_ANSWER
+from exeunt.score.confidence import BEFORE_EXITS, FEATURES, GATE, LOG_PROBABILITY, NO_ANSWER
 from exeunt.trace.fields import (
     check_cost,
     check_grades,
@@ -71,8 +71,8 @@ class ExitTrace:
     `grades`: the loss of every answer, where answers are graded (`Grades`), not right or wrong by a label.
     `reference`: what the labels are: "" for true classes, else the name of an exit or model whose answers they are.
     `features`: by exit, what is known of the input (n, d) once this exit is run, such as an embedding; see
-    `CascadeTrace.with_features`. `before`: by exit, the exit that an input takes before it, -1 for none; by default the
-    exits are taken in a row.
+    `CascadeTrace.with_features`. Those of exit -1 are known before any exit is run: a network's gate tells them.
+    `before`: by exit, the exit that an input takes before it, -1 for none; by default the exits are taken in a row.
     `disagreement` (n, m, m): where answers have parts, the share of the parts in which the answers of two exits differ,
     such as the pixels of two masks; None where answers agree or do not.
 
@@ -357,7 +357,8 @@ class ExitTrace:
     def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
         """Return the outputs of an exit for these rows, by name.
 
-        Scores and "prediction" (rows,); "log_probability" (rows, k) and "features" (rows, d) where there are any.
+        Scores and "prediction" (rows,); "log_probability" (rows, k) and "features" (rows, d) where there are any; at
+        exit 0 also "gate" (rows, d) where the network has a gate.
         """
         outputs: dict[str, Any] = {name: score[rows, exit_] for name, score in self.scores.items()}
         outputs["prediction"] = self.prediction[rows, exit_]
@@ -365,6 +366,8 @@ class ExitTrace:
             outputs[LOG_PROBABILITY] = self.log_probability[rows, exit_]
         if exit_ in self.features:
             outputs[FEATURES] = self.features[exit_][rows]
+        if exit_ == 0 and BEFORE_EXITS in self.features:
+            outputs[GATE] = self.features[BEFORE_EXITS][rows]
         return outputs
 
     def take(self, rows: ArrayLike | slice) -> ExitTrace:
@@ -393,6 +396,9 @@ class ExitTrace:
 
     def _part(self, rows: Any, exits: Any, cost: CostModel) -> ExitTrace:
         places = np.arange(self.n_exits)[exits].tolist()
+        features = {k: self.features[exit_] for k, exit_ in enumerate(places) if exit_ in self.features}
+        if BEFORE_EXITS in self.features:
+            features[BEFORE_EXITS] = self.features[BEFORE_EXITS]
         return ExitTrace(
             self.prediction[rows][:, exits],
             {name: score[rows][:, exits] for name, score in self.scores.items()},
@@ -405,7 +411,7 @@ class ExitTrace:
             None if self.groups is None else self.groups.take(rows),
             None if self.grades is None else self.grades.take(rows, exits),
             self.reference,
-            {k: self.features[exit_][rows] for k, exit_ in enumerate(places) if exit_ in self.features},
+            {exit_: feature[rows] for exit_, feature in features.items()},
             self.before if len(places) == self.n_exits else (),
             None if self.disagreement is None else self.disagreement[rows][:, exits][:, :, exits],
         )

@@ -17,7 +17,14 @@ from exeunt._support.arrays import Floats, Integers, Keys
 from exeunt._support.text import counted
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import LOG_PROBABILITY, NO_ANSWER, PROBABILITY_SCORES, Evidence, softmax
+from exeunt.score.confidence import (
+    BEFORE_EXITS,
+    LOG_PROBABILITY,
+    NO_ANSWER,
+    PROBABILITY_SCORES,
+    Evidence,
+    softmax,
+)
 from exeunt.score.tie_breaking import row_keys, scramble
 from exeunt.trace.grades import Grades, joined_predictions, matrix, own_answers
 from exeunt.trace.log_probability import joined, keeps_log_probability, kept_form, n_kept
@@ -259,6 +266,7 @@ def _joined_features(traces: Sequence[Any], axis: int) -> dict[int, Floats]:
         start + exit_: features
         for start, trace in zip(starts, traces, strict=False)
         for exit_, features in trace.features.items()
+        if exit_ != BEFORE_EXITS  # models of a cascade are asked exit after exit
     }
 
 

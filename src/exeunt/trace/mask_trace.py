@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from exeunt._support.arrays import Floats
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import FEATURES
+from exeunt.score.confidence import BEFORE_EXITS, FEATURES
 from exeunt.score.mask_confidence import MASK_SCORES, MaskEvidence, Masks
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.grades import Grades
@@ -67,14 +68,17 @@ def trace_of_logits(
     label: NDArray[Any] | None = None,
     id: Any = None,  # noqa: A002
     mask_scale: int = 1,
+    gate: Floats | None = None,
 ) -> ExitTrace:
     """Return the trace of a network's outputs: the logits of each of m exits, (n, k), or of masks (n, k, h, w).
 
-    `label` (n,), or the true masks (n, h, w). `mask_scale`: see `MaskEvidence`.
+    `label` (n,), or the true masks (n, h, w). `mask_scale`: see `MaskEvidence`. `gate` (n, f): what its gate tells.
     """
     if logits[0].ndim == 2:
-        return ExitTrace.from_logits(np.stack(logits, axis=1), cost=cost, label=label, id=id)
-    return mask_trace(logits, cost=cost, truth=label, id=id, scale=mask_scale)
+        trace = ExitTrace.from_logits(np.stack(logits, axis=1), cost=cost, label=label, id=id)
+    else:
+        trace = mask_trace(logits, cost=cost, truth=label, id=id, scale=mask_scale)
+    return trace if gate is None else replace(trace, features={**trace.features, BEFORE_EXITS: gate})
 
 
 def image_losses(masks: Masks, truth: NDArray[Any], n_classes: int) -> Floats:

@@ -156,7 +156,7 @@ class Watch:
             units = np.random.default_rng(seed).permutation(n_units(inputs.n, inputs.groups))
             inputs = inputs.take(units if inputs.groups is None else inputs.groups.rows(units))
         policy, exits = self.policy, self.policy.route(inputs)
-        trace = inputs.along(policy.cascade)
+        trace = policy.along(inputs)
         scores = score_matrix(policy.score, policy.answer.on(trace))
         groups = None if trace.groups is None else trace.groups.key
         ties = tie_breaks(trace.keys(policy.ties), policy.seed)

@@ -36,7 +36,13 @@ def folded_stages(model: StagedModel, known: FoldedWeights) -> StagedModel:
     """
     return StagedModel(
         [
-            Stage(stage.name, _folded_graph(stage.body, known), stage.inputs, stage.state)
+            Stage(
+                stage.name,
+                _folded_graph(stage.body, known),
+                stage.inputs,
+                stage.state,
+                None if stage.passing is None else _folded_graph(stage.passing, known),
+            )
             for stage in model.stages
         ]
     )

@@ -94,11 +94,31 @@ def _stages(graph: ModelGraph, names: Sequence[str], model: nn.Module, example: 
         outputs, end = graph.spans[name].used_outside, graph.spans[name].last
         feature = outputs[0] if len(outputs) == 1 else _matching_node(graph, name, model, example)
         state, next_tensors = state_after(graph, name, feature)
-        body = _StageBuilder(graph, inputs, tensors).build(graph.nodes[start : end + 1], state)
-        stages.append(Stage(name, body, tensors, next_tensors))
+        nodes = graph.nodes[start : end + 1]
+        body = _StageBuilder(graph, inputs, tensors).build(nodes, state)
+        passing = None
+        if (passed := _without_feature(graph, state, next_tensors, end)) is not None:
+            needed = graph.needed([*passed, *graph.writers(passed, end)])
+            nodes = [node for node in nodes if node in needed]
+            passing = _StageBuilder(graph, inputs, tensors).build(nodes, passed)
+        stages.append(Stage(name, body, tensors, next_tensors, passing))
         inputs, tensors, start = state, next_tensors, end + 1
     body = _StageBuilder(graph, inputs, tensors).build(graph.nodes[start:-1], graph.output)
     return [*stages, Stage("output", body, tensors, ())]
+
+
+def _without_feature(
+    graph: ModelGraph, state: Sequence[fx.Node], tensors: Sequence[StateTensor], end: int
+) -> list[fx.Node] | None:
+    """Return a state in which another tensor stands for the first one, which nothing after the cut reads.
+
+    None if something does, or if no other tensor has its rows on the same axis.
+    """
+    (feature, *others), (kind, *kinds) = state, tensors
+    if graph.crosses(feature, end):
+        return None
+    alike = [node for node, other in zip(others, kinds, strict=True) if other.batch_dim == kind.batch_dim]
+    return [alike[0], *others] if alike else None
 
 
 class _StageBuilder:

@@ -8,8 +8,9 @@ names become positions.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -104,6 +105,30 @@ class ModelGraph:
         """Return whether a value made at or before index `cut` is used after it."""
         return self.index[node] <= cut < self.last_use[node]
 
+    def needed(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Return what must run for these nodes, themselves included."""
+        earlier, found, pending = self.predecessors, set[fx.Node](), list(nodes)
+        while pending:
+            node = pending.pop()
+            if node not in found:
+                found.add(node)
+                pending += earlier[node]
+        return found
+
+    def writers(self, nodes: Iterable[fx.Node], end: int) -> list[fx.Node]:
+        """Return the operations up to index `end` that change the memory of these nodes in place."""
+        memory = {self.memory_of[node] for node in nodes}
+        return [
+            node
+            for node in self.nodes[: end + 1]
+            if any(self.memory_of[target] in memory for target in _mutated_arguments(node))
+        ]
+
+    @cached_property
+    def predecessors(self) -> dict[fx.Node, set[fx.Node]]:
+        """What must run before each node: its inputs, and earlier operations that change their memory in place."""
+        return _predecessors(self)
+
     def run(self, example: ExampleBatch, visit: Callable[[fx.Node, Any], None]) -> None:
         """Run the graph on the example and call `visit(node, value)` for each value as soon as it is computed."""
 
@@ -181,7 +206,7 @@ def _find_dependencies(graph: ModelGraph) -> None:
 
 def _by_need(graph: ModelGraph) -> list[fx.Node]:
     """Return the nodes in the order of the model's own exits: what the first one needs, what the next needs, ..."""
-    earlier = _predecessors(graph)
+    earlier = graph.predecessors
     need: dict[fx.Node, int] = {}
     for number, exit_ in enumerate(graph.exits):
         pending = [exit_]

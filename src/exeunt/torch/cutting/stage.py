@@ -87,14 +87,22 @@ class Stage(nn.Module):
     `name`: the module after which it ends, "output" for the last stage. `inputs`: the tensors it takes.
     `state`: the tensors it hands to the next stage, which takes exactly these; the first is the output of the module
     `name`. The last stage returns the model's output instead, and its `state` is empty.
+    `passing`: the same without what only the first tensor of the state needs, where no later stage reads that: another
+    one stands in its place. None where later stages need it.
     """
 
     def __init__(
-        self, name: str, body: fx.GraphModule, inputs: Sequence[StateTensor], state: Sequence[StateTensor]
+        self,
+        name: str,
+        body: fx.GraphModule,
+        inputs: Sequence[StateTensor],
+        state: Sequence[StateTensor],
+        passing: fx.GraphModule | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.body = body
+        self.passing = passing
         self.inputs = tuple(inputs)
         self.state = tuple(state)
 

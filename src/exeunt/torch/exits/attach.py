@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, cast
 
@@ -41,6 +41,8 @@ def attach(
     n_classes: int | None = None,
     new_classifier: str = "",
     masks: bool = False,
+    gate: str = "",
+    gate_features: str = "mean",
     seed: int = 0,
     check: bool = True,
     verbose: bool = True,
@@ -61,6 +63,9 @@ def attach(
     `masks`: the network answers with masks, and so do all exits: logits (n, k, h, w) of the size of its input, or of a
     half, a quarter, ... of its height and width. Then those of an answer are scaled up, and the others never are, which
     saves time. Heads are each a `PixelHead`, on feature maps or on tokens that cover the image.
+    `gate`: name of a module before the first exit, whose output tells features of the input to policies that look once
+    (`one_look`); "" for no gate. `gate_features`: the "mean" of each channel over positions or tokens, or also its
+    "spread".
     `seed`: of the heads' initial weights.
     `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
     and every exit costs as much as the last; heads can still be trained. Without the check, cutting is taken to be
@@ -78,6 +83,14 @@ def attach(
     if OWN in (exits, head):
         _refuse_head_options(options_given)
         own, its_graph = open_own_exits(model, example, exits, n_classes=n_classes, masks=masks)
+        name = gate if not gate or gate.startswith("network.") else f"network.{gate}"
+        looks_at = _gate_point(own.backbone, example, name, gate_features, masks=masks)
+        if looks_at is not None and isinstance(
+            its_graph, ModelGraph
+        ):  # where nothing runs that exit 0 does not need
+            batch = read_example(own.backbone, example).at_least_two()
+            looks_at = replace(looks_at, cost=float(multiply_adds.graph_macs(its_graph, batch, [name])[0]))
+        _give_gate(own, looks_at, gate_features)
         return _finished(own, example, its_graph, check=check, verbose=verbose)
 
     def options_for(layouts: Sequence[heads.Layout]) -> heads.HeadOptions | heads.HeadFactory:
@@ -93,13 +106,18 @@ def attach(
     offered, full, (width, *size), graph = placement.find_candidates(
         model, example, named, n_classes=n_classes, new_classifier=new_classifier, masks=masks
     )
-    points = offered if named else placement.place_exits(offered, cast("int", exits), full=full)
+    looks_at = _gate_point(model, example, gate, gate_features, masks=masks)
+    if not named:
+        after_gate = [point for point in offered if looks_at is None or point.cost > looks_at.cost]
+        offered = placement.place_exits(after_gate, cast("int", exits), full=full)
+    points = offered
     of_points = [heads.layout_of(model.get_submodule(point.name), point.shape) for point in points]
     made_of = options_for([*layouts, *of_points])
     make_head: Any = partial(make_pixel_head, size=(size[0], size[1])) if masks else heads.make_head
     if shape is not None and made_of != options_for(layouts):
         again = asdict(cast("heads.HeadOptions", made_of))  # the classifier is a head too: make all anew
         settings: dict[str, Any] = {"n_classes": n_classes, "seed": seed, "check": check, "verbose": verbose}
+        settings |= {"gate": gate, "gate_features": gate_features}
         return attach(bare, example, exits, **again, **settings)
     with seeded(seed, torch.device("cpu")):
         new_heads = [
@@ -120,7 +138,36 @@ def attach(
     )
     if new_classifier:
         _check_new_classifier(network, example)
+    _give_gate(network, looks_at, gate_features)
     return _finished(network, example, graph, check=check, verbose=verbose)
+
+
+def _gate_point(
+    model: nn.Module, example: Inputs, name: str, kind: str, *, masks: bool
+) -> placement.ExitPoint | None:
+    """Return the module that is the gate which `attach` is asked for, None without one.
+
+    Raises InputError for a module that is not there or has no features, and unknown kinds of features.
+    """
+    if kind not in heads.GATE_FEATURES:
+        raise InputError(f"gate_features must be one of {', '.join(heads.GATE_FEATURES)}, got {kind!r}")
+    if not name:
+        return None
+    (point,), *_ = placement.find_candidates(model, example, [name], masks=masks)
+    return point
+
+
+def _give_gate(network: EarlyExitNetwork, point: placement.ExitPoint | None, kind: str) -> None:
+    """Give a network its gate. Raises InputError for one that does not run before the first exit."""
+    if point is None:
+        return
+    if point.cost >= network.points[0].cost:
+        raise InputError(
+            f"the gate {point.name!r} does not run before the first exit, which is at {network.exit_names[0]!r}: name "
+            "a module before that, or leave early exits out (exits=[...], --exits)"
+        )
+    layout = heads.layout_of(network.backbone.get_submodule(point.name), point.shape)
+    network.look_at(point, heads.GateFeatures(point.shape, layout, kind))
 
 
 def _refuse_head_options(options: Mapping[str, Any]) -> None:
@@ -164,7 +211,7 @@ def _finished(
             if isinstance(graph, NotExportable):
                 raise graph
             with evaluating(model):
-                cut_graph(graph, model, batch, at=network.exit_names)
+                cut_graph(graph, model, batch, at=network.stage_names)
         except NotCuttable as error:
             network.run_whole(str(error))
             warnings.warn(f"{WHOLE}. {error}", RunsWhole, stacklevel=3)

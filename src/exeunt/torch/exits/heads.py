@@ -153,6 +153,28 @@ class Head(nn.Module):
         return self.classify(self.reduce(features, mask))
 
 
+GATE_FEATURES = {"mean": "mean", "spread": "statistics"}
+"""What a gate tells of each channel: its mean over positions or tokens, or also its standard deviation."""
+
+
+class GateFeatures(Head):
+    """The features (n, f) that a gate reads of a stage's output, of a `kind` in `GATE_FEATURES`. Nothing is learned."""
+
+    def __init__(self, shape: Sequence[int], layout: Layout, kind: str) -> None:
+        nn.Module.__init__(self)
+        self.layout, self.kind = layout, kind
+        self.body = nn.Sequential()
+        self.width: int = self.reduce(torch.zeros(2, *shape)).shape[1]
+
+    def reduce(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the features (n, f) from a stage's output (n, ...); `mask` (n, t) is 1 where a token counts."""
+        if self.layout == "flat":
+            return features
+        if self.layout == "channels_first":
+            features = features.movedim(1, -1)
+        return _pooled_tokens(features.flatten(1, -2), mask, GATE_FEATURES[self.kind])
+
+
 def make_head(
     head: HeadOptions | HeadFactory, shape: Sequence[int], n_classes: int, layout: Layout
 ) -> nn.Module:

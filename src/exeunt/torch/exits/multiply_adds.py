@@ -59,16 +59,32 @@ def graph_macs(graph: ModelGraph, example: ExampleBatch, names: Sequence[str]) -
 
     Operations run in the order of `graph.nodes`, which may differ from that of the model's code.
     """
-    counter, own, before = FlopCounterMode(display=False), dict[fx.Node, int](), 0
+    own = _node_macs(graph, example)
+    up_to = np.cumsum([own.get(node, 0.0) for node in graph.nodes])
+    return up_to[[graph.spans[name].last for name in names]]
+
+
+def own_head_macs(graph: ModelGraph, example: ExampleBatch) -> list[float]:
+    """Return the multiply-adds per input that each of a model's own exits needs and no later one; 0 for the last."""
+    own, heads = _node_macs(graph, example), []
+    for place, exit_ in enumerate(graph.exits[:-1], start=1):
+        alone = graph.needed([exit_]) - graph.needed(graph.exits[place:])
+        heads.append(float(sum(own.get(node, 0.0) for node in alone)))
+    return [*heads, 0.0]
+
+
+def _node_macs(graph: ModelGraph, example: ExampleBatch) -> dict[fx.Node, float]:
+    """Return the multiply-adds per input of each operation."""
+    counter, own, before = FlopCounterMode(display=False), dict[fx.Node, float](), 0
 
     def count(node: fx.Node, _value: Any) -> None:
         nonlocal before
-        own[node], before = counter.get_total_flops() - before, counter.get_total_flops()
+        after = counter.get_total_flops()
+        own[node], before = (after - before) / (_FLOPS_PER_MAC * example.n), after
 
     with _plain_attention(), counter:
         graph.run(example, count)
-    flops = np.cumsum([own.get(node, 0) for node in graph.nodes])
-    return flops[[graph.spans[name].last for name in names]] / (_FLOPS_PER_MAC * example.n)
+    return own
 
 
 def count_source(n_tokens: int | None) -> str:

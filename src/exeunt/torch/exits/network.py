@@ -22,7 +22,7 @@ from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.stage import StagedModel
 from exeunt.torch.devices import limit_threads
-from exeunt.torch.exits.heads import Head, HeadOptions
+from exeunt.torch.exits.heads import GateFeatures, Head, HeadOptions
 from exeunt.torch.exits.placement import ExitPoint
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
@@ -74,6 +74,12 @@ class EarlyExitNetwork(nn.Module):
         if masks:
             self.answers_with = "mask decoder"
         self.runs_whole = ""
+        self.gate_point: ExitPoint | None = None
+        self.gate: GateFeatures | None = None
+
+    def look_at(self, point: ExitPoint, features: GateFeatures) -> None:
+        """Give the network a gate: these features of the module `point`, which runs before the first exit."""
+        self.gate_point, self.gate = point, features
 
     @property
     def exit_names(self) -> list[str]:
@@ -142,7 +148,31 @@ class EarlyExitNetwork(nn.Module):
         `example`: a batch of inputs. Raises InputError if the network cannot be cut (see `cut`).
         """
         self.eval()
-        return cut(self.backbone, example, at=self.exit_names)
+        return cut(self.backbone, example, at=self.stage_names)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the modules after which the backbone is cut: the gate, if any, and all that carry a head."""
+        return [*([] if self.gate_point is None else [self.gate_point.name]), *self.exit_names]
+
+    @property
+    def stage_heads(self) -> list[nn.Module]:
+        """What reads the output of each module in `stage_names`."""
+        return [*([] if self.gate is None else [self.gate]), *self.heads]
+
+    @contextmanager
+    def reading_gate(self, mask: Tensor | None) -> Iterator[list[Tensor]]:
+        """Yield a list that holds the gate's features (n, f) once the network has run; nothing without a gate.
+
+        `mask` as in `Head`.
+        """
+        told: list[Tensor] = []
+        with ExitStack() as stack:
+            if (gate := self.gate) is not None and self.gate_point is not None:
+                module = self.backbone.get_submodule(self.gate_point.name)
+                read = lambda _, output: told.append(gate(first_tensor(output), mask))  # noqa: E731
+                stack.enter_context(on_return({0: module}, read))
+            yield told
 
     def run_whole(self, why: str) -> None:
         """Note that the backbone cannot be cut, and `why`: an answer at any exit costs as much as one at the last."""
@@ -160,13 +190,16 @@ class EarlyExitNetwork(nn.Module):
                 "same head= and load its state_dict()"
             )
         new = {"new_classifier": self.new_classifier} if self.new_classifier else {}
-        own = {"exits": self.exit_names, "n_classes": self.n_classes, **self._of_masks}
+        own = {"exits": self.exit_names, "n_classes": self.n_classes, **self._further}
         return {**own, **asdict(self.options), **new}
 
     @property
-    def _of_masks(self) -> dict[str, Any]:
-        """What a network of masks is rebuilt with besides."""
-        return {"masks": True} if self.masks else {}
+    def _further(self) -> dict[str, Any]:
+        """What a network of masks, or with a gate, is rebuilt with besides."""
+        further: dict[str, Any] = {"masks": True} if self.masks else {}
+        if self.gate is not None and self.gate_point is not None:
+            further |= {"gate": self.gate_point.name, "gate_features": self.gate.kind}
+        return further
 
     def describe(self) -> str:
         """Return a table of the exits: their modules, what they cost, and what all heads add."""
@@ -185,6 +218,9 @@ class EarlyExitNetwork(nn.Module):
         ]
         if self.new_classifier:
             lines.append(f"the classifier ({self.new_classifier}) is new: it learns as the heads do")
+        if self.gate is not None and self.gate_point is not None:
+            told = {"mean": "mean", "spread": "mean and spread"}[self.gate.kind]
+            lines.append(f"gate: {told} of each channel after {self.gate_point.name}")
         if self.runs_whole:
             lines.append(WHOLE)
         return "\n".join(lines)
@@ -260,10 +296,14 @@ def record(
 def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> ExitTrace:
     inputs, label, id_ = unpack(batch)
     args, kwargs = as_call(to_device(inputs, device))
-    logits = [x.float().cpu().numpy() for x in network(*args, **kwargs)]
+    with network.reading_gate(kwargs.get("attention_mask")) as told:
+        logits = [x.float().cpu().numpy() for x in network(*args, **kwargs)]
     truth = None if label is None else label.cpu().numpy()
     keys = input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_)
-    return trace_of_logits(logits, cost=network.cost, label=truth, id=keys, mask_scale=network.mask_scale)
+    gate = told[-1].float().cpu().numpy() if told else None
+    return trace_of_logits(
+        logits, cost=network.cost, label=truth, id=keys, mask_scale=network.mask_scale, gate=gate
+    )
 
 
 def _keys(id_: Any) -> Keys:

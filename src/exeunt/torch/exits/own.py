@@ -69,7 +69,7 @@ class OwnExitNetwork(EarlyExitNetwork):
 
     def config(self) -> dict[str, Any]:
         """Return the keyword arguments with which `attach` rebuilds this network, JSON-able."""
-        return {"exits": self.exit_names, "head": OWN, "n_classes": self.n_classes, **self._of_masks}
+        return {"exits": self.exit_names, "head": OWN, "n_classes": self.n_classes, **self._further}
 
     def _about_heads(self) -> str:
         return "the exits are the network's own: nothing is added to it"
@@ -115,8 +115,10 @@ def open_own_exits(
     full = multiply_adds.count_macs(wrapped, example)
     if isinstance(graph, NotExportable):
         costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
+        heads = None
     else:
         costs = np.array([*multiply_adds.graph_macs(graph, batch.at_least_two(), names), full])
+        heads = multiply_adds.own_head_macs(graph, batch.at_least_two())
         _check_increasing(costs)
     points = [
         placement.ExitPoint(name, float(cost), tuple(logits[0].shape[1:]))
@@ -126,7 +128,7 @@ def open_own_exits(
         wrapped,
         [nn.Identity() for _ in names],
         points,
-        cost=CostModel(costs, source=multiply_adds.count_source(batch.n_tokens)),
+        cost=CostModel(costs, source=multiply_adds.count_source(batch.n_tokens), heads=heads),
         backbone_macs=full,
         options=None,
         n_classes=width,

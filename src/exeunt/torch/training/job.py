@@ -51,6 +51,7 @@ class TrainingJob:
     `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn alone
     before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch. Where one of
     these is not given, it is chosen by the network, see `settings_for`.
+    `gate`, `gate_features`: see `attach`.
     `masks`: images with masks, and a network that answers with masks. `ignored`: the class of their pixels that does
     not count. `balanced`: the pixels of rare classes count more in training.
     `workers`: processes that decode images; the batches are the same for any number.
@@ -81,6 +82,8 @@ class TrainingJob:
     calibrate: float | None = None
     test: float | None = None
     skip_unreadable: bool = False
+    gate: str | None = None
+    gate_features: str | None = None
     masks: bool = False
     ignored: str | None = None
     balanced: bool = False
@@ -139,6 +142,10 @@ class TrainingJob:
             raise InputError(
                 f"exit_batch is for exits={AUTO!r}, which are placed by time, got exits={self.exits}: give these, or "
                 "leave exit_batch out"
+            )
+        if self.gate_features is not None and self.gate is None:
+            raise InputError(
+                "gate_features are those of a gate: name its module (gate, --gate), or leave them out"
             )
         if self.masks and self.exits == AUTO:
             raise InputError("exits of masks are not placed by time: give their number, or name modules")

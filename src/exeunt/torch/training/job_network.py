@@ -147,10 +147,11 @@ def make_network(job: TrainingJob, source: DataSource, say: Callable[[str], None
         "masks": job.masks,
         "seed": job.seed,
     }
+    of_gate: dict[str, Any] = {"gate": job.gate or "", "gate_features": job.gate_features or "mean"}
     if exits == AUTO:
         placed = exits_by_time(model, example, job.exit_batch or BATCHES, say=say, **options, **head)
         exits, head["hidden"] = placed.names, placed.hidden
-    network = attach(model, example, cast("Any", exits), verbose=False, **options, **head)
+    network = attach(model, example, cast("Any", exits), verbose=False, **options, **of_gate, **head)
     known, class_names = None, source.class_names or ()
     if job.brings_weights and not network.new_classifier:
         known = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
