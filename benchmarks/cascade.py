@@ -75,10 +75,12 @@ def whole(name: str, run: RunFolder, threads: int | None, *, spin: bool) -> Way:
     return Way(name, 1 - float(run.trace("test").risk[-1]), answer)
 
 
-def timed_way(name: str, run: RunFolder, budget: str, raw: Any) -> Way | None:
+def timed_way(
+    name: str, run: RunFolder, budget: str, raw: Any, rule: Callable[..., ex.Policy] | None = None
+) -> Way | None:
     """A policy of the run under a budget of time, timed at the batch size of `raw`; None if none is so low."""
     inputs = raw if run.cascade else InputPreparation(run)(raw)
-    rule = partial(ex.auto, answer="auto")
+    rule = rule or partial(ex.auto, answer="auto")
     try:
         found = choose_by_time(
             run, rule, [budget], inputs, executor=None if run.cascade else "onnx", say=print

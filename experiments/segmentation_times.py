@@ -64,12 +64,12 @@ def exported(folder: Path) -> RunFolder:
     return run
 
 
-def fixed(run: RunFolder, exit_: int) -> Runner:
+def fixed(run: RunFolder, exit_: int, threads: int | None = 1) -> Runner:
     """Return a runner that answers all images at one exit, and computes no other exit's answer."""
     last = run.cost.n_exits - 1
     policy = heads_policy(last + 1, [exit_ % (last + 1)])
     policy = replace(policy, cost=run.cost, budget=float(run.cost.full))
-    return load(run, executor="onnx", threads=1, policy=policy)
+    return load(run, executor="onnx", threads=threads, policy=policy)
 
 
 def _answer(runner: Runner, images: list[np.ndarray], _round: int) -> None:

@@ -61,8 +61,10 @@ class Segmenter(nn.Module):
         widths: tuple[int, ...] = (8, 16, 32, 64),
         height: int = 192,
         width: int = 256,
+        first: int = 0,
     ) -> None:
         super().__init__()
+        self.first = first
         self.places = height // 16, width // 16
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 7, stride=4, padding=3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
@@ -92,7 +94,7 @@ class Segmenter(nn.Module):
             tokens = layer(tokens)
             coarse = self.decoder(self.norm(tokens)).transpose(1, 2).unflatten(2, self.places)
             logits.append(_joined(coarse, outlines))
-        return logits
+        return logits[self.first :]
 
 
 def _joined(coarse: Tensor, outlines: Tensor) -> Tensor:
@@ -101,9 +103,11 @@ def _joined(coarse: Tensor, outlines: Tensor) -> Tensor:
 
 
 def segmenter(
-    n_classes: int = 11, layers: int = 6, height: int = 192, width: int = 256, base: int = 8
+    n_classes: int = 11, layers: int = 6, height: int = 192, width: int = 256, base: int = 8, first: int = 0
 ) -> Segmenter:
-    """Return the segmenter of images of this size. `base`: channels of its first stage, an eighth of the last one's."""
-    return Segmenter(
-        n_classes, layers=layers, widths=(base, 2 * base, 4 * base, 8 * base), height=height, width=width
-    )
+    """Return the segmenter of images of this size. `base`: channels of its first stage, an eighth of the last one's.
+
+    `first`: the first exit that it returns; 3 is the last stage of convolutions, before the layers.
+    """
+    widths = (base, 2 * base, 4 * base, 8 * base)
+    return Segmenter(n_classes, layers=layers, widths=widths, height=height, width=width, first=first)
