@@ -250,7 +250,7 @@ def outcome(places, monkeypatch):
     root, names = places
     monkeypatch.chdir(root)
     monkeypatch.setenv("XDG_CACHE_HOME", str(root))
-    import_module("exeunt.gateway.server")  # imported while a function is replaced, it would keep the replacement
+    import_module("exeunt.gateway.server")  # else it may bind what is replaced here
     accepted = []
 
     def work(*_, **__):
