@@ -3,6 +3,7 @@
 from time import perf_counter
 
 import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -27,7 +28,7 @@ def main() -> None:
     x, y = load_digits(return_X_y=True)
     train_x, x, train_y, y = train_test_split(x, y, train_size=250, random_state=0)
     small = LogisticRegression(max_iter=500).fit(train_x[:, ::2], train_y)  # every other pixel
-    large = SVC(probability=True, random_state=0).fit(train_x, train_y)
+    large = CalibratedClassifierCV(SVC(), ensemble=False).fit(train_x, train_y)
 
     models = ex.CascadeTrace({"small": recorded(small, x[:, ::2], y), "large": recorded(large, x, y)})
     fit, calibrate, test = models.split(fit=0.3, calibrate=0.2, test=0.5, seed=0)

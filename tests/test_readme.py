@@ -24,9 +24,9 @@ def form(text: str) -> str:
     return " ".join(re.sub(r"[\d.,-]+|█+", "#", text).split())
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of scikit-learn
 def test_the_cascade_of_two_classifiers_is_certified(capsys):
     linear_model, svm = pytest.importorskip("sklearn.linear_model"), pytest.importorskip("sklearn.svm")
+    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
@@ -35,7 +35,7 @@ def test_the_cascade_of_two_classifiers_is_certified(capsys):
     train_x, x, train_y, y = train_test_split(*load_digits(return_X_y=True), train_size=250, random_state=0)
     every_other = FunctionTransformer(lambda pixels: pixels[:, ::2])
     small = make_pipeline(every_other, linear_model.LogisticRegression(max_iter=500)).fit(train_x, train_y)
-    large = svm.SVC(probability=True, random_state=0).fit(train_x, train_y)
+    large = CalibratedClassifierCV(svm.SVC(), ensemble=False).fit(train_x, train_y)
     code, shown = example("said(small")
     exec(code, {"x": x, "y": y, "small": small, "large": large, "new_x": x[:5]})
     assert form(capsys.readouterr().out) == form(shown)
