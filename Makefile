@@ -36,7 +36,7 @@ $(READY): pyproject.toml
 
 # The whole job on digits among clutter: train a network with four exits, keep half of its cost, look.
 define run_demo
-	$(1)/exeunt train --model exeunt.zoo:digits --data sklearn:cluttered-digits --exits 3 --mode joint --epochs 12 --batch-size 64 --augment none --out $(2)/run
+	$(1)/exeunt train --model exeunt.zoo:digits --data sklearn:cluttered-digits --exits 3 --mode joint --epochs 8 --batch-size 64 --augment none --out $(2)/run
 	$(1)/exeunt calibrate $(2)/run --budget 50% --delta 0.05
 	$(1)/exeunt evaluate $(2)/run
 	$(1)/exeunt predict $(2)/run --data sklearn:cluttered-digits --out $(2)/predictions.parquet
