@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-MISSING = [name for name in ("httpx", "openai", "starlette", "typer", "yaml") if find_spec(name) is None]
+MISSING = [
+    name for name in ("anthropic", "httpx", "openai", "starlette", "typer", "yaml") if find_spec(name) is None
+]
 ALONE = ("dependence", "evidence", "graders", "labels", "request_stream", "saved_policies")
 """Tests that need none of these."""
 

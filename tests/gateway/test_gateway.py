@@ -52,7 +52,9 @@ def test_the_client_of_openai_asks_it(standing: Running) -> None:
         assert text == right_answer("hard 1")
         with pytest.raises(openai.NotFoundError, match="there is no model 'other'"):
             client.chat.completions.create(model="other", messages=messages)
-        with pytest.raises(openai.BadRequestError, match="'web_search_options' could cost more"):
+        with pytest.raises(
+            openai.BadRequestError, match="'web_search_options' is refused: it could cost more"
+        ):
             client.chat.completions.create(model="auto", messages=messages, web_search_options={})
 
 
@@ -119,7 +121,7 @@ def test_keys(run: Running) -> None:
                 assert http.get(path + end).status_code == 403
             assert http.post("/admin/rollback" + end).status_code == 403
         assert http.delete("/admin/clients/alice%0A").status_code == 403
-        for path in ("/chat/completions", "/v1/embeddings"):
+        for path in ("/chat/completions", "/v1/completions"):
             assert "their base URL ends with /v1" in error_of(http.post(path))
         assert "only POST" in error_of(http.get("/v1/chat/completions"))
     assert run.owner.post("/v1/chat/completions", json={}).status_code == 403
@@ -282,7 +284,6 @@ def test_a_model_is_asked_only_for_what_it_takes(standing: Running) -> None:
         assert standing.ask("easy 1", **asked).json()["model"] == "large"
         assert error_of(standing.ask("easy 1", model="small", **asked)).startswith("small takes no tools")
     assert "takes no reasoning_effort" in error_of(standing.ask("x", reasoning_effort="high"))
-    assert "at most 100 tokens" in error_of(standing.ask("easy 1", max_tokens=101))
     image: Any = [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
     assert "takes no images" in error_of(standing.ask(image, model="large"))
 

@@ -49,7 +49,37 @@ PLAIN: dict[str, Any] = {
     "messages": [{"role": "user", "content": "easy 1"}],
     "max_tokens": 50,
 }
+MESSAGES: dict[str, Any] = {
+    "model": "auto", "max_tokens": 50, "system": [{"type": "text", "text": "x"}], "stream": False,
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "x"}]},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "x", "signature": "x"},
+            {"type": "tool_use", "id": "1", "name": "f", "input": {}},
+        ]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "y"},
+                                     {"type": "text", "text": "easy 1", "cache_control": {"type": "ephemeral"}}]},
+    ],
+    "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "auto"},
+    "metadata": {"user_id": "u"}, "output_config": {"format": {"type": "json_schema", "schema": {}}},
+    "stop_sequences": ["x"], "thinking": {"type": "disabled"},
+}  # fmt: skip
+RESPONSES: dict[str, Any] = {
+    "model": "auto", "max_output_tokens": 50, "instructions": "x", "stream": False, "store": True,
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
+        {"type": "reasoning", "id": "r", "summary": [], "content": [{"type": "reasoning_text", "text": "x"}]},
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "1", "output": "y"},
+        {"type": "message", "role": "user", "content": "easy 1"},
+    ],
+    "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}], "tool_choice": "auto",
+    "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}, "reasoning": {"summary": "auto"},
+    "include": ["reasoning.encrypted_content"], "metadata": {"conversation": "c"},
+}  # fmt: skip
 COMPLETIONS = "/v1/chat/completions"
+FORMS = {COMPLETIONS: (BASE, PLAIN), "/v1/messages": (MESSAGES,), "/v1/responses": (RESPONSES,),
+         "/v1/messages/count_tokens": (MESSAGES,)}  # fmt: skip
 ADMIN = [f"/admin/{path}" for path in ("policy", "rollback", "models/large/resume", "clients/nobody")]
 PATHS = (COMPLETIONS, *ADMIN, "/v1/models")
 METHODS = ("POST", "POST", "POST", "PUT", "DELETE", "GET", "PATCH", "HEAD", "OPTIONS")
@@ -57,9 +87,10 @@ ALLOWED = {200, 400, 401, 402, 403, 404, 405, 413, 415, 429}
 
 
 def hostile(run: Running, http: httpx.Client, lots: random.Random) -> int:
-    body = damaged(lots.choice([BASE, PLAIN]), lots)
+    asked = lots.choice([COMPLETIONS] * 3 + [*FORMS])
+    body = damaged(lots.choice(FORMS[asked]), lots)
     usual = lots.random() < 0.8
-    path = COMPLETIONS if usual else lots.choice(PATHS)
+    path = asked if usual else lots.choice([*PATHS, *FORMS])
     key = lots.choice([run.client] * 8 + [run.admin, "x", "ex-wrong", "\xe9"])
     headers = {"authorization": f"Bearer {key}".encode("latin-1"), "content-type": "application/json"}
     odd: list[dict[str, str]] = [{"content-encoding": "gzip"}, {"x-stainless-retry-count": "x"}]

@@ -19,7 +19,7 @@ from exeunt._support.outside_json import outside_json
 from exeunt.errors import InputError
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
-from exeunt.gateway.chat_request import ChatRequest
+from exeunt.gateway.chat_request import ChatRequest, request_body
 from exeunt.gateway.completion_chunks import Sink
 from exeunt.gateway.mock_provider import MockProvider
 
@@ -90,13 +90,13 @@ def test_an_answer_may_be_as_long_as_is_stated(run: Running) -> None:
 
 
 def test_a_large_request_is_read_beside_the_event_loop(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, threads = ChatRequest.read, []
+    threads = []
 
-    def noted(data: bytes) -> ChatRequest:
+    def noted(data: bytes) -> Any:
         threads.append(threading.get_ident())
-        return read(data)
+        return request_body(data)
 
-    monkeypatch.setattr(ChatRequest, "read", noted)
+    monkeypatch.setattr("exeunt.gateway.app.request_body", noted)
     for data in (asked("data:,"), asked(), asked("data:,")):
         assert "takes no images" in run.post(data).text
     first, large, last = threads

@@ -12,10 +12,11 @@ from exeunt.errors import ExeuntError
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.key_store import Client
+from exeunt.gateway.protocols import PROTOCOLS, protocol_of
 from exeunt.web.security import SecurityMiddleware, bearer
 
 _PATH = re.compile(
-    r"(/v1/chat/completions|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
+    r"(/v1/chat/completions|/v1/messages(?:/count_tokens)?|/v1/responses|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
 )
 _ADMINISTERS = re.compile("/(admin|metrics|events)")
 
@@ -24,7 +25,7 @@ class AccessMiddleware(SecurityMiddleware):
     """Guards a gateway as a server is guarded, with hashed keys of clients and of administrators."""
 
     health = re.compile(r"/health")
-    inputs = re.compile(r"/v1/chat/completions")
+    inputs = re.compile(r"/v1/(chat/completions|messages|messages/count_tokens|responses)")
     allow_name = "add its name to allowed_hosts of listen in the gateway's file"
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
@@ -32,7 +33,7 @@ class AccessMiddleware(SecurityMiddleware):
         self._clients = gateway.keys
 
     def _key(self, headers: Mapping[bytes, bytes]) -> Client | None:  # type: ignore[override]
-        return self._clients.of(bearer(headers))
+        return self._clients.of(bearer(headers) or headers.get(b"x-api-key", b""))
 
     def _name(self, key: Client | None) -> str:
         return "" if key is None else key.digest
@@ -44,7 +45,7 @@ class AccessMiddleware(SecurityMiddleware):
             log_failure(error, "looking up a key")
             scope["state"]["refused"] = True  # else each request would be logged
             headers = {"retry-after": "1", "connection": "close"}
-            return self._error(503, "keys cannot be looked up now: try again soon", headers)
+            return self._error(scope, 503, "keys cannot be looked up now: try again soon", headers)
         client = scope["state"].get("key")
         if refusal is not None or client is None:
             return refusal
@@ -52,16 +53,16 @@ class AccessMiddleware(SecurityMiddleware):
         # Not by the paths of routes, which match more, such as a line's end.
         if not (asks_models or client.admin):
             if _ADMINISTERS.match(path):
-                return error_response(403, "this needs the key of who administers the gateway")
-            return error_response(404, nothing_at(path))
+                return error_response(path, 403, "this needs the key of who administers the gateway")
+            return error_response(path, 404, nothing_at(path))
         if asks_models and client.admin:
             return error_response(
-                403, "this key administers the gateway: ask models with the key of a client"
+                path, 403, "this key administers the gateway: ask models with the key of a client"
             )
         return None
 
-    def _error(self, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
-        return error_response(status, why, headers)
+    def _error(self, scope: Scope, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
+        return error_response(scope["path"], status, why, headers)
 
     def _path(self, scope: Scope) -> str:
         match = _PATH.fullmatch(scope["path"])
@@ -71,12 +72,13 @@ class AccessMiddleware(SecurityMiddleware):
 def nothing_at(path: str) -> str:
     """Return what is said of a path that is none of the gateway's, such as of a client whose base URL lacks /v1."""
     return (
-        f"there is nothing at {path!r:.80}: clients ask /v1/chat/completions and /v1/models, so their base URL ends "
-        "with /v1"
+        f"there is nothing at {path!r:.80}: clients ask {', '.join(protocol.path for protocol in PROTOCOLS)} and "
+        "/v1/models, so their base URL ends with /v1, and that of Anthropic's clients ends before it"
     )
 
 
-def error_response(status: int, why: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an error as OpenAI's clients read it."""
-    kind = "invalid_request_error" if status < 500 else "api_error"
-    return JSONResponse({"error": {"message": why, "type": kind, "code": status}}, status, headers)
+def error_response(
+    path: str, status: int, why: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return an error as the clients read it that ask at this path."""
+    return JSONResponse(protocol_of(path).error(status, why), status, headers)

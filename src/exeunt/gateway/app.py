@@ -24,13 +24,14 @@ from exeunt._support.threads import PAYING, read_beside
 from exeunt.errors import ArtefactError, ExeuntError, FileError, InputError, OverBudget
 from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
-from exeunt.gateway.chat_request import ChatRequest
-from exeunt.gateway.completion_chunks import DONE, Sink, chunks_of, event, without_logprobs
+from exeunt.gateway.chat_request import ChatRequest, request_body
+from exeunt.gateway.completion_chunks import Sink, chunks_of
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.key_store import Client
 from exeunt.gateway.metrics import CONNECTIONS
 from exeunt.gateway.page_state import PageState
+from exeunt.gateway.protocols import PROTOCOLS, Exchange, Messages, Writer, protocol_of
 from exeunt.web.answers import PARTS, counts_response, events_response, missing_money, page_parts
 from exeunt.web.connection import REFUSED
 from exeunt.web.limits import TOO_MANY
@@ -58,7 +59,8 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
     app = Starlette(
         lifespan=lifespan,
         routes=[
-            Route("/v1/chat/completions", _completions, methods=["POST"]),
+            *(Route(protocol.path, _asked, methods=["POST"]) for protocol in PROTOCOLS),
+            Route("/v1/messages/count_tokens", _count, methods=["POST"]),
             Route("/v1/models", _models),
             Route("/admin/state", _state),
             Route("/admin/policy", _set_policy, methods=["PUT"]),
@@ -94,41 +96,54 @@ def _gateway(request: Request) -> Gateway:
 # -- for clients ------------------------------------------------------------------------------------------------
 
 
-async def _completions(request: Request) -> Response:
-    """Answer a chat completion as OpenAI does, with what it cost in headers.
+async def _asked(request: Request) -> Response:
+    """Answer a request in its protocol, with what it cost in headers.
 
     What was sent to a provider is paid for whether or not the client still waits, so it is never cut off.
     """
     gateway, client = _gateway(request), request.state.key
-    chat = await read_beside(ChatRequest.read, await request.body())
-    sink = Sink() if chat.stream else None
-    chat = chat.changed(sink=sink, is_retry=request.headers.get(_RETRY, "0") != "0")
+    exchange = await _read(request)
+    sink = Sink() if exchange.chat.stream else None
+    chat = exchange.chat.changed(sink=sink, is_retry=request.headers.get(_RETRY, "0") != "0")
     answering = gateway.later(_answered(gateway, chat, client), awaited=True)
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
-            headers = {"x-exeunt-model": str(first["model"]), "x-exeunt-policy": sink.policy or "none"}
-            return _stream(_chunks(first, chunks, answering), headers)
+            headers = _headers(gateway, exchange, str(first["model"]), sink.policy)
+            return _stream(_events_of(exchange.begin(), first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
-        return await _unanswered(gateway, chat, client, answered)
+        return await _unanswered(gateway, exchange, client, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
-    logprobs = bool(chat.options.get("logprobs"))
-    if not logprobs:  # the gateway may have asked for them
-        body = without_logprobs(body)
-    headers = {
-        "x-exeunt-model": answered.model,
-        "x-exeunt-policy": answered.policy or "none",
-        "x-exeunt-cost": f"{answered.cost:.9f}",
-    }
+    headers = _headers(gateway, exchange, answered.model, answered.policy)
+    headers["x-exeunt-cost"] = f"{answered.cost:.9f}"
     if (left := await gateway.left(client)) is not None:
         headers["x-exeunt-left"] = f"{left:.6f}"
     if chat.stream:
-        parts = chunks_of(body, logprobs=logprobs)
-        events = [event(chunk) for chunk in parts if chunk["choices"] or chat.usage]
-        return _stream(iter([*events, DONE]), headers)
+        writer, logprobs = exchange.begin(), bool(chat.options.get("logprobs"))
+        events = [event for chunk in chunks_of(body, logprobs=logprobs) for event in writer.chunk(chunk)]
+        return _stream(iter([*events, *writer.end()]), headers)
     # As JSON in ASCII: a provider may cut a character in two.
-    return Response(json.dumps(body), media_type="application/json", headers=headers)
+    content = json.dumps(exchange.answer(body))
+    return Response(content, media_type="application/json", headers=headers)
+
+
+async def _read(request: Request) -> Exchange:
+    """Read a request in its protocol."""
+    protocol = protocol_of(request.url.path)
+    return await read_beside(lambda data: protocol(request_body(data)), await request.body())
+
+
+def _headers(gateway: Gateway, exchange: Exchange, model: str, policy: str) -> dict[str, str]:
+    """Return what is said of every answer: who gave it, and what of the request counted less than it says."""
+    headers = {"x-exeunt-model": model, "x-exeunt-policy": policy or "none"}
+    asked = gateway.config.models[model]
+    limit, dropped = asked.limit(exchange.chat), [*exchange.dropped, *asked.drops(exchange.chat)]
+    if exchange.chat.limit is not None and limit < exchange.chat.limit:
+        headers["x-exeunt-max-tokens"] = str(limit)
+    if dropped:
+        headers["x-exeunt-dropped"] = ", ".join(dropped).encode("ascii", "replace").decode()
+    return headers
 
 
 async def _answered(gateway: Gateway, chat: ChatRequest, client: Client) -> Answered:
@@ -149,35 +164,49 @@ def _stream(events: Any, headers: Mapping[str, str]) -> Response:
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-async def _chunks(
-    first: Mapping[str, Any], rest: AsyncIterator[Mapping[str, Any]], answering: asyncio.Task[Answered]
+async def _events_of(
+    writer: Writer,
+    first: Mapping[str, Any],
+    rest: AsyncIterator[Mapping[str, Any]],
+    answering: asyncio.Task[Answered],
 ) -> AsyncIterator[str]:
     """Yield the events of an answer that comes in, the last of which says so if it was cut off."""
-    yield event(first)
+    for event in writer.chunk(first):
+        yield event
     async for chunk in rest:
-        yield event(chunk)
+        for event in writer.chunk(chunk):
+            yield event
     answered: Answered | None = None
     with suppress(Exception):  # the gateway has logged a fault
         answered = await asyncio.shield(answering)
-    if answered is None or answered.reply is None:
-        yield event({"error": {"message": "the answer was cut off", "type": "api_error", "code": 502}})
-    yield DONE
+    for event in writer.cut_off() if answered is None or answered.reply is None else writer.end():
+        yield event
 
 
-async def _unanswered(gateway: Gateway, chat: ChatRequest, client: Client, answered: Answered) -> Response:
+async def _unanswered(gateway: Gateway, exchange: Exchange, client: Client, answered: Answered) -> Response:
     """Say why no model answered. Raises OverBudget where money is why."""
     if answered.short_of_money:
-        await gateway.raise_over_budget(chat, client, answered)
+        await gateway.raise_over_budget(exchange.chat, client, answered)
     if answered.clients_fault:
-        return error_response(400, f"the provider refuses this request: {answered.why}")
-    return error_response(502, f"no model answered: {answered.why}", {"retry-after": "1"})
+        return error_response(exchange.path, 400, f"the provider refuses this request: {answered.why}")
+    return error_response(exchange.path, 502, f"no model answered: {answered.why}", {"retry-after": "1"})
+
+
+async def _count(request: Request) -> Response:
+    """Estimate how many tokens the input of a request has, as Anthropic's clients ask it."""
+    data = await request.body()
+    exchange = await read_beside(lambda data: Messages({"max_tokens": 1, **request_body(data)}), data)
+    return JSONResponse({"input_tokens": _gateway(request).input_tokens(exchange.chat)})
 
 
 async def _models(request: Request) -> Response:
     """Return the models that a client may ask."""
     names = _gateway(request).names
-    data = [{"id": name, "object": "model", "created": 0, "owned_by": "exeunt"} for name in names]
-    return JSONResponse({"object": "list", "data": data})
+    openai, anthropic = {"object": "model", "created": 0, "owned_by": "exeunt"}, {"type": "model"}
+    anthropic["created_at"] = "1970-01-01T00:00:00Z"
+    data = [{"id": name, "display_name": name, **openai, **anthropic} for name in names]
+    ends = {"first_id": names[0], "last_id": names[-1], "has_more": False}
+    return JSONResponse({"object": "list", "data": data, **ends})
 
 
 # -- for who administers it --------------------------------------------------------------------------------------
@@ -266,31 +295,32 @@ async def _http(request: Request, error: Any) -> Response:
         why = nothing_at(path)
     elif error.status_code == 405:
         why = f"{request.method} is not taken at {path!r:.80}, only {error.headers['Allow']}"
-    return error_response(error.status_code, why, error.headers)
+    return error_response(path, error.status_code, why, error.headers)
 
 
 def _refused_connection(gateway: Gateway) -> bytes:
     """Count a connection for which there is no room, and return the body of its answer."""
     gateway.metrics.refused(CONNECTIONS)
-    return bytes(error_response(503, TOO_MANY).body)
+    return bytes(error_response("", 503, TOO_MANY).body)
 
 
-async def _left(_: Request, __: Exception) -> Response:
-    return error_response(499, "the client disconnected")  # only the log reads it
+async def _left(request: Request, __: Exception) -> Response:
+    return error_response(request.url.path, 499, "the client disconnected")  # only the log reads it
 
 
-async def _bad_input(_: Request, error: Exception) -> Response:
-    return error_response(404 if isinstance(error, NoSuchModel) else 400, str(error))
+async def _bad_input(request: Request, error: Exception) -> Response:
+    return error_response(request.url.path, 404 if isinstance(error, NoSuchModel) else 400, str(error))
 
 
-async def _no_money(_: Request, error: Any) -> Response:
+async def _no_money(request: Request, error: Any) -> Response:
     status, why, headers = missing_money(error, program="gateway", unit="usd", less="lower max_tokens")
-    return error_response(status, why, headers)
+    return error_response(request.url.path, status, why, headers)
 
 
-async def _failure(_: Request, error: Exception) -> Response:
+async def _failure(request: Request, error: Exception) -> Response:
     log_failure(error, "a request")
     if isinstance(error, FileError):
         why = "the gateway cannot read or write its files: see its log"
-        return error_response(503, why, {"retry-after": "10"})
-    return error_response(500, f"unexpected {type(error).__name__}: see the log of the gateway")
+        return error_response(request.url.path, 503, why, {"retry-after": "10"})
+    why = f"unexpected {type(error).__name__}: see the log of the gateway"
+    return error_response(request.url.path, 500, why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -19,12 +19,15 @@ from exeunt.errors import InputError, require
 from exeunt.gateway.breaker import Breaker, Call
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.completion_chunks import Assembled, data_of, lines_of, understood, without_logprobs
+from exeunt.gateway.options import HINTS, OF_SOME_MODELS
 from exeunt.live.http_model import error_code
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
 
 _LEAST = -100.0
 """The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
+_FEW_BYTES = 4_000
+"""As if so many had been counted as a token for four bytes, before any request."""
 _KEY_REFUSED, _MODEL_REFUSED = 401, re.compile(r"status (403|404)\b")
 
 
@@ -42,12 +45,23 @@ class ChatReply(Reply):
         return message
 
 
+class Reader:
+    """Reads an answer in parts: what comes in a server-sent event as chunks of a completion."""
+
+    def chunks(self, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the chunks. Raises FailedAttempt for an error that ends the stream, whose words stay here."""
+        if data.get("error"):
+            raise FailedAttempt("its answer was cut off", again=True)
+        yield data
+
+
 class ChatModel(OpenAICompatible):
     """A model of a provider that answers chat completions as they come.
 
     `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as;
     None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
-    whether that limit is called max_completion_tokens, as of models that reason. `logprobs`: whether its score is the
+    whether that limit is called max_completion_tokens, as of models that reason. `takes`: options that its server takes
+    beside those of OpenAI. `logprobs`: whether its score is the
     mean log-probability of its tokens, which the endpoint must give. `breaker`: its own; `provider`: that of its
     provider, which counts failed connections and refused keys alone. `at_most`: US dollars that an attempt may cost;
     requests that may cost more are refused. Other options: see `OpenAICompatible`.
@@ -65,6 +79,7 @@ class ChatModel(OpenAICompatible):
         image_tokens: int | None = None,
         logprobs: bool = False,
         reasons: bool = False,
+        takes: tuple[str, ...] = (),
         at_most: float = math.inf,
         **options: Any,
     ) -> None:
@@ -75,6 +90,12 @@ class ChatModel(OpenAICompatible):
         self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
         if image_tokens is not None and image_tokens < 0:
             raise InputError(f"image_tokens must be at least 0, got {image_tokens}")
+        if unknown := [option for option in takes if option not in OF_SOME_MODELS]:
+            raise InputError(
+                f"takes names {unknown[0]!r:.60}, and there are {', '.join(sorted(OF_SOME_MODELS))}"
+            )
+        self.takes = frozenset(takes)
+        self._counted = _FEW_BYTES, _FEW_BYTES // 4
         self._check_limit()
 
     def _check_limit(self) -> None:
@@ -97,11 +118,16 @@ class ChatModel(OpenAICompatible):
             return "takes no images"
         if "reasoning_effort" in request.options and not self.reasons:
             return "takes no reasoning_effort"
-        if request.limit is not None and request.limit > self.n_output:
-            return f"answers with at most {self.n_output:,} tokens"
+        if missing := OF_SOME_MODELS & request.options.keys() - self.takes - HINTS:
+            return f"takes no {min(missing)}"
         if (highest := self.most(request)) > self.at_most:
             return f"may cost {amount_text(highest, 'usd')} for this, and a request {amount_text(self.at_most, 'usd')}"
         return ""
+
+    def limit(self, request: ChatRequest) -> int:
+        """Return the most output tokens that a request may have here: those that it wants, or fewer."""
+        allowed: int = self.n_output
+        return min(request.limit or allowed, allowed)
 
     def most(self, request: Any) -> float:
         """Return the most that a call can cost: every byte a token of input, and all output that is allowed."""
@@ -110,7 +136,12 @@ class ChatModel(OpenAICompatible):
         else:
             n_input = request.n_bytes
         n_input += (self.image_tokens or 0) * request.n_images + self.template_tokens
-        return self._cost(n_input, request.limit or self.n_output)
+        return self._cost(n_input, self.limit(request))
+
+    def input_tokens(self, request: ChatRequest) -> int:
+        """Estimate the tokens of an input: by its bytes, as in earlier requests, and the most of its images."""
+        n_bytes, n_tokens = self._counted
+        return math.ceil(request.n_bytes * n_tokens / n_bytes) + (self.image_tokens or 0) * request.n_images
 
     def input_cost(self, tokens: int | None) -> float | None:
         """Return what an input of so many tokens costs; None if their number is not known."""
@@ -125,14 +156,28 @@ class ChatModel(OpenAICompatible):
         """Return the most that an attempt at a request of so many bytes can cost."""
         return min(self.at_most, self._cost(max_bytes, self.n_output))
 
-    def _body(self, request: ChatRequest) -> dict[str, Any]:
-        messages = msgspec.Raw(b"[" + b",".join(request.written) + b"]")
+    def drops(self, request: ChatRequest) -> list[str]:
+        """Return the options that are not sent to this model, and change no answer by much."""
+        return [name for name in HINTS if name in request.options and name not in self.takes]
+
+    def _body(self, request: ChatRequest, *, stream: bool = False) -> dict[str, Any]:
+        messages = msgspec.Raw(b"[" + b",".join(request.sent) + b"]")
         body = {"model": self.model, "messages": messages, **request.options, **self.options}
+        for name in self.drops(request):
+            del body[name]
         for name in self.options:
-            body[name] = request.limit or self.n_output
+            body[name] = self.limit(request)
         if self.logprobs is not None:
             body["logprobs"] = True
-        return body
+        return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
+
+    def _understood(self, data: Any) -> Any:
+        """Return an answer as a completion."""
+        return data
+
+    def _reader(self) -> Reader:
+        """Return what reads an answer in parts as chunks of a completion."""
+        return Reader()
 
     async def ask(self, content: Any, *, final: bool = False, **options: Any) -> Reply:
         """Ask as any live model. Only the chunks of a `final` answer go to the sink.
@@ -185,31 +230,37 @@ class ChatModel(OpenAICompatible):
             raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
         if request.sink is not None:
             request.sink.complete = True
+        if not (math.isnan(cost) or lied or request.n_images):
+            n_bytes, n_tokens = self._counted
+            self._counted = n_bytes + request.n_bytes, n_tokens + data["usage"]["prompt_tokens"]
         return replace(reply, lied=reply.lied or cost > self.most(request) * (1 + 1e-9))
 
     async def _completion(self, request: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion."""
         async with self._sent(self._body(request), client, call) as answer:
-            return await read_beside(outside_json, b"".join([piece async for piece in answer]))
+            data = await read_beside(outside_json, b"".join([piece async for piece in answer]))
+            return self._understood(data)
 
     async def _streamed(self, request: ChatRequest, client: Any, call: Call) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
-        sink: Any = request.sink
-        body = {**self._body(request), "stream": True, "stream_options": {"include_usage": True}}
-        assembled = Assembled()
-        async with self._sent(body, client, call) as answer:
+        assembled, reader = Assembled(), self._reader()
+        async with self._sent(self._body(request, stream=True), client, call) as answer:
             async for line in lines_of(answer):
-                if (chunk := await data_of(line)) is not None:
-                    if chunk.get("error"):  # its words stay here
-                        raise FailedAttempt("its answer was cut off", again=True)
-                    chunk = understood(chunk, "delta")
-                    assembled.add(chunk)
-                    if chunk.get("choices") or request.usage:
-                        own = chunk if request.options.get("logprobs") else without_logprobs(chunk)
-                        sink.put({**own, "model": self.name})
+                if (data := await data_of(line)) is not None:
+                    for chunk in reader.chunks(data):
+                        chunk = understood(chunk, "delta")
+                        assembled.add(chunk)
+                        self._pass_on(chunk, request)
         if not assembled.ended:
             raise FailedAttempt("its answer was cut off", again=True)
         return assembled.body
+
+    def _pass_on(self, chunk: Mapping[str, Any], request: ChatRequest) -> None:
+        """Pass a chunk on to the client."""
+        sink: Any = request.sink
+        if chunk.get("choices") or request.usage:
+            own = chunk if request.options.get("logprobs") else without_logprobs(chunk)
+            sink.put({**own, "model": self.name})
 
     @asynccontextmanager
     async def _sent(

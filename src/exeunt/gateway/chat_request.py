@@ -12,26 +12,13 @@ from typing import Any
 
 import msgspec
 
-from exeunt._support.outside_json import DEEPEST, check_brackets, check_outside, nfkc
+from exeunt._support.outside_json import DEEPEST, check_brackets, check_outside, nfkc, outside_json
 from exeunt.errors import InputError
 from exeunt.gateway.completion_chunks import Sink
+from exeunt.gateway.options import CHAT_OPTIONS, LIMITS, PASSED_ON, check_options
 
-_PASSED_ON = (
-    *("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias"),
-    *("response_format", "reasoning_effort", "verbosity", "logprobs", "top_logprobs"),
-    *("tools", "tool_choice", "parallel_tool_calls"),
-)
-_LIMITS = ("max_tokens", "max_completion_tokens")
-_ONLY = {
-    "n": (1, None),
-    "stream_options": None,
-    "store": (False, None),
-    "service_tier": ("auto", "default", None),
-    "modalities": (["text"], None),
-}
-_HINTS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
-"""Options that are taken and not passed on."""
-_OWN = ("model", "messages", "stream", *_HINTS, *_LIMITS, *_ONLY)
+THINKING = "thinking_blocks"
+"""Where a message of the assistant holds the thinking that came with it, as blocks of Anthropic's protocol."""
 _TOOLS = ("function", "custom")
 _SORTED = msgspec.json.Encoder(order="sorted")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -61,30 +48,28 @@ class ChatRequest:
 
     @classmethod
     def read(cls, data: bytes) -> ChatRequest:
-        """Read a body, in a thread if it is large: all that takes long is known then.
+        """Read a body, in a thread if it is large: all that takes long is known then. Raises InputError as `of` does,
+        and for what is no JSON.
+        """
+        return cls.of(request_body(data))
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> ChatRequest:
+        """Return the request that a body asks.
 
         Raises InputError if the body is not a chat completion, or has an option of unbounded cost.
         """
-        try:
-            check_brackets(data)
-            check_outside(body := msgspec.json.decode(data))
-        except msgspec.DecodeError:
-            raise InputError("the request is no JSON in UTF-8") from None
-        except RecursionError:
-            raise InputError(f"the request cannot be read: it has more than {DEEPEST} levels") from None
-        except ValueError as error:
-            raise InputError(f"the request cannot be read: {error}") from None
-        if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+        if not isinstance(body.get("model"), str):
             raise InputError("a request is a JSON object with a model and messages")
-        _check_options(body)
-        limits = [body[name] for name in _LIMITS if body.get(name) is not None]
+        check_options(body, CHAT_OPTIONS)
+        _check_objects(body)
+        limits = [body[name] for name in LIMITS if body.get(name) is not None]
         if any(type(limit) is not int or limit < 1 for limit in limits):
-            raise InputError(f"{_LIMITS[0]} must be a whole number of at least 1, got {limits[0]!r:.40}")
-        messages = _checked_messages(body.get("messages"))
+            raise InputError(f"{LIMITS[0]} must be a whole number of at least 1, got {limits[0]!r:.40}")
         request = cls(
             model=body["model"],
-            messages=messages,
-            options={name: body[name] for name in _PASSED_ON if body.get(name) is not None},
+            messages=_checked_messages(body.get("messages")),
+            options={name: body[name] for name in PASSED_ON if body.get(name) is not None},
             limit=min(limits, default=None),
             stream=body.get("stream") is True,
             user=str(body.get("user") or ""),
@@ -102,8 +87,18 @@ class ChatRequest:
 
     @cached_property
     def written(self) -> tuple[bytes, ...]:
-        """The messages as JSON, as they are sent."""
+        """The messages as JSON."""
         return tuple(map(_SORTED.encode, self.messages))
+
+    @property
+    def sent(self) -> tuple[bytes, ...]:
+        """The messages as JSON, as chat completions take them: without the thinking of earlier answers."""
+        return tuple(
+            _SORTED.encode({name: part for name, part in message.items() if name != THINKING})
+            if THINKING in message
+            else written
+            for message, written in zip(self.messages, self.written, strict=True)
+        )
 
     @property
     def texts(self) -> list[bytes]:
@@ -186,15 +181,51 @@ class ChatRequest:
         return hashlib.sha256(self.beginnings[-1] + said_digest(answer)).digest()
 
 
+def request_body(data: bytes) -> dict[str, Any]:
+    """Return the object that a request holds as JSON. Raises InputError if it holds none, or one too large to read."""
+    try:
+        check_brackets(data)
+        check_outside(body := msgspec.json.decode(data))
+    except msgspec.DecodeError:
+        raise InputError("the request is no JSON in UTF-8") from None
+    except RecursionError:
+        raise InputError(f"the request cannot be read: it has more than {DEEPEST} levels") from None
+    except ValueError as error:
+        raise InputError(f"the request cannot be read: {error}") from None
+    if not isinstance(body, dict):
+        raise InputError("a request is a JSON object with a model and messages")
+    return body
+
+
 def said_digest(message: Mapping[str, Any]) -> bytes:
-    """Return the digest of an assistant's message: of its text and its calls of tools."""
+    """Return the digest of an assistant's message: of its text and its calls of tools, however these write JSON."""
     calls = message.get("tool_calls")
     objects = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     parts = [
         text_of(message),
-        [{name: call.get(name) for name in ("id", "function", "custom")} for call in objects],
+        [
+            {name: _with_arguments(call.get(name)) for name in ("id", "function", "custom")}
+            for call in objects
+        ],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+
+
+def _with_arguments(called: Any) -> Any:
+    """Return what is called, with its arguments as an object: some protocols pass them on as one."""
+    return {**called, "arguments": arguments_of(called)} if isinstance(called, dict) else called
+
+
+def arguments_of(function: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of a tool. What is no JSON object is named so, as Anthropic's documentation has
+    it.
+    """
+    written = function.get("arguments")
+    try:
+        arguments = outside_json(str(written or "{}"))
+    except ValueError:
+        arguments = None
+    return arguments if isinstance(arguments, dict) else {"INVALID_JSON": str(written)}
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -213,17 +244,8 @@ def _without_image(part: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name != "image_url" or part["type"] != "image_url"}
 
 
-def _check_options(body: Mapping[str, Any]) -> None:
-    """Raise InputError for options that this gateway does not know: they could cost more than is known before."""
-    for name, value in body.items():
-        if name not in (*_OWN, *_PASSED_ON):
-            raise InputError(
-                f"the option {name!r:.60} could cost more than is known before a call: leave it out; known are "
-                f"{', '.join((*_OWN, *_PASSED_ON))}"
-            )
-        allowed = _ONLY.get(name)
-        if allowed is not None and value not in allowed:
-            raise InputError(f"{name} may be {allowed[0]!r} alone here, got {value!r:.40}")
+def _check_objects(body: Mapping[str, Any]) -> None:
+    """Raise InputError for tools that cost what nobody knows, and for options that are no objects."""
     tools = body.get("tools") or []
     if not isinstance(tools, list) or not all(
         isinstance(tool, dict) and tool.get("type") in _TOOLS for tool in tools

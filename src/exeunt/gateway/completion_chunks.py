@@ -14,6 +14,8 @@ _LENGTH = 20
 """Characters in a chunk."""
 DONE = "data: [DONE]\n\n"
 """The event that ends a stream."""
+_SAID = ("reasoning_content", "reasoning", "thinking_blocks", "content", "refusal")
+"""What a message says, in this order: some servers tell what a model thinks."""
 _ABOUT = ("id", "created", "model", "system_fingerprint")
 
 
@@ -46,6 +48,21 @@ class Sink:
             yield chunk
 
 
+class Calls:
+    """Tells to which call of a tool a part of a call belongs."""
+
+    def __init__(self) -> None:
+        self._seen = set[int]()
+
+    def index(self, delta: Mapping[str, Any]) -> int:
+        """Return the number of the call."""
+        index = delta.get("index")
+        if index is None:  # some providers count nothing, and begin each call with its id
+            index = max(len(self._seen) - (not delta.get("id")), 0)
+        self._seen.add(index)
+        return int(index)
+
+
 class Assembled:
     """Puts the completion together of which chunks come in."""
 
@@ -53,6 +70,7 @@ class Assembled:
         self._about: dict[str, Any] = {}
         self._message: dict[str, Any] = {"role": "assistant", "content": None}
         self._calls: dict[int, dict[str, Any]] = {}
+        self._indices = Calls()
         self._logs: list[Any] = []
         self._finish: Any = None
 
@@ -70,14 +88,14 @@ class Assembled:
             self._finish = choice.get("finish_reason") or self._finish
 
     def _add_call(self, delta: Mapping[str, Any]) -> None:
-        index = delta.get("index")
-        if index is None:  # some providers count nothing, and begin each call with its id
-            index = max(len(self._calls) - (not delta.get("id")), 0)
-        call = self._calls.setdefault(index, {"type": "function", "function": {"name": "", "arguments": ""}})
+        call = self._calls.setdefault(self._indices.index(delta), {})
+        kind, said = ("custom", "input") if delta.get("custom") else ("function", "arguments")
+        if not call:
+            call |= {"type": kind, kind: {"name": "", said: ""}}
         if delta.get("id"):
             call["id"] = delta["id"]
-        for name, text in (delta.get("function") or {}).items():
-            call["function"][name] = call["function"].get(name, "") + (text or "")
+        for name, text in (delta.get(kind) or {}).items():
+            call[kind][name] = call[kind].get(name, "") + (text or "")
 
     @property
     def ended(self) -> bool:
@@ -118,7 +136,9 @@ def understood(body: Mapping[str, Any], part: str) -> dict[str, Any]:
         texts.append(content)
     if not all(text is None or isinstance(text, str) for text in texts):
         raise TypeError("it is no text")
-    _objects([call.get("function") or {} for call in _objects(message.get("tool_calls"))])
+    calls = _objects(message.get("tool_calls"))
+    _objects([call.get(kind) or {} for kind in ("function", "custom") for call in calls])
+    _objects([choice.get("logprobs") or {}])
     return {**body, "choices": [{**choice, part: message}]}
 
 
@@ -149,16 +169,16 @@ def chunks_of(body: Mapping[str, Any], *, logprobs: bool = False) -> Iterator[di
         return chunk({**choice, "logprobs": logs} if logs else choice)
 
     yield choice_chunk(role="assistant", content="")
-    texts = {name: message[name] for name in ("content", "refusal") if message.get(name)}
+    texts = {name: message[name] for name in _SAID if message.get(name)}
     if logprobs and choice.get("logprobs"):
         yield choice_chunk(logs=choice["logprobs"], **texts)
     else:
-        if isinstance(text := texts.get("content"), str):
-            del texts["content"]
-            for start in range(0, len(text), _LENGTH):
-                yield choice_chunk(content=text[start : start + _LENGTH])
-        if texts:
-            yield choice_chunk(**texts)
+        for name, text in texts.items():
+            if isinstance(text, str):
+                for start in range(0, len(text), _LENGTH):
+                    yield choice_chunk(**{name: text[start : start + _LENGTH]})
+            else:
+                yield choice_chunk(**{name: text})
     if calls := message.get("tool_calls"):
         yield choice_chunk(tool_calls=[{"index": i, **call} for i, call in enumerate(calls)])
     yield choice_chunk(choice.get("finish_reason"))

@@ -14,6 +14,7 @@ from exeunt._support.arrays import check_between, check_delta, check_positive
 from exeunt._support.yaml_text import read_yaml
 from exeunt.costs.budget_text import exact_quantity, parse_budget
 from exeunt.errors import ExeuntError, InputError, UnitError
+from exeunt.gateway.anthropic_model import AnthropicModel
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
 from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, mapping, options_of, read_as, read_entry
@@ -27,6 +28,8 @@ from exeunt.web.limits import Limits, check_proxies, host_names
 
 _MODEL = re.compile(r"[!-~]{1,100}")
 OPTED_OUT = ("reference", "policy")
+_MODEL_CLASSES: Mapping[str, type[ChatModel]] = {"openai": ChatModel, "anthropic": AnthropicModel}
+"""By the protocol of their provider."""
 _USUAL_BYTES = 1 << 15
 """Bytes of the longest request that is compared where nothing says what one may cost."""
 FEATURES = "features"
@@ -40,6 +43,7 @@ _OF_A_MODEL = {
     "image_tokens": "int | None",
     "logprobs": "bool",
     "reasons": "bool",
+    "takes": "tuple[str, ...]",
     "template_tokens": "int",
     "concurrency": "int",
     "timeout_s": "float",
@@ -67,7 +71,7 @@ def check_amount(text: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Provider:
-    """An endpoint of chat completions. `key`: the environment variable that holds its key.
+    """An endpoint of a provider. `key`: the environment variable that holds its key. `protocol`: that it speaks.
 
     `failures`: of a model in a row until it is left alone, for `pause_s` seconds at first; so many failed connections
     or refused keys, and all of its models are. `max_answer`: the most bytes of an answer; a longer one is a failure.
@@ -78,14 +82,18 @@ class Provider:
     failures: int = 5
     pause_s: float = 5.0
     max_answer: int = 16 << 20
+    protocol: str = "openai"
 
     def __post_init__(self) -> None:
         checked_url(self.base_url)
         checked_variable(self.key)
         check_positive(self.max_answer, "max_answer")
-        if (path := self.base_url.rstrip("/")).endswith("/chat/completions"):
-            base = path.removesuffix("/chat/completions")
-            raise InputError(f"base_url ends before /chat/completions: write {base!r}")
+        if self.protocol not in _MODEL_CLASSES:
+            raise InputError(f"protocol is {' or '.join(_MODEL_CLASSES)}, got {self.protocol!r:.60}")
+        path = self.base_url.rstrip("/")
+        for end in ("/chat/completions", "/messages"):
+            if path.endswith(end):
+                raise InputError(f"base_url ends before {end}: write {path.removesuffix(end)!r}")
         if self.failures < 1:
             raise InputError(f"failures must be at least 1, got {self.failures}")
         check_positive(self.pause_s, "pause_s")
@@ -455,6 +463,7 @@ def _model(
         "max_answer": providers[of].max_answer,
     }
     try:
-        return ChatModel(options.pop("model", name), name=name, at_most=at_most, **options, **connection)
+        model_class = _MODEL_CLASSES[providers[of].protocol]
+        return model_class(options.pop("model", name), name=name, at_most=at_most, **options, **connection)
     except ExeuntError as error:
         raise InputError(f"{where}: {error}") from None

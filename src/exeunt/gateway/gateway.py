@@ -174,6 +174,13 @@ class Gateway:
         self.later(self._recorded(record, request, client, None, answered, None))
         return answered
 
+    def input_tokens(self, request: ChatRequest) -> int:
+        """Estimate how many tokens a request has, for a policy those of the reference. Raises NoSuchModel."""
+        name = self.config.reference if request.model.partition(":")[0] == AUTO else request.model
+        if name not in self.config.offered:
+            raise self._no_such_model(request)
+        return self.config.models[name].input_tokens(request)
+
     @property
     def names(self) -> list[str]:
         """The models that clients may ask."""

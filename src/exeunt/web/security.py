@@ -115,27 +115,27 @@ class SecurityMiddleware:
         if not (public or self._has_name(host, (scope.get("server") or (None,))[0])):
             name = host.decode("latin-1")
             why = f"this server does not answer as {name!r}: if clients may call it so, {self.allow_name}"
-            return self._error(403, why, _CLOSE)
+            return self._error(scope, 403, why, _CLOSE)
         scope["state"]["key"] = key = self._key(headers) if needs_key else None
         if key is None and needs_key:
             why = "the API key is missing or not known: give one as `Authorization: Bearer KEY`"
-            return self._error(401, why, {"www-authenticate": "Bearer", **_CLOSE})
+            return self._error(scope, 401, why, {"www-authenticate": "Bearer", **_CLOSE})
         if scope["method"] != "GET" and not _of_own_page(headers, host):
             why = (
                 "a page of another site may not ask this server: ask it from your own program; a proxy in front of the "
                 "server must pass on the Host header"
             )
-            return self._error(403, why, _CLOSE)
+            return self._error(scope, 403, why, _CLOSE)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > (limit := self._body_limit(scope)):
-            return self._error(_TOO_LARGE, _too_large(limit), _CLOSE)
+            return self._error(scope, _TOO_LARGE, _too_large(limit), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            return self._error(415, "compressed requests are not taken", _CLOSE)
+            return self._error(scope, 415, "compressed requests are not taken", _CLOSE)
         if scope["method"] not in _WITHOUT_BODY and (why := self._too_many(scope)):
             self._metrics.refused()
             scope["state"]["refused"] = True
             return self._error(
-                503, f"{why}, which is the limit: try again soon", {"retry-after": "1", **_CLOSE}
+                scope, 503, f"{why}, which is the limit: try again soon", {"retry-after": "1", **_CLOSE}
             )
         return None
 
@@ -223,7 +223,7 @@ class SecurityMiddleware:
         """Return the owner of a key; "" without a key."""
         return key or ""
 
-    def _error(self, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
+    def _error(self, scope: Scope, status: int, why: str, headers: dict[str, str]) -> JSONResponse:  # noqa: ARG002
         return JSONResponse({"error": why}, status, headers)
 
     def _path(self, scope: Scope) -> str:
