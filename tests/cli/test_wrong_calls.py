@@ -54,6 +54,7 @@ WORK = {
     **{f"gateway {verb.__name__}": "exeunt.gateway.config:read_config" for verb in GATEWAY_VERBS},
     "gateway demo": "exeunt.gateway.demo:demonstrate",
     "gateway import": "exeunt.gateway.folder:gateway_folder",
+    "gateway prices": "exeunt.gateway.price_list:written",
     "demo": "exeunt.cli.demo:demonstrate",
     "watch": "exeunt.jobs.watching:watch_file",
     "show": "exeunt.cli.show_diff_verify:_sections",
@@ -178,6 +179,7 @@ BASES = {
     "gateway forget": ["{file} bob"],
     "gateway labels": ["{file} --count 3"],
     "gateway money": ["{file} --book large --reason why"],
+    "gateway prices": ["{prices} large"],
     "watch": ["{run} {file}"],
     "show": ["{run}"],
     "diff": ["{run} {run}"],
@@ -216,9 +218,13 @@ def places(tmp_path_factory):
     rows = [f"{i}.5,user {i},{i % 2},1,-0.{i % 7},0.1,1" for i in range(200)]
     header = "when,who,small_grade,large_grade,small_logprob,small_cost,large_cost"
     (root / "log.csv").write_text("\n".join([header, *rows]))
+    (root / "prices.json").write_text(
+        '{"large": {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}}'
+    )
     files = (
         "gateway.yaml",
         "log.csv",
+        "prices.json",
         "run",
         "folder",
         "file.txt",

@@ -13,10 +13,11 @@ import pytest
 
 from exeunt.errors import InputError
 from exeunt.gateway.config import read_config
-from exeunt.gateway.options import CAPPED, CHAT_OPTIONS, PASSED, REFUSED, TAKEN, TAKES, options_table
+from exeunt.gateway.mock_provider import MockProvider
+from exeunt.gateway.options import CAPPED, CHAT_OPTIONS, PASSED, REFUSED, TAKEN, TAKES, USED, options_table
 from exeunt.gateway.protocols import messages, responses
 
-from .running_gateway import TOOL, Running, models, running, written
+from .running_gateway import TOOL, Running, answer, models, running, written
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "gateway.md"
 TABLES = {"chat completions": CHAT_OPTIONS, "messages": messages.OPTIONS, "responses": responses.OPTIONS}
@@ -38,8 +39,10 @@ GIVEN: dict[str, Any] = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     names = ", ".join(name for name, option in CHAT_OPTIONS.items() if option.outcome == TAKES)
     two = models(plain="10, tools: true, reasons: true", vllm=f"10, takes: [{names}]")
-    with running(tmp_path_factory.mktemp("options"), models=two, reference="plain", shadow="") as one:
-        one.provider.prices = {"plain": (10.0, 10.0), "vllm": (10.0, 10.0)}
+    provider = MockProvider(answer, {"plain": (10.0, 10.0), "vllm": (10.0, 10.0)})
+    with running(
+        tmp_path_factory.mktemp("options"), provider, models=two, reference="plain", shadow=""
+    ) as one:
         yield one
 
 
@@ -109,7 +112,7 @@ def test_what_becomes_of_an_option(run: Running, client: openai.OpenAI, name: st
         assert sent(run)["max_completion_tokens"] == 100
         assert answered.headers["x-exeunt-max-tokens"] == "100"
     else:
-        assert option.outcome == TAKEN
+        assert option.outcome == (USED if name == "prompt_cache_key" else TAKEN)
         assert name not in sent(run)
     assert ("x-exeunt-max-tokens" in answered.headers) == (option.outcome == CAPPED)
 

@@ -22,7 +22,7 @@ class Gateway:
     """A stream of requests and its file."""
 
     def __init__(self, folder, now=0.0, *, rules=RULES, models=WITHOUT_FEATURES):
-        config = SimpleNamespace(reference="large", unit_rules=rules, period=100.0, cap=0.01)
+        config = SimpleNamespace(reference="large", sticky=False, unit_rules=rules, period=100.0, cap=0.01)
         self.records = Records(folder)
         self.traffic = RequestStream(config, models, self.records, b"secret", now)
         if not self.traffic.bill.spans:

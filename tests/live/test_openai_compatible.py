@@ -179,7 +179,9 @@ def test_options_of_unbounded_cost_are_refused(options, message):
 
 @pytest.mark.parametrize("price", [{"input": 1}, {"input": 1, "output": 2, "image": 3}, {}])
 def test_a_price_that_would_leave_something_unpaid_is_refused(price):
-    with pytest.raises(ex.InputError, match=r"a price has input, output and perhaps call, got (in|noth)"):
+    with pytest.raises(
+        ex.InputError, match=r"a price has input, output and perhaps .*, call.*, got (in|noth)"
+    ):
         ex.OpenAICompatible("small", base_url="http://host", price=price)
 
 

@@ -9,6 +9,7 @@ import asyncio
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -299,8 +300,24 @@ def import_log(
     echo(f"\nnext: exeunt gateway {quote(str(file))}")
 
 
+def prices(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="LIST", help="The JSON of prices that LiteLLM publishes.", show_default=False),
+    ],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Names of models in the list.", show_default=False)
+    ],
+) -> None:
+    """Print prices of a list of LiteLLM's form, for the file of a gateway. Nothing is fetched."""
+    require("starlette", extra="gateway")
+    from exeunt.gateway.price_list import PriceList, shown
+
+    print(shown(PriceList.read(file), models, datetime.now(timezone.utc).date()))
+
+
 import_log.__name__ = "import"
-GATEWAY_VERBS = (serve, demo, import_log, certify, keys, forget, labels, money)
+GATEWAY_VERBS = (serve, demo, import_log, certify, keys, forget, labels, money, prices)
 
 
 class ServeByDefault(typer.core.TyperGroup):

@@ -160,6 +160,17 @@ class Answering:
             return _answered(replies, "", policy=active.name, decided=False)
         return await self._first_that_answers(active, replies, request, ledger)
 
+    async def stay(self, active: Active, name: str, request: ChatRequest, ledger: Ledger) -> Answered:
+        """Ask the model that answered the first request of a unit; where that brings no answer, the reference and then
+        the fallback.
+        """
+        if request.sink is not None:
+            request.sink.policy = active.name
+        reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
+        if reply.is_given or short_of_money(reply.failed):
+            return _answered({name: reply}, name, policy=active.name, decided=reply.is_given)
+        return await self._first_that_answers(active, {name: reply}, request, ledger)
+
     async def _first_that_answers(
         self, active: Active, replies: Mapping[str, Reply], request: ChatRequest, ledger: Ledger
     ) -> Answered:

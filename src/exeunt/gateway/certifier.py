@@ -314,11 +314,14 @@ class Certifier:
             "models": dict(models.identity),
             "grader": models.grader,
             **({"code of the grader": code} if (code := code_digest(models.grader)) else {}),
-            "prices": {name: dict(config.models[name].price) for name in sorted(models.highest)},
+            "prices": {
+                name: {"call": 0.0, **config.models[name].price.to_dict()} for name in sorted(models.highest)
+            },
             "features": None if config.features is None else asdict(config.features),
             "cap": config.cap,
             "period": config.period,
             "units": list(astuple(config.unit_rules)),
+            **({"sticky": True} if config.sticky else {}),
         }
 
     # -- as time goes on ------------------------------------------------------------------------------------
@@ -631,7 +634,8 @@ class Certifier:
 
     def _evidence(self, where: str, *, refused: bool = False) -> Evidence:
         units = self._records.of_units(where, refused=refused)
-        return evidence_of(units, self.models, self._config.cap, self._config.unit_rules.most_rows)
+        config = self._config
+        return evidence_of(units, self.models, config.cap, config.unit_rules.most_rows, sticky=config.sticky)
 
 
 def forget_proposals(folder: Path, client: str) -> None:

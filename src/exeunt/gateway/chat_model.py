@@ -23,6 +23,7 @@ from exeunt.gateway.options import HINTS, OF_SOME_MODELS
 from exeunt.live.http_model import error_code
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
+from exeunt.live.token_price import Usage
 
 _LEAST = -100.0
 """The score of an answer of which no log-probabilities came although they were asked for, such as a call of a tool."""
@@ -33,10 +34,13 @@ _KEY_REFUSED, _MODEL_REFUSED = 401, re.compile(r"status (403|404)\b")
 
 @dataclass(frozen=True)
 class ChatReply(Reply):
-    """A reply with the completion (`body`) as the provider gave it. `scored`: whether its confidence means anything."""
+    """A reply with the completion (`body`) as the provider gave it. `scored`: whether its confidence means anything.
+    `cached`: US dollars that it would cost more if nothing of its prompt had been in the provider's cache.
+    """
 
     body: Mapping[str, Any] | None = None
     scored: bool = False
+    cached: float = 0.0
 
     @property
     def message(self) -> Mapping[str, Any]:
@@ -61,10 +65,11 @@ class ChatModel(OpenAICompatible):
     `name`: in the gateway. `tools`: whether it takes tools. `image_tokens`: the most tokens that it counts an image as;
     None if it takes none. `max_tokens`: the most output of an answer; fewer if the client wants fewer. `reasons`:
     whether that limit is called max_completion_tokens, as of models that reason. `takes`: options that its server takes
-    beside those of OpenAI. `logprobs`: whether its score is the
-    mean log-probability of its tokens, which the endpoint must give. `breaker`: its own; `provider`: that of its
-    provider, which counts failed connections and refused keys alone. `at_most`: US dollars that an attempt may cost;
-    requests that may cost more are refused. Other options: see `OpenAICompatible`.
+    beside those of OpenAI. `logprobs`: whether its score is the mean log-probability of its tokens, which the endpoint
+    must give. `breaker`: its own; `provider`: that of its provider, which counts failed connections and refused keys
+    alone. `at_most`: US dollars that an attempt may cost;
+    requests that may cost more are refused. `prompt_cache_key`: whether its endpoint takes one. Other options: see
+    `OpenAICompatible`.
     """
 
     def __init__(
@@ -81,12 +86,13 @@ class ChatModel(OpenAICompatible):
         reasons: bool = False,
         takes: tuple[str, ...] = (),
         at_most: float = math.inf,
+        prompt_cache_key: bool = False,
         **options: Any,
     ) -> None:
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
         self.name, self.breaker, self.provider = name, breaker, provider
-        self.at_most = at_most
+        self.at_most, self.prompt_cache_key = at_most, prompt_cache_key
         self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
         if image_tokens is not None and image_tokens < 0:
             raise InputError(f"image_tokens must be at least 0, got {image_tokens}")
@@ -144,13 +150,12 @@ class ChatModel(OpenAICompatible):
         return math.ceil(request.n_bytes * n_tokens / n_bytes) + (self.image_tokens or 0) * request.n_images
 
     def input_cost(self, tokens: int | None) -> float | None:
-        """Return what an input of so many tokens costs; None if their number is not known."""
-        return None if tokens is None else self._cost(tokens, 0)
+        """Return what an input of so many tokens costs, none of them cached; None if their number is not known."""
+        return None if tokens is None else self.price.cost(Usage(tokens))
 
     def price_share(self, other: ChatModel) -> float:
-        """Return the least that a token costs here, as a share of what one costs at another model."""
-        names = [name for name in ("input", "output") if other.price[name] > 0]
-        return min((self.price[name] / other.price[name] for name in names), default=0.0)
+        """Return the least that a token costs here, as a share of the most that one costs at another model."""
+        return self.price.least_share(other.price)
 
     def dearest(self, max_bytes: int) -> float:
         """Return the most that an attempt at a request of so many bytes can cost."""
@@ -169,6 +174,8 @@ class ChatModel(OpenAICompatible):
             body[name] = self.limit(request)
         if self.logprobs is not None:
             body["logprobs"] = True
+        if self.prompt_cache_key and request.cache_key:
+            body["prompt_cache_key"] = request.cache_key
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
 
     def _understood(self, data: Any) -> Any:
@@ -295,4 +302,6 @@ class ChatModel(OpenAICompatible):
         scored = self.logprobs is not None
         score = sum(logs) / len(logs) if logs else _LEAST * scored
         # Nothing is an answer, too: reasoning may have taken all tokens, which are paid for.
-        return ChatReply(str(text or calls), max(score, _LEAST), cost, lied=lied, body=body, scored=scored)
+        cached = 0.0 if math.isnan(cost) else self.price.saved_by_cache(Usage.read(body["usage"]))
+        said = str(text or calls)
+        return ChatReply(said, max(score, _LEAST), cost, lied=lied, body=body, scored=scored, cached=cached)

@@ -30,7 +30,8 @@ class ChatRequest:
 
     `options`: those that are passed on. `limit`: the most output tokens that the client wants, None if it does not say.
     `user`: whom the client names as its user; `conversation`: which conversation (`metadata.conversation`). `usage`:
-    whether a stream ends with its usage. `sink`: gets the chunks of an answer that is given whatever it says.
+    whether a stream ends with its usage. `cache_key`: the `prompt_cache_key`, where models take one. `sink`: gets
+    the chunks of an answer that is given whatever it says.
 
     A large one takes long to read, to write and to hash, so each is done once.
     """
@@ -43,6 +44,7 @@ class ChatRequest:
     user: str
     usage: bool = False
     conversation: str = ""
+    cache_key: str = field(default="", compare=False)
     is_retry: bool = field(default=False, compare=False)
     sink: Sink | None = field(default=None, compare=False)
 
@@ -75,12 +77,15 @@ class ChatRequest:
             user=str(body.get("user") or ""),
             usage=bool((body.get("stream_options") or {}).get("include_usage")),
             conversation=_conversation(body.get("metadata")),
+            cache_key=str(body.get("prompt_cache_key") or ""),
         )
         _ = request.n_bytes, request.content  # they are kept
         return request
 
     def changed(self, **fields: Any) -> ChatRequest:
-        """Return the same request with another `sink` or `is_retry`. What was computed for this one is not again."""
+        """Return the same request with another `sink`, `is_retry` or `cache_key`. What was computed for this one is not
+        again.
+        """
         request = copy.copy(self)
         request.__dict__.update(fields)
         return request

@@ -38,6 +38,7 @@ _OF_A_MODEL = {
     "provider": "str",
     "model": "str",
     "price": "Mapping",
+    "prompt_cache_key": "bool",
     "max_tokens": "int",
     "tools": "bool",
     "image_tokens": "int | None",
@@ -270,7 +271,8 @@ class GatewayConfig:
     holds keys, records, policies and money.
 
     `promise`: what is to be certified; None for nothing. `units`: which requests belong together, a "request", a
-    "conversation" (by default) or a "user"; `unit_idle`, `unit_rows`, `unit_time`: see `UnitRules`. `period`: seconds
+    "conversation" (by default) or a "user"; `sticky`: whether the model that answers the first request of a unit
+    answers the others, too; `unit_idle`, `unit_rows`, `unit_time`: see `UnitRules`. `period`: seconds
     of the periods after which evidence is read; `min_periods`: periods until a certificate, at least. `run_length`:
     units until a false alarm of the watch, on average at least.
     """
@@ -287,6 +289,7 @@ class GatewayConfig:
     listen: Listen = field(default_factory=Listen)
     promise: Promise | None = None
     units: str | None = None
+    sticky: bool = False
     unit_idle: Seconds = HOUR_S
     unit_rows: int = 20
     unit_time: Seconds | None = None
@@ -298,6 +301,10 @@ class GatewayConfig:
     def unit_rules(self) -> UnitRules:
         """What a unit is."""
         kind: Any = self.units or "conversation"
+        if kind == "request" and self.sticky:
+            raise InputError(
+                "sticky is about later requests of a unit, and units: request has none: leave one out"
+            )
         time_s = self.unit_time or (7 * DAY_S if kind == "user" else DAY_S)
         return UnitRules(kind, self.unit_idle, self.unit_rows, time_s)
 

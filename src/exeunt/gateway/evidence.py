@@ -18,6 +18,7 @@ from exeunt.rules.candidates import lost_by
 from exeunt.stream.records import ASKED, COMPARED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.cascade_step import path_to
 from exeunt.trace.groups import Groups
 
 OVER_CAP = ""
@@ -30,7 +31,8 @@ class Evidence:
 
     `unit` (n,): which of the units each row is of; `row` (n,): its place there. `place` (n,): where it lies in `trace`,
     -1 if a model was not asked or nothing is known of it. `records` (n,): None of rows of which there is none.
-    `cap`: US dollars that a row counts where its cost is not known.
+    `cap`: US dollars that a row counts where its cost is not known. `sticky`: whether the model that answers the first
+    row of a unit answers the others, too.
     """
 
     units: tuple[Unit, ...]
@@ -41,6 +43,7 @@ class Evidence:
     place: Integers
     reference: str
     cap: float
+    sticky: bool = False
 
     @property
     def n_units(self) -> int:
@@ -102,7 +105,8 @@ class Evidence:
         """Return what each row loses, in [-1, 1], and what it costs under a policy, (n,) each.
 
         A row that the reference answers anyway loses nothing. One of which something is missing loses 1 and costs the
-        cap, unless it is sure that the reference answers it.
+        cap, unless it is sure that the reference answers it. Recorded costs are those of models that followed the whole
+        conversation: a model that was not asked for the row before costs what it does without a prompt cache.
         """
         lost, cost = np.ones(len(self.unit)), np.full(len(self.unit), self.cap)
         in_trace = self.place >= 0
@@ -112,7 +116,97 @@ class Evidence:
             cost[in_trace] = paid_for(policy, self.trace)[rows]
         outside = self.outside(policy)
         lost[outside], cost[outside] = 0.0, self.reference_cost[outside]
+        if self.sticky or self._cached:
+            paths = self._paths(policy)
+            if self.sticky:
+                self._stay(paths, lost, cost)
+            cost += self._of_switches(paths)
         return lost, cost
+
+    @cached_property
+    def _cached(self) -> Mapping[str, Floats]:
+        """What each row would cost more at a model if nothing had been in its prompt cache, (n,) each; models without a
+        cache are left out.
+        """
+        names = {
+            name for record in self.records if record for name, answer in record.said.items() if answer.cached
+        }
+        return {name: self._of_model(name, lambda answer: answer.cached) for name in sorted(names)}
+
+    def _of_model(self, name: str, amount: Callable[[Said], float]) -> Floats:
+        """Return a number of what a model said to each row, (n,); 0 where it was not asked."""
+        return np.array(
+            [amount(record.said[name]) if record and name in record.said else 0.0 for record in self.records]
+        )
+
+    def answering(self, policy: Policy) -> list[str]:
+        """Return the model that answers each row under a policy; "" where that is not known."""
+        return [path[-1] if path else "" for path in self._paths(policy)]
+
+    def _paths(self, policy: Policy) -> list[tuple[str, ...]]:
+        """Return the models that are asked for each row one after the other; none where that is not known."""
+        steps, needed, outside = policy.cascade, policy.needs, self.outside(policy)
+        exits = [] if self.trace is None else policy.route(self.trace).tolist()
+        of_exit = [
+            tuple(steps[k].model for k in path_to(steps, exit_) if needed[k]) for exit_ in range(len(steps))
+        ]
+        paths = [of_exit[exits[place]] if place >= 0 else () for place in self.place.tolist()]
+        for k in np.flatnonzero(outside).tolist():
+            paths[k] = (self.reference,)
+        if self.sticky:
+            for k in np.flatnonzero((self.row > 0) & ~outside).tolist():
+                paths[k] = self._path_of_later(k, self._of_first(k, paths))
+        return paths
+
+    def _of_first(self, k: int, paths: Sequence[tuple[str, ...]]) -> str:
+        """Return the model that answers the first row of the unit of row k; "" where that is not known."""
+        first = int(np.searchsorted(self.unit, self.unit[k]))
+        if self.row[first]:  # no model answers it, and then the reference answers the others
+            return self.reference
+        record, path = self.records[first], paths[first]
+        if record is None or not path:
+            return ""
+        given = [name for name in path if name in record.said and not record.said[name].failed]
+        return given[-1] if given else self.reference
+
+    def _path_of_later(self, k: int, name: str) -> tuple[str, ...]:
+        """Return the models that are asked for a row whose unit stays with a model."""
+        record = self.records[k]
+        if name == self.reference:
+            return (name,)
+        if not name or record is None or self.place[k] < 0:
+            return ()
+        return (name, self.reference) if record.said[name].failed else (name,)
+
+    def _of_switches(self, paths: Sequence[tuple[str, ...]]) -> Floats:
+        """Return what each row costs more because models were not asked for the row before, (n,)."""
+        more = np.zeros(len(self.unit))
+        for name, cached in self._cached.items():
+            asked, cold = self._asked(name, paths)
+            more += np.where(asked & cold & (self.row > 0), cached, 0.0)
+        return more
+
+    def _asked(self, name: str, paths: Sequence[tuple[str, ...]]) -> tuple[Booleans, Booleans]:
+        """Return for which rows a model is asked, and for which it was not asked for the row before, (n,) each."""
+        follows = np.append(False, (np.diff(self.unit) == 0) & (np.diff(self.row) == 1))
+        asked = np.array([name in path for path in paths], bool)
+        return asked, ~(follows & np.append(False, asked[:-1]))
+
+    def _stay(self, paths: Sequence[tuple[str, ...]], lost: Floats, cost: Floats) -> None:
+        """Change what rows after the first of their unit lose and cost to that of the model that answered the first."""
+        for k in np.flatnonzero(self.row > 0).tolist():
+            record, path = self.records[k], paths[k]
+            if not path:
+                lost[k], cost[k] = 1.0, self.cap
+                continue
+            *others, name = path
+            if name == self.reference or record is None:
+                lost[k], cost[k] = 0.0, self.reference_cost[k]
+            else:
+                own, best = record.said[name].grade, record.said[self.reference].grade
+                lost[k] = (1.0 if best is None else best) - (own or 0.0)
+                cost[k] = record.said[name].cost
+            cost[k] += sum(record.said[other].cost for other in others if record is not None)
 
     def only(self, units: Integers) -> Evidence:
         """Return the evidence of some units, by their places."""
@@ -133,11 +227,33 @@ class Evidence:
             place=place,
         )
 
-    def for_learning(self) -> CascadeTrace | None:
-        """Return the trace of the graded rows that all models take, from which policies learn; None without any."""
+    def for_learning(self, policy: Policy | None = None) -> CascadeTrace | None:
+        """Return the trace of the graded rows that all models take, from which policies learn; None without any. If
+        the first row of a unit decides, they learn from first rows alone.
+
+        `policy`: rows then cost what is expected where models change as often as under it (see `outcomes`).
+        """
         usable = (self.place >= 0) & self.graded
+        if self.sticky:
+            usable &= self.row == 0
         rows = [k for k, record in enumerate(self.records) if usable[k] and record and not record.refused]
-        return None if self.trace is None or not rows else self.trace.take(self.place[rows])
+        if self.trace is None or not rows:
+            return None
+        trace = self.trace.take(self.place[rows])
+        if policy is None or not self.switches_cost:
+            return trace
+        more, paths = {}, self._paths(policy)
+        for name, cached in self._cached.items():
+            asked, cold = self._asked(name, paths)
+            later = asked & (self.row > 0)
+            rate = cold[later].mean() if later.any() else 1.0
+            more[name] = np.where(self.row > 0, rate * cached, 0.0)[rows]
+        return CascadeTrace({name: _dearer(trace[name], more.get(name, 0.0)) for name in trace.names})
+
+    @property
+    def switches_cost(self) -> bool:
+        """Whether a policy pays for changing the model within a unit."""
+        return bool(self._cached) and not self.sticky
 
     def firsts(self, policy: Policy) -> Integers:
         """Return the places in `trace` of the units' first rows that the policy decides."""
@@ -147,7 +263,12 @@ class Evidence:
 
 
 def evidence_of(
-    units: Sequence[tuple[Unit, Sequence[Record]]], models: GatewayModels, cap: float, most_rows: int
+    units: Sequence[tuple[Unit, Sequence[Record]]],
+    models: GatewayModels,
+    cap: float,
+    most_rows: int,
+    *,
+    sticky: bool = False,
 ) -> Evidence:
     """Return what drawn units and their compared requests show. `most_rows`: of a unit, that are compared.
 
@@ -178,7 +299,15 @@ def evidence_of(
         place,
         models.reference,
         cap,
+        sticky,
     )
+
+
+def _dearer(trace: ExitTrace, more: Floats | float) -> ExitTrace:
+    """Return the trace of a model of which each row costs more, (n,)."""
+    paid = trace.cost.of_inputs(trace.n)[:, 0] + more
+    highest = max(trace.cost.highest or 0.0, float(paid.max()))
+    return trace.with_cost(CostModel(paid[:, None], unit="usd", source="paid", highest=highest))
 
 
 def is_outside(models: Collection[str], refused: Collection[str]) -> bool:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -126,12 +126,17 @@ class Gateway:
 
         Raises NoSuchModel, and InputError if a model does not take the request.
         """
+        if request.cache_key:  # so that clients share no cache by its name
+            key = self._hmac(client, b"cache " + request.cache_key.encode()).hex()
+            request = request.changed(cache_key=key)
         if request.model != AUTO:
             return await self._answer_by_name(request, client)
         number, now = self.traffic.number(), self.clock()
         arrival = self._arrival(number, request, client)
         place = self.traffic.arrive(arrival, now) if client.shadow else Place(None)
         drawing = self._drawing(place, now)
+        if self.config.sticky and place.starts and place.unit is not None:
+            self.traffic.choices[place.unit.number] = Future()
         active, refused = self.live.active, self._refused(request)
         instead = self._why_reference(active, client, place, refused)
         waiting = None if instead else self.live.begin(place)
@@ -140,8 +145,11 @@ class Gateway:
             if drawing is not None and place.starts:  # it must not see what this request reserves
                 await asyncio.shield(drawing)
             key, ledger = arrival.content.hex(), self.money.of(client)
-            chosen = self.live.reference if instead else active
-            answered = await self.answering.by_policy(chosen, request, key, ledger)
+            if not instead and (name := await self._stays_with(place, active)):
+                answered = await self.answering.stay(active, name, request, ledger)
+            else:
+                chosen = self.live.reference if instead else active
+                answered = await self.answering.by_policy(chosen, request, key, ledger)
             answered = replace(answered, instead=instead)
             return answered
         except InputError:
@@ -149,12 +157,34 @@ class Gateway:
             raise
         finally:
             reply = answered.reply
+            self._choose(place, answered.model)
             transcript = b"" if reply is None else self._hmac(client, request.followed_by(reply.message))
             self.traffic.answered(arrival, place, transcript, self.clock(), failed=reply is None)
             self.live.answered(waiting, answered.observed if answered.decided else None)
             record = self._record(number, now, request, client, answered, place)
             record = replace(record, transcript=arrival.name or transcript, refused=refused)
             self.later(self._recorded(record, request, client, place, answered, drawing))
+
+    async def _stays_with(self, place: Place, active: Active) -> str:
+        """Return the model that answers a later request because it answered the first of its unit; "" if the policy is
+        to decide.
+        """
+        if not self.config.sticky or place.unit is None or place.row == 0:
+            return ""
+        choice = self.traffic.choices.get(place.unit.number)
+        name = "" if choice is None else await asyncio.shield(asyncio.wrap_future(choice))
+        asked = () if active.policy is None else active.policy.models
+        return name if name in asked else self.config.reference
+
+    def _choose(self, place: Place, name: str) -> None:
+        """Note which model has answered the first request of a unit; "" if none did, until a retry has an answer."""
+        if not self.config.sticky or place.unit is None or place.row:
+            return
+        choice = self.traffic.choices.get(place.unit.number)
+        if choice is not None and choice.done():  # of a retry
+            choice = self.traffic.choices[place.unit.number] = Future()
+        if choice is not None:  # else the unit is over
+            choice.set_result(name)
 
     async def _answer_by_name(self, request: ChatRequest, client: Client) -> Answered:
         """Answer by a model or a policy that the client names: it is recorded and billed, and in no unit."""

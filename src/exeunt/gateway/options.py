@@ -28,6 +28,8 @@ class Option:
 _UNKNOWN_COST = "it could cost more than is known before a call"
 _AT_MOST = "at the model's `max_tokens`; the header `x-exeunt-max-tokens` then says what it is"
 
+CACHE_KEY = "passed on as an HMAC of client and key, to models with `prompt_cache_key: true`"
+
 CHAT_OPTIONS: Mapping[str, Option] = {
     "model": Option(USED, "`auto`, `auto:POLICY`, or the name of a model"),
     "messages": Option(PASSED, "texts, images, and calls of tools and their results; no audio and no files"),
@@ -44,7 +46,8 @@ CHAT_OPTIONS: Mapping[str, Option] = {
     "user": Option(TAKEN, "the unit, with `units: user`"),
     "metadata": Option(TAKEN, "`conversation` names the conversation"),
     "store": Option(TAKEN, "no answer is stored to be fetched later"),
-    **dict.fromkeys(("safety_identifier", "prompt_cache_key"), Option(TAKEN)),
+    "safety_identifier": Option(TAKEN),
+    "prompt_cache_key": Option(USED, CACHE_KEY),
     **dict.fromkeys(("prompt_cache_retention", "prompt_cache_options"), Option(TAKEN)),
     "n": Option(TAKEN, "more answers cost more: ask again", (1,)),
     "modalities": Option(TAKEN, "audio has no known price", (["text"],)),

@@ -130,13 +130,10 @@ def _ratio(
 
 def _shares(policy: Policy, evidence: Evidence, answers: Booleans, weight: Floats) -> dict[str, float]:
     """Return the share of the requests that each model answers, the largest first."""
-    assert evidence.trace is not None  # noqa: S101 - for types
-    exits = policy.route(evidence.trace)
-    names = [step.model for step in policy.cascade]
+    answering = evidence.answering(policy)
     shares: dict[str, float] = {evidence.reference: float(evidence.weight @ evidence.later[0])}
     for row in np.flatnonzero(weight).tolist():
-        is_own = answers[row] and evidence.place[row] >= 0
-        name = names[exits[evidence.place[row]]] if is_own else evidence.reference
+        name = (answering[row] if answers[row] else "") or evidence.reference
         shares[name] = shares.get(name, 0.0) + float(weight[row])
     total = sum(shares.values())
     largest_first = sorted(shares, key=lambda name: -shares[name])

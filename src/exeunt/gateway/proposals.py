@@ -7,7 +7,7 @@ plans and their order. So the units that are held out are independent of it (doc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -138,7 +138,7 @@ def propose(
     best = min(prospects, key=lambda prospect: _rank(prospect, 2 * evidence.n_units))
     order = [k for k in np.argsort(best.needed, kind="stable").tolist() if np.isfinite(best.needed[k])]
     order = _different(order, candidates)
-    policies = dict(_policies(kind, trace, [candidates[k].budget for k in order], evidence.reference, seed))
+    policies = dict(_policies(kind, evidence, [candidates[k].budget for k in order], seed))
     worthwhile = [k for k in order if candidates[k].budget in policies]
     if not worthwhile:
         return None
@@ -233,29 +233,40 @@ def _candidates(kind: str, evidence: Evidence, budgets: list[float], seed: int) 
     for fold in range(_FOLDS):
         judging = np.sort(order[fold::_FOLDS])
         training = np.sort(np.delete(order, np.s_[fold::_FOLDS]))
-        trace = evidence.only(training).for_learning()
-        if trace is None:
-            continue
         rows, judged = np.isin(evidence.unit, judging), evidence.only(judging)
-        for amount, policy in _policies(kind, trace, budgets, evidence.reference, seed):
+        for amount, policy in _policies(kind, evidence.only(training), budgets, seed):
             candidate = candidates[amount]
             candidate.lost[rows], candidate.cost[rows] = judged.outcomes(policy)
     return [candidate for candidate in candidates.values() if not np.isnan(candidate.lost).any()]
 
 
 def _policies(
-    kind: str, trace: CascadeTrace, budgets: list[float], reference: str, seed: int
+    kind: str, evidence: Evidence, budgets: list[float], seed: int
 ) -> Iterator[tuple[float, Policy]]:
-    """Yield policies of a kind for those of the budgets that can be kept."""
-    if n_units(trace.n, trace.groups) < _FEWEST_TO_LEARN:
+    """Yield policies of a kind for those of the budgets that can be kept.
+
+    Where changing the model within a unit costs something, a policy is made twice: the second time at the costs that
+    are expected with the changes of the first.
+    """
+    trace = evidence.for_learning()
+    if trace is None or n_units(trace.n, trace.groups) < _FEWEST_TO_LEARN:
         return
+    make = _rule(kind, trace, evidence.reference, seed)
+    for amount in budgets:
+        with suppress(InfeasibleBudget):
+            policy = make(budget=amount)
+            dearer = evidence.for_learning(policy) if evidence.switches_cost else None
+            if dearer is not None:
+                policy = _rule(kind, dearer, evidence.reference, seed)(budget=amount)
+            yield amount, policy
+
+
+def _rule(kind: str, trace: CascadeTrace, reference: str, seed: int) -> Callable[..., Policy]:
+    """Return what makes policies of a kind for budgets, by the same records."""
     trace = _as_seen(trace)
     shaping, learning = shaping_and_testing_rows(trace.n, _SHAPING, seed, trace.groups, part="fit")
     learn, shape = trace.take(learning), trace.take(shaping)
-    make = partial(rule_for(learn, kind), learn, shape, reference=reference, seed=seed)
-    for amount in budgets:
-        with suppress(InfeasibleBudget):
-            yield amount, make(budget=amount)
+    return partial(rule_for(learn, kind), learn, shape, reference=reference, seed=seed)
 
 
 def _as_seen(records: CascadeTrace) -> CascadeTrace:

@@ -7,6 +7,7 @@ import threading
 from asyncio import Task
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ class RequestStream:
     """The requests to `auto` in order of arrival. It goes on from the records after a restart.
 
     `units`: that requests belong to. `setting`: the number of models, grader and rules as they are. `bill`: what was
-    saved. `latest_number`: of a request. `drawings`: by unit, tasks that find out whether it is drawn.
+    saved. `latest_number`: of a request. `drawings`: by unit, tasks that find out whether it is drawn. `choices`: by
+    unit, the model that answered its first request, once that is known.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class RequestStream:
         self.drawing = Drawing(secret, config.period, records.latest_periods(LOOKED_AT + 1, config.period))
         self.bill = Bill([Span.from_dict(body) for body in records.kept("bill") or ()])
         self.drawings: dict[int, Task[None]] = {}
+        self.choices: dict[int, Future[str]] = {}
         self.latest_number = records.latest_number()
         self._running: Counter[int] = Counter()
         self._over: dict[int, Unit] = {}
@@ -44,6 +47,8 @@ class RequestStream:
         self._not_written = deque[Unit]()
         self._turn, self._snapshots, self._written = threading.Lock(), itertools.count(1), 0
         self._restore(now)
+        if config.sticky:
+            self._restore_choices()
 
     def number(self) -> int:
         """Return the number of a request that arrives now."""
@@ -125,6 +130,7 @@ class RequestStream:
         if self._over.pop(unit.number, None) is None:
             return
         self._changed[unit.number] = unit
+        self.choices.pop(unit.number, None)
         if unit.drawn:
             self.bill.of(unit).add_unit(unit, records, self._reference)
 
@@ -182,6 +188,14 @@ class RequestStream:
             for number, transcript in self._records.transcripts(_REMEMBERED):
                 unit = units.get(number) or Unit(number, "", 0.0, 0.0, closed=0.0)
                 self.units.restore(units.setdefault(number, unit), (transcript,))
+
+    def _restore_choices(self) -> None:
+        """Take up which models have answered the first requests of the units that are open."""
+        open_units = "unit IN (SELECT number FROM unit WHERE closed IS NULL)"
+        for record in self._records.read(f"row = 0 AND answered != '' AND {open_units}"):
+            choice: Future[str] = Future()
+            self.choices[record.unit] = choice
+            choice.set_result(record.answered)
 
 
 def _setting(config: GatewayConfig, models: GatewayModels) -> Mapping[str, Any]:

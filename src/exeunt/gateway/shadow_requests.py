@@ -119,7 +119,8 @@ class ShadowRequests:
 def said_of(reply: Reply) -> Said:
     """Return what is kept of a reply, without its text."""
     score = reply.confidence if isinstance(reply, ChatReply) and reply.scored else None
-    return Said(cost=reply.billed, score=score, failed=reply.failed.partition(":")[0])
+    cached = reply.cached if isinstance(reply, ChatReply) and not reply.bound else 0.0
+    return Said(cost=reply.billed, score=score, failed=reply.failed.partition(":")[0], cached=cached)
 
 
 def told_text(request: ChatRequest, replies: Mapping[str, Reply]) -> str:

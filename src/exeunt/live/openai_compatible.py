@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from exeunt._support.outside_json import nfkc
 from exeunt.errors import InputError
-from exeunt.live.function_model import checked_price, named
+from exeunt.live.function_model import named
 from exeunt.live.http_model import OverHTTP, checked_url, checked_variable, key_named
 from exeunt.live.live_model import FailedAttempt, Reply, at_path
+from exeunt.live.token_price import TokenPrice, Usage
 
+_log = logging.getLogger("exeunt.live")
 _OPENAI = "https://api.openai.com/v1"
 _CLASSIFY = "Classify the text. Answer with one of these words and nothing else: {classes}.\n\nText: {text}"
 _FREE = (
@@ -27,7 +30,7 @@ _FREE = (
     "reasoning_effort",
 )
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_MILLION = 1e6
+_MOST_TOLD = 20
 _LEAST = 1e-6  # probability of a class that is not among the likeliest tokens
 
 
@@ -36,7 +39,7 @@ class OpenAICompatible(OverHTTP):
 
     `model`: its name there. `base_url`: of the endpoint, by default OpenAI's. `key`: name of the environment variable
     that holds the key; by default OPENAI_API_KEY for OpenAI's endpoint and none for others. `price`: US dollars for a
-    million tokens, {"input": 0.15, "output": 0.6}, and "call" for each call.
+    million tokens, {"input": 0.15, "output": 0.6}, and perhaps "cached_input" and more (see `TokenPrice`).
 
     With `classes` it classifies. Its confidence is the probability of its class, by the `logprobs` likeliest tokens if
     the endpoint gives them, else that of its words. Without classes it answers in text, with the mean log-probability
@@ -54,7 +57,7 @@ class OpenAICompatible(OverHTTP):
         self,
         model: str,
         *,
-        price: Mapping[str, float],
+        price: Mapping[str, Any],
         base_url: str = _OPENAI,
         key: str | None = None,
         prompt: str | None = None,
@@ -69,11 +72,7 @@ class OpenAICompatible(OverHTTP):
         super().__init__(**others)
         self.model, self.base_url, self.score, self.logprobs = model, checked_url(base_url), score, logprobs
         self.key = "OPENAI_API_KEY" if key is None and base_url == _OPENAI else checked_variable(key)
-        if not {"input", "output"} <= set(price) <= {"input", "output", "call"}:
-            raise InputError(
-                f"a price has input, output and perhaps call, got {', '.join(price) or 'nothing'}"
-            )
-        self.price = {"call": 0.0, **{name: checked_price(amount) for name, amount in price.items()}}
+        self.price, self._told = TokenPrice.read(price), set[str]()
         self.prompt = prompt or ("{text}" if self.classes is None else _CLASSIFY)
         if "{text}" not in self.prompt:
             raise InputError(f"a prompt holds {{text}} in place of the input, got {self.prompt!r}")
@@ -101,8 +100,8 @@ class OpenAICompatible(OverHTTP):
         return self._cost(n_input + self.template_tokens, self.n_output)
 
     def _cost(self, n_input: int, n_output: int) -> float:
-        price = self.price
-        return price["call"] + (n_input * price["input"] + n_output * price["output"]) / _MILLION
+        """Return the most that so many tokens can cost."""
+        return self.price.most(n_input, n_output)
 
     def _prompt(self, content: Any) -> str:
         texts = (content,) if isinstance(content, str) else content
@@ -139,20 +138,30 @@ class OpenAICompatible(OverHTTP):
             raise FailedAttempt("its answer is not understood", again=True, cost=cost, lied=lied) from None
 
     def _reported(self, data: Any) -> tuple[float, bool]:
-        """Return the cost by the reported usage, NaN if there is none that is possible; and whether it is a lie."""
+        """Return the cost by the reported usage, NaN if there is none that is possible or it counts what has no price;
+        and whether it is a lie.
+        """
         usage = data.get("usage") if isinstance(data, dict) else None
         if not isinstance(usage, dict):
             return math.nan, False
-        n_input, n_output, total = (
-            usage.get(name, missing)
-            for name, missing in (("prompt_tokens", -1), ("completion_tokens", -1), ("total_tokens", 0))
-        )
-        if any(type(count) is not int or count < 0 for count in (n_input, n_output, total)):
+        try:
+            tokens = Usage.read(usage)
+        except InputError:
             return math.nan, True
-        if n_input == 0 or (total and total < n_input + n_output):
-            return math.nan, True
-        n_output = max(n_output, total - n_input)  # some count reasoning in the total alone
-        return self._cost(n_input, n_output), n_output > self.n_output
+        if unpriced := self.price.unpriced(tokens):
+            self._tell(set(unpriced))
+            return math.nan, False
+        return self.price.cost(tokens), tokens.output > self.n_output
+
+    def _tell(self, unpriced: set[str]) -> None:
+        """Log once what a usage counts that has no price. Its names are words of the service, so no text is logged."""
+        names = sorted(name if name.isidentifier() and len(name) < 50 else "an entry" for name in unpriced)
+        if len(self._told) < _MOST_TOLD and not self._told.issuperset(names):
+            self._told |= set(names)
+            _log.warning(
+                f"the usage of {self.model} counts {', '.join(names[:5])}, of which there is no price: such answers "
+                "count at the most that they may cost; name in `free` of the price what costs nothing"
+            )
 
     def _read(self, data: Any, content: Any, cost: float, lied: bool) -> Reply:
         choice = at_path(data, "choices.0")

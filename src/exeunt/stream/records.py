@@ -28,13 +28,14 @@ class Said:
 
     `cost`: in US dollars, of all attempts, as billed: one that failed and told no bill counts nothing. `score`: the
     model's confidence; None without one. `grade`: of its answer, in [0, 1]; None if it is not graded. `failed`: why it
-    gave no answer.
+    gave no answer. `cached`: US dollars that it would cost more if nothing had been in the provider's prompt cache.
     """
 
     cost: float
     score: float | None = None
     grade: float | None = None
     failed: str = ""
+    cached: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -487,7 +488,9 @@ def _restored(row: Sequence[Any]) -> Record:
 
 
 def _short(answer: Said) -> dict[str, Any]:
-    return {name: field for name, field in vars(answer).items() if field not in (None, "")}
+    return {
+        name: field for name, field in vars(answer).items() if name == "cost" or field != getattr(Said, name)
+    }
 
 
 def one_each(records: Iterable[Record]) -> dict[int, Record]:

@@ -8,7 +8,7 @@ from typing import Any
 from exeunt.errors import InputError
 from exeunt.gateway.chat_request import THINKING
 from exeunt.gateway.completion_chunks import Calls
-from exeunt.gateway.options import CAPPED, DROPPED, PASSED, REFUSED, TAKEN, USED, Option
+from exeunt.gateway.options import CACHE_KEY, CAPPED, DROPPED, PASSED, REFUSED, TAKEN, USED, Option
 from exeunt.gateway.protocols.chat_completions import ChatCompletions
 from exeunt.gateway.protocols.exchange import (
     CUT_OFF,
@@ -44,7 +44,8 @@ OPTIONS: Mapping[str, Option] = {
     "metadata": Option(TAKEN, "`conversation` names the conversation"),
     "user": Option(TAKEN, "the unit, with `units: user`"),
     "store": Option(TAKEN, "no answer is stored to be fetched later"),
-    **dict.fromkeys(("safety_identifier", "prompt_cache_key"), Option(TAKEN)),
+    "safety_identifier": Option(TAKEN),
+    "prompt_cache_key": Option(USED, CACHE_KEY),
     **dict.fromkeys(("prompt_cache_retention", "prompt_cache_options", "stream_options"), Option(TAKEN)),
     **dict.fromkeys(("truncation", "max_tool_calls", "context_management"), Option(DROPPED)),
     **dict.fromkeys(("image", "access_programs"), Option(DROPPED)),
@@ -76,6 +77,7 @@ class Responses(Exchange):
         chat: dict[str, Any] = {
             **{name: body.get(name) for name in ("model", "temperature", "top_p", "parallel_tool_calls")},
             **{name: body.get(name) for name in ("stream", "user", "metadata", "top_logprobs")},
+            "prompt_cache_key": body.get("prompt_cache_key"),
             "messages": self._messages(items),
             "max_tokens": body.get("max_output_tokens"),
             "stream_options": {"include_usage": True},
