@@ -95,6 +95,11 @@ def output_details(**details):
             {"server_tool_use": {"web_search_requests": 1}, **input_details(audio_tokens=3)},
             Usage(9, 2, others=("audio_tokens", "web_search_requests")),
         ),
+        (
+            {"audio_seconds": 3.5, "tools": [{"n": 3, "name": "search"}, {"n": 0}], "pages": [[0, 2]]},
+            Usage(9, 2, others=("audio_seconds", "n", "pages")),
+        ),
+        ({"cost_tokens": 4, "costly": {"cost": 1, "units": 2}}, Usage(9, 2, others=("cost_tokens", "units"))),
     ],
 )
 def test_usages_of_providers_are_read(more, read):

@@ -28,6 +28,8 @@ _NONE_OF = (
     "verbosity",
 )
 """Options of chat completions that Anthropic's protocol does not have."""
+_USAGE = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_PARTS_OF_USAGE = ("cache_creation", "output_tokens_details")
 _GOES_ON = {"finish_reason": None}
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", re.DOTALL)
 _FINISHES = {
@@ -303,19 +305,24 @@ def _end(ended: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usage(usage: Any) -> dict[str, Any] | None:
-    """Return the usage of a message as that of a completion, whose input includes what was cached."""
+    """Return the usage of a message as that of a completion, whose input includes what was cached. What else it counts
+    keeps its name.
+    """
     if not usage:
         return None
     read, written = (usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
     n_input, n_output = usage.get("input_tokens", -1), usage.get("output_tokens", -1)
     if any(type(count) is not int or count < 0 for count in (read, written, n_input, n_output)):
         return {"prompt_tokens": -1, "completion_tokens": -1}
-    thought = (usage.get("output_tokens_details") or {}).get("thinking_tokens") or 0
+    details = usage.get("output_tokens_details") or {}
     total = n_input + read + written
     return {
+        **{name: count for name, count in usage.items() if name not in (*_USAGE, *_PARTS_OF_USAGE)},
         "prompt_tokens": total,
         "completion_tokens": n_output,
         "total_tokens": total + n_output,
         "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
-        "completion_tokens_details": {"reasoning_tokens": thought},
+        "completion_tokens_details": {
+            {"thinking_tokens": "reasoning_tokens"}.get(name, name): count for name, count in details.items()
+        },
     }

@@ -135,13 +135,13 @@ class Gateway:
         arrival = self._arrival(number, request, client)
         place = self.traffic.arrive(arrival, now) if client.shadow else Place(None)
         drawing = self._drawing(place, now)
-        if self.config.sticky and place.starts and place.unit is not None:
-            self.traffic.choices[place.unit.number] = Future()
         active, refused = self.live.active, self._refused(request)
         instead = self._why_reference(active, client, place, refused)
         waiting = None if instead else self.live.begin(place)
         answered = Answered(None, "", REFERENCE, 0.0, instead=instead)
         try:
+            if self.config.sticky and place.starts and place.unit is not None:
+                self.traffic.choices[place.unit.number] = Future()
             if drawing is not None and place.starts:  # it must not see what this request reserves
                 await asyncio.shield(drawing)
             key, ledger = arrival.content.hex(), self.money.of(client)

@@ -28,6 +28,11 @@ _DETAILS = {
     "completion_tokens_details": _PART_OF_OUTPUT,
 }
 _COUNTED = {"prompt_tokens", "completion_tokens", "total_tokens", *_CACHED, *_WRITTEN, *_PART_OF_INPUT}
+_MONEY_AND_TIME = {
+    "cost", "cost_details", "cost_in_usd_ticks", "estimated_cost",
+    "queue_time", "prompt_time", "completion_time", "total_time",
+}  # fmt: skip
+"""What a usage says that is no count: nothing is to be paid for it beside the tokens."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +87,18 @@ def _details(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return details
 
 
-def _others(usage: Mapping[str, Any], known: set[str] = _COUNTED) -> Iterator[str]:
-    """Yield the names of what a usage counts and `Usage` does not know. Amounts of money are no counts."""
-    for name, count in usage.items():
-        if name.startswith("cost"):
-            continue
-        if isinstance(count, Mapping):
-            yield from _others(count, _DETAILS.get(name, set()))
-        elif type(count) is int and count and name not in known:
-            yield name
+def _others(counts: Any, name: str = "", known: set[str] = _COUNTED) -> Iterator[str]:
+    """Yield the names of what a usage counts and `Usage` does not know: numbers, also within lists and mappings."""
+    if name in known | _MONEY_AND_TIME:
+        return
+    if isinstance(counts, Mapping):
+        for part, count in counts.items():
+            yield from _others(count, part, _DETAILS.get(name, set()) if name else known)
+    elif isinstance(counts, list):
+        for count in counts:
+            yield from _others(count, name, known)
+    elif type(counts) in (int, float) and counts:
+        yield name
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from exeunt.errors import InputError
 from exeunt.gateway.chat_request import THINKING, ChatRequest
 from exeunt.gateway.options import DROPPED, Option, check_options
+from exeunt.live.token_price import Usage
 
 CUT_OFF = "the answer was cut off"
 
@@ -135,19 +136,7 @@ def signed_blocks(part: Mapping[str, Any]) -> list[dict[str, Any]]:
     return signed
 
 
-class Tokens(NamedTuple):
-    """Tokens of input, those of them that were `cached` and that were `written` to a cache; of output, and those of
-    them that were `thinking`.
-    """
-
-    input: int
-    cached: int
-    written: int
-    output: int
-    thinking: int
-
-
-def counts(usage: Any) -> Tokens:
+def counts(usage: Any) -> Usage:
     """Return the tokens of a usage; 0 for what it does not say."""
 
     def count(name: str, details: str = "") -> int:
@@ -159,5 +148,5 @@ def counts(usage: Any) -> Tokens:
     written = count("cache_write_tokens", "prompt_tokens_details")
     if cached + written > n_input:
         cached = written = 0
-    thinking = count("reasoning_tokens", "completion_tokens_details")
-    return Tokens(n_input, cached, written, count("completion_tokens"), thinking)
+    reasoning = count("reasoning_tokens", "completion_tokens_details")
+    return Usage(n_input, count("completion_tokens"), cached, written, reasoning)

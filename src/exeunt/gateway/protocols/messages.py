@@ -360,5 +360,5 @@ def _usage(usage: Any) -> dict[str, Any]:
         "cache_creation_input_tokens": tokens.written,
         "cache_read_input_tokens": tokens.cached,
         "output_tokens": tokens.output,
-        "output_tokens_details": {"thinking_tokens": tokens.thinking},
+        "output_tokens_details": {"thinking_tokens": tokens.reasoning},
     }

@@ -452,7 +452,7 @@ def _usage(usage: Any) -> dict[str, Any] | None:
         "input_tokens": tokens.input,
         "input_tokens_details": {"cached_tokens": tokens.cached, "cache_write_tokens": tokens.written},
         "output_tokens": tokens.output,
-        "output_tokens_details": {"reasoning_tokens": tokens.thinking},
+        "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
         "total_tokens": tokens.input + tokens.output,
     }
 
