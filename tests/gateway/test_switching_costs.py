@@ -24,7 +24,7 @@ from exeunt.gateway.evidence import OVER_CAP, evidence_of
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.mock_provider import MockProvider
 from exeunt.gateway.proposals import _policies, _rule
-from exeunt.policy.calibration import Thresholds
+from exeunt.policy.calibration import NEVER, Thresholds
 from exeunt.stream.records import COMPARED, Record, Said
 from exeunt.stream.units import Place, Unit
 
@@ -276,6 +276,16 @@ def test_the_request_before_is_one_of_the_same_unit() -> None:
     evidence = evidence_of(made, THREE, CAP, 20)
     assert evidence.row.tolist() == [0, 1]
     assert evidence.outcomes(TWO_STEPS)[1].tolist() == pytest.approx([2, 22])
+
+
+def test_a_model_from_which_nothing_is_taken_has_no_cache_to_miss() -> None:
+    small_unasked = replace(
+        THREE_STEPS, limits=Thresholds.of([(NEVER, NEVER), (0.5, -np.inf), (-np.inf, -np.inf)])
+    )
+    unit = Unit(1, "shop", 0.0, 1.0, rows=2, drawn=True, probability=1.0)
+    made = [(unit, [compared(0, refused=("medium",)), compared(1)])]
+    _, cost = evidence_of(made, THREE, CAP, 20).outcomes(small_unasked)
+    assert cost.tolist() == pytest.approx([1, 3 + 10])  # large, then all three, of which medium had no cache
 
 
 def test_where_the_model_of_a_unit_fails_the_reference_answers_without_its_cache() -> None:

@@ -24,7 +24,16 @@ from exeunt.gateway.protocols.responses import Responses
 
 from .made_state import made_policy
 from .running_gateway import PRICES, Running, answer, eventually, right_answer, running, written
-from .scripted_provider import N_INPUT, N_OUTPUT, Said, ScriptedProvider, dumped, message, message_events
+from .scripted_provider import (
+    N_INPUT,
+    N_OUTPUT,
+    SERVER_TOOLS,
+    Said,
+    ScriptedProvider,
+    dumped,
+    message,
+    message_events,
+)
 from .test_hostile import Raw, said, stream
 
 PATHS = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
@@ -375,13 +384,24 @@ def test_a_budget_of_thinking_is_less_than_the_limit(claude: Running, limit: int
     assert (thinking and thinking["budget_tokens"]) == budget
 
 
+def costs(run: Running) -> list[float]:
+    """Return what a request costs in each protocol."""
+    key = {"authorization": f"Bearer {run.client}"}
+    said = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 50}
+    bodies = [{"model": "claude", **({"input": "x"} if path == "/v1/responses" else said)} for path in PATHS]
+    told = [run.open.post(path, headers=key, json=body) for path, body in zip(PATHS, bodies, strict=True)]
+    return [float(each.headers["x-exeunt-cost"]) for each in told]
+
+
 def test_what_was_cached_is_billed_although_it_is_not_among_the_input_tokens(claude: Running) -> None:
-    for path in PATHS:
-        key = {"authorization": f"Bearer {claude.client}"}
-        said = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 50}
-        body = {"model": "claude", **({"input": "x"} if path == "/v1/responses" else said)}
-        told = claude.open.post(path, headers=key, json=body)
-        assert float(told.headers["x-exeunt-cost"]) == pytest.approx((N_INPUT + N_OUTPUT) * 10 / 1e6)
+    assert costs(claude) == pytest.approx([(N_INPUT + N_OUTPUT) * 10 / 1e6] * len(PATHS))
+
+
+def test_what_a_message_counts_beside_tokens_has_no_price_and_costs_the_most(
+    claude: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SERVER_TOOLS, "web_search_requests", 2)
+    assert min(costs(claude)) > 2 * (N_INPUT + N_OUTPUT) * 10 / 1e6
 
 
 @pytest.mark.parametrize(
