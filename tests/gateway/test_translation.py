@@ -25,9 +25,9 @@ from exeunt.gateway.protocols.responses import Responses
 from .made_state import made_policy
 from .running_gateway import PRICES, Running, answer, eventually, right_answer, running, written
 from .scripted_provider import (
+    FURTHER_COUNTS,
     N_INPUT,
     N_OUTPUT,
-    SERVER_TOOLS,
     Said,
     ScriptedProvider,
     dumped,
@@ -397,11 +397,24 @@ def test_what_was_cached_is_billed_although_it_is_not_among_the_input_tokens(cla
     assert costs(claude) == pytest.approx([(N_INPUT + N_OUTPUT) * 10 / 1e6] * len(PATHS))
 
 
+NOT_BILLED = {
+    "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 0},
+    "server_tool_use": {"web_search_requests": 0, "web_fetch_requests": 0},
+    "service_tier": "standard",
+}
+
+
 def test_what_a_message_counts_beside_tokens_has_no_price_and_costs_the_most(
     claude: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SERVER_TOOLS, "web_search_requests", 2)
-    assert min(costs(claude)) > 2 * (N_INPUT + N_OUTPUT) * 10 / 1e6
+    for name, count in NOT_BILLED.items():
+        monkeypatch.setitem(FURTHER_COUNTS, name, count)
+    usual = [(N_INPUT + N_OUTPUT) * 10 / 1e6] * len(PATHS)
+    assert costs(claude) == pytest.approx(usual)
+    monkeypatch.setitem(
+        FURTHER_COUNTS, "server_tool_use", {"web_search_requests": 2, "web_fetch_requests": 0}
+    )
+    assert min(costs(claude)) > 2 * usual[0]
 
 
 @pytest.mark.parametrize(
