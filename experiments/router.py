@@ -45,9 +45,10 @@ from exeunt.score.kernel_regression import KernelRegression
 from exeunt.trace import concatenate
 
 PAGE = RESULTS / "router.md"
-DOLLARS = (0.15, 0.3, 0.36, 0.43, 0.65)
-TO_REACH = (0.593, 0.618, 0.623, 0.630, 0.644)
-FOLDS, NEIGHBOURS = 5, 40
+DOLLARS = (0.12, 0.15, 0.3, 0.43, 0.55, 0.65)
+FOLDS, REPEATS, NEIGHBOURS, RIDGE = 5, 4, 40, 10.0
+CALIBRATES = 0.2
+"""The share of the rest of a fold that calibrates."""
 ENCODER_COST = 0.0005
 """Dollars per million tokens: a tenth of a second of a core that costs 2 cents an hour, for 1,000 tokens."""
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.75)
@@ -55,7 +56,7 @@ SMALL_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 BATCH, BATCHES = 64, 200
 TOLD_LAYERS = 2
 """The embeddings and the first layer of the encoder are features."""
-WAYS = ("router", "k nearest neighbours", "best pair", "same shares at random", "mixture by lot")
+WAYS = ("router", "baseline", "k nearest neighbours", "best pair", "same shares at random", "mixture by lot")
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
@@ -94,19 +95,25 @@ def of_questions(folder: Path, encoder: str) -> dict[str, Any]:
     models = models_of(price, grade, np.zeros(grade.shape)).with_features(
         "encoder", features, cost=ENCODER_COST
     )
-    rows, seconds = [], []
-    for fold, test in enumerate(np.array_split(np.random.default_rng(0).permutation(len(grade)), FOLDS)):
+    rows, seconds, gained = [], [], np.zeros((len(DOLLARS), len(grade)))
+    folds = [
+        (repeat, fold)
+        for repeat in range(REPEATS)
+        for fold in np.array_split(np.random.default_rng(repeat).permutation(len(grade)), FOLDS)
+    ]
+    for number, (repeat, test) in enumerate(folds):
         rest = np.setdiff1d(np.arange(len(grade)), test)
-        rest = np.random.default_rng(fold).permutation(rest)
-        calibrate, fit = np.split(rest, [len(rest) * 15 // 100])
+        rest = np.random.default_rng(number).permutation(rest)
+        calibrate, fit = np.split(rest, [int(CALIBRATES * len(rest))])
         parts = [models.take(part) for part in (fit, calibrate, test)]
         alone = [part.answering.alone for part in parts]
         mixed, paid = mixture_curve(
             alone[0].cost.cumulative, 1 - alone[0].risk, 1 - alone[2].risk, np.array(DOLLARS)
         )
         others = Others(features, grade, cost, rest, test)
+        by_baseline = baseline(features[:, :-4], grade, cost, fit, calibrate, test)
         for k, budget in enumerate(DOLLARS):
-            policy = ex.router(*parts[:2], budget=budget, seed=fold)
+            policy = ex.router(*parts[:2], budget=budget, seed=number)
             result = ex.evaluate(policy, parts[2])
             shuffled = sum(
                 share * grade[test, [*price].index(step.model)].mean()
@@ -114,20 +121,52 @@ def of_questions(folder: Path, encoder: str) -> dict[str, Any]:
             )  # fmt: skip
             found = {
                 "router": (result.accuracy, result.cost), "same shares at random": (shuffled, result.cost),
+                "baseline": (
+                    float(grade[test, by_baseline[k]].mean()), float(cost[by_baseline[k]].mean()) + ENCODER_COST
+                ),
                 "mixture by lot": (float(mixed[k]), float(paid[k])),
                 "k nearest neighbours": others.neighbours(budget), "best pair": others.pair(budget),
             }  # fmt: skip
             rows += [
-                {"budget": budget, "way": way, "grade": float(g), "cost": float(c)}
+                {"budget": budget, "way": way, "repeat": repeat, "grade": float(g), "cost": float(c)}
                 for way, (g, c) in found.items()
             ]
+            by_router = [[*price].index(policy.cascade[exit_].model) for exit_ in policy.route(parts[2])]
+            gained[k, test] += (grade[test, by_router] - grade[test, by_baseline[k]]) / REPEATS
         batch = parts[2].take(np.arange(BATCH))
         seconds.append(per_input(policy, batch))
-        print(f"fold {fold + 1} of {FOLDS}", flush=True)
+        print(f"fold {number + 1} of {len(folds)}", flush=True)
     return {
         "n": len(grade), "alone": dict(zip(price, grade.mean(axis=0).tolist(), strict=True)), "price": price,
         "rows": rows, "microseconds": float(np.median(seconds)) * 1e6,
+        "gains": [list(mean_interval(one)) for one in (*gained, gained.mean(axis=0))],
     }  # fmt: skip
+
+
+def baseline(unit: Any, grade: Any, cost: Any, fit: Any, calibrate: Any, test: Any) -> list[Any]:
+    """Return by budget the model for each test question, by twenty lines of NumPy that learn from the router's rows.
+
+    The mean of ridge regression and of the nearest questions, on embeddings of length 1, predicts the grades; then the
+    lowest price of quality under which calibration questions cost at most the budget.
+    """
+    middle, level = unit[fit].mean(axis=0), grade[fit].mean(axis=0)
+    x = unit[fit] - middle
+    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (grade[fit] - level))
+
+    def predicted(rows: Any) -> Any:
+        nearest = np.argsort(-(unit[rows] @ unit[fit].T), axis=1)[:, :NEIGHBOURS]
+        return ((unit[rows] - middle) @ weights + level + grade[fit][nearest].mean(axis=1)) / 2
+
+    on_calibrate, on_test = predicted(calibrate), predicted(test)
+    chosen = []
+    for budget in DOLLARS:
+        low, high = -6.0, 3.0  # the logarithm of the price
+        for _ in range(50):
+            price = (low + high) / 2
+            spent = cost[(on_calibrate - 10**price * cost).argmax(axis=1)].mean() + ENCODER_COST
+            low, high = (price, high) if spent > budget else (low, price)
+        chosen.append((on_test - 10**high * cost).argmax(axis=1))
+    return chosen
 
 
 class Others:
@@ -256,8 +295,13 @@ def page(found: dict[str, Any]) -> str:
         means[row["budget"], row["way"]].append((row["grade"], row["cost"]))
     at = {key: np.mean(values, axis=0) for key, values in means.items()}
     by_budget = [
-        [f"{budget:.2f}", *("{:.3f} at {:.2f}".format(*at[budget, way]) for way in WAYS), f"{aim:.3f}"]
-        for budget, aim in zip(DOLLARS, TO_REACH, strict=True)
+        [
+            f"{budget:.2f}",
+            *("{:.4f} at {:.3f}".format(*at[budget, way]) for way in WAYS[:2]),
+            points(gain),
+            *("{:.3f} at {:.2f}".format(*at[budget, way]) for way in WAYS[2:]),
+        ]
+        for budget, gain in zip(DOLLARS, asked["gains"][:-1], strict=True)
     ]
     gaps = {name: gap(splits) for name, splits in tables.items()}
     every = [one for of_table in gaps.values() for one in of_table]
@@ -265,13 +309,18 @@ def page(found: dict[str, Any]) -> str:
     splits = len(next(iter(tables.values())))
     about = (
         f"{asked['n']:,} questions, nine language models, a grade from 0 to 1 for each answer (LLMRouter, MIT "
-        f"licence); {FOLDS} folds, of whose rest 85% fit and 15% calibrate. Features are an embedding of the question "
+        f"licence); {FOLDS} folds of {REPEATS} random orders, of whose rest {1 - CALIBRATES:.0%} fit and "
+        f"{CALIBRATES:.0%} calibrate. Features are an embedding of the question "
         f"and four numbers about its text, at {ENCODER_COST} dollars. Mean grade at the mean cost that was paid, in "
-        "dollars per million tokens, by budget. `k nearest neighbours`: the mean grades of the 40 nearest questions of "
+        "dollars per million tokens, by budget. `baseline`: twenty lines of NumPy with the router's rows, the mean of "
+        f"ridge regression and of the {NEIGHBOURS} nearest questions on embeddings of length 1, at the price under "
+        "which the calibration questions just keep the budget. `gain`: the router less this baseline in points, with "
+        f"95% intervals over questions; over all budgets {points(asked['gains'][-1])}. `k nearest neighbours`: the "
+        f"mean grades of the {NEIGHBOURS} nearest questions of "
         "the whole rest, none of which calibrates, so nothing keeps the budget. "
         "`best pair`: a router between two models, the pair that is best on questions set apart. `same shares at "
         "random`: each model gets as many questions as from the router, drawn by lot. `mixture by lot`: of two models, "
-        "without looking. `to reach`: the mean of ridge and of 40 nearest neighbours, as measured by others."
+        "without looking."
     )
     services = (
         f"`cascade_router` less `cascade` in points of accuracy at equal budgets, means of {len(SHARES)} budgets (10 "
@@ -307,7 +356,8 @@ def page(found: dict[str, Any]) -> str:
     return "\n\n".join([
         "# Routers", "Made by `python -m experiments.router`; numbers in [router.json](router.json).",
         "## Language models, by the question alone", about,
-        "![Mean grade against mean cost](router/questions.png)", table(["budget", *WAYS, "to reach"], by_budget),
+        "![Mean grade against mean cost](router/questions.png)",
+        table(["budget", *WAYS[:2], "gain", *WAYS[2:]], by_budget),
         table(["model", "usd", "mean grade"], alone),
         "## Services without features", services, table(["table", "difference"], by_table),
         "## A text classifier", classifier,
@@ -343,7 +393,7 @@ def draw(asked: dict[str, Any], path: Path) -> None:
         return Curve.over_splits(way, cost, grade)
 
     panel = Panel(
-        f"The router lies {beside('best pair')} and {beside('k nearest neighbours')}",
+        f"The router lies {beside('best pair')} and {beside('baseline')}",
         f"mean cost, share of {top} dollars",
         "mean grade",
         [curve(way) for way in WAYS],

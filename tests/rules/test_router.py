@@ -179,11 +179,32 @@ def test_labels_of_the_calibration_part_are_not_needed(parts):
         assert np.array_equal(policy.route(test), make(fit, calibrate, budget=3.0, delta=0.1).route(test))
 
 
-def test_about_one_usual_input_in_two_hundred_is_called_like_none_before():
+def test_a_few_usual_inputs_in_a_thousand_are_called_like_none_before():
+    def unlike(seed):
+        rng = np.random.default_rng(seed)
+        known = KernelRegression.fit(rng.normal(size=(1_500, 3)), rng.random((1_500, 1)), 0)
+        return known(rng.normal(size=(5_000, 3)))[1].mean()
+
+    assert 0.5e-3 < np.mean([unlike(seed) for seed in range(4)]) < 3e-3
+
+
+@pytest.mark.parametrize("budget", [1.1, 1.5, 4.0])
+def test_calibration_inputs_use_the_budget_also_where_few_are_sent_to_the_dearer_model(budget):
+    """But for what a further input of the highest cost may take, and for what a few more inputs would cost."""
     rng = np.random.default_rng(0)
-    known = KernelRegression.fit(rng.normal(size=(800, 3)), rng.random((800, 1)), 0)
-    _, unlike = known(rng.normal(size=(4_000, 3)))
-    assert 1 / 400 < unlike.mean() < 1 / 100
+    x = rng.normal(size=(1600, 2))
+    grade = np.stack([np.full(len(x), 0.5), 1 / (1 + np.exp(-x[:, 0]))], axis=1)
+    models = ex.CascadeTrace({
+        name: ex.ExitTrace.from_losses(
+            None, (rng.random(len(x)) < grade[:, k])[:, None].astype(float), better="higher", measure="grade",
+            cost=ex.CostModel([price], unit="usd"), id=np.arange(len(x)),
+        )
+        for k, (name, price) in enumerate({"small": 1.0, "large": 8.0}.items())
+    }).with_features("x", x, cost=0.001)  # fmt: skip
+    fit, calibrate, _ = models.split(fit=0.5, calibrate=0.4, test=0.1)
+    policy = ex.router(fit, calibrate, budget=budget)
+    left = (budget * (calibrate.n + 1) - 8.001) - policy.expected_cost * calibrate.n
+    assert 0 <= left <= 4 * (8.0 - 1.0)
 
 
 def test_inputs_like_none_before_go_to_the_best_model(parts, routed):

@@ -50,8 +50,8 @@ def told_models(models: CascadeTrace) -> list[str]:
 class Plan(NamedTuple):
     """A router: its tree, what decides in it, and the answer at each exit.
 
-    `kept`: its exits' places among all that may be. `cost`: the mean of the fit inputs, `right` (n,): how well each is
-    answered; each by what was learned without it.
+    `kept`: its exits' places among all that may be. `cost`, `spread`: mean and standard deviation over the fit inputs;
+    `right` (n,): how well each is answered; each by what was learned without it.
     """
 
     steps: tuple[CascadeStep, ...]
@@ -59,6 +59,7 @@ class Plan(NamedTuple):
     score: Routing
     answer: Answer
     cost: float
+    spread: float
     right: Floats
 
 
@@ -230,7 +231,9 @@ class LearnedRouter:
         ]
         best = int(np.argmax(at_budget))
         root, (prices, costs, _) = self._roots[best], self._curves[best]
-        error = float(self.costs.std()) * (1 / n + 1 / len(self.costs)) ** 0.5
+        price = float(np.exp(np.interp(amount, costs, np.log(prices))))
+        spread = self.plan(price, root).spread or float(self.costs.std())
+        error = spread * (1 / n + 1 / len(self.costs)) ** 0.5
         near = amount + error * np.linspace(*DEVIATIONS, NEAR)
         curve = [*zip(costs, prices, strict=True)]
         for _ in range(NEAR):
@@ -362,9 +365,15 @@ class LearnedRouter:
             {to[exit_]: to[safe] for exit_, safe in self.safe.items() if exit_ in to},
         )
         paths = np.arange(len(exits)), exits
-        cost, right = float(mean(self.costs[paths], self._groups)), self.quality[paths]
+        paid = self.costs[paths]
         return Plan(
-            _in_order(self.steps, exits_left), exits_left, score, self._answer_at(exits_left), cost, right
+            _in_order(self.steps, exits_left),
+            exits_left,
+            score,
+            self._answer_at(exits_left),
+            float(mean(paid, self._groups)),
+            float(paid.std()),
+            self.quality[paths],
         )
 
     def _answer_at(self, exits: Sequence[int]) -> Answer:
