@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 import exeunt as ex
 from exeunt.policy.learned_quality import correctness_score, denoised_correctness
+from exeunt.rules import auto as auto_rule
 from exeunt.rules.auto import (
     _Curves,
     _curves,
@@ -105,6 +106,17 @@ def test_gains_are_measured_near_the_budget():
         at = right[:, place].mean(axis=1)
         # The window is about one step of the grid wide: the budget itself counts most.
         assert np.abs(gains - (at - at.mean())).max() < 0.02
+
+
+def test_allocations_are_compared_on_some_of_many_inputs_drawn_at_random(monkeypatch):
+    fit = trace(3000)
+    fit = fit.take(np.argsort(fit.quality.sum(axis=1), kind="stable"))  # the hard ones come first
+    whole = _curves(fit, fit.default_score, 3, 0)
+    assert whole.right.shape[2] == fit.n
+    monkeypatch.setattr(auto_rule, "_COMPARED_ON", 1000)
+    some = _curves(fit.take(np.arange(fit.n)), fit.default_score, 3, 0)
+    assert some.right.shape[2] == 1000
+    np.testing.assert_allclose(some.right.mean(axis=2), whole.right.mean(axis=2), atol=0.05)
 
 
 def test_what_cannot_be_told_apart_weighs_alike_and_what_fails_weighs_nothing():

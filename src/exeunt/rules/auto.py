@@ -26,6 +26,8 @@ from exeunt.trace.splitting import folds_of
 _FEW = 1000
 _RULES = ("stopping", "line_search", "eero")
 _BUDGETS = 12
+_COMPARED_ON = 5_000
+"""Allocations are compared on so many fit inputs: more take longer and hardly change their weights."""
 _WIDTH = 0.08
 """Width of the window over neighbouring budgets, as a share of the span from the first exit to the last."""
 _TEMPERATURE = 2.0
@@ -40,12 +42,12 @@ def auto(part: FitPart, *, folds: int = 3) -> Composition:
     It does well on any network. The score is the mean of two learned ones, the advantage of `stopping` and the odds of
     `learned_correctness`. The rates are a mixture of three allocations: stopping's own, line searches on learned
     correctness, and EERO's. Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it
-    is than their mean, held out in each of `folds` folds of the fit part, at this and neighbouring budgets. With few
-    labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates,
-    before gains are counted, EERO's; a grade counts as several labels, see `labels_worth`. If a mean cost above some
-    amount makes answers worse, the policy plans that amount only, or somewhat more where that is not sure. Exits beyond
-    the last useful one are left out: where none of them answers any fit input better, and the inputs are enough to
-    tell, they answer nothing.
+    is than their mean, held out in each of `folds` folds of the fit part, of at most 5,000 of its inputs, at this and
+    neighbouring budgets. With few labels all this shrinks towards EERO: the share 1 - `trust` of the score is the main
+    confidence, and of the rates, before gains are counted, EERO's; a grade counts as several labels, see
+    `labels_worth`. If a mean cost above some amount makes answers worse, the policy plans that amount only, or somewhat
+    more where that is not sure. Exits beyond the last useful one are left out: where none of them answers any fit input
+    better, and the inputs are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
     log-probabilities needs them for all inputs; a policy with answer="own" does not. It also takes the arguments of all
@@ -256,7 +258,9 @@ class _Curves:
 
 @cached_on_trace
 def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves:
-    """Fit on all folds but one, measure on that one, for budgets all over the range."""
+    """Fit on all folds but one, measure on that one, for budgets all over the range; on some of the inputs."""
+    if fit.n > _COMPARED_ON:
+        fit = fit.take(np.random.default_rng(seed).permutation(fit.n)[:_COMPARED_ON])
     cost = fit.cost
     span = cost.full - cost.first
     budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
