@@ -49,6 +49,7 @@ from exeunt.data import SplitPlan
 from exeunt.engine.inputs import input_keys
 from exeunt.rules.baselines import eco_m2f, random_routing
 from exeunt.rules.candidates import Candidates
+from exeunt.rules.promises import MeanLoss
 from exeunt.runs.folder import RunFolder
 from exeunt.runs.run_inputs import load_preparation, part_data
 from exeunt.score.mask_confidence import MaskEvidence
@@ -172,7 +173,7 @@ def certified(outputs: Recorded, agree: float, seed: int, times: int) -> dict[st
     fit, truth = (outputs.trace.take(rows).with_reference() for rows in (order[:N_FIT], order[N_FIT:]))
     shaping, learning = (fit.take(rows) for rows in shaping_and_testing_rows(N_FIT, 0.2, seed))
     candidates = Candidates.made(
-        learning, partial(ex.eero, learning, shaping, seed=seed), max_loss=round(1 - agree, 12), delta=DELTA,
+        learning, partial(ex.eero, learning, shaping, seed=seed), MeanLoss(round(1 - agree, 12)), delta=DELTA,
         points=POINTS, evenly=False, n_tests=N_CALIBRATE, reference=None,
     )  # fmt: skip
     known = {}

@@ -9,42 +9,26 @@ from itertools import pairwise
 
 import numpy as np
 
-from exeunt._support.arrays import Floats
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget
-from exeunt.guarantees.p_values import LOSS_BOUNDS
 from exeunt.policy import LossCertificate, Policy
+from exeunt.rules.promises import Outcome, Promise, instead, passed
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.grades import known_by
-from exeunt.trace.groups import counts_of, mean, n_groups, per_unit, units_text
-
-
-def instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrace:
-    """Return the trace whose last exit a user would ask otherwise."""
-    return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
-
-
-def lost_by(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Floats:
-    """Return the quality that each input loses by the policy, in [-1, 1]: 1 is a right answer, -1 a wrong one."""
-    answered = policy.answer.on(policy.along(inputs)).quality
-    # The reference agrees with itself, also where it is no exit of the trace.
-    best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
-    lost: Floats = best - answered[np.arange(len(answered)), policy.route(inputs)]
-    return lost
+from exeunt.trace.groups import counts_of, mean, n_groups, units_text
 
 
 @dataclass(frozen=True)
 class Candidates:
     """Policies in the order of their tests, from the most expensive down; the first that fails ends the tests.
 
-    `max_loss`, `delta`: what a certificate says. `bound`: the name of the bound that tests. `cost`: between which costs
-    the budgets lie. `reference`: the model of a cascade that the loss is measured against.
+    `promise`, `delta`: what a certificate says. `cost`: between which costs the budgets lie. `reference`: the model of
+    a cascade that the loss is measured against.
     """
 
     policies: list[Policy]
-    max_loss: float
+    promise: Promise
     delta: float
-    bound: str
     cost: CostModel
     reference: str | None
     measure: str
@@ -54,8 +38,8 @@ class Candidates:
         cls,
         fit: ExitTrace | CascadeTrace,
         make: Callable[..., Policy],
+        promise: Promise,
         *,
-        max_loss: float,
         delta: float,
         points: int,
         evenly: bool,
@@ -65,7 +49,7 @@ class Candidates:
     ) -> Candidates:
         """Return policies at `points` budgets, `evenly` spaced; or at half as many, and more near the limit on `fit`.
 
-        `make`: returns a policy for a `budget`. `n_tests`: how many inputs, or groups, will test. With `max_loss` 0 the
+        `make`: returns a policy for a `budget`. `n_tests`: how many inputs, or groups, will test. With the limit 0 the
         best on `fit` comes first.
         """
         cost = instead(fit, reference).cost
@@ -73,36 +57,36 @@ class Candidates:
             ends = [fit.alone.cost.first, cost.full]
             cost = CostModel(ends if ends[0] < ends[1] else ends[1:], unit=fit.unit)
         lowest = cost.full + (cost.first - cost.full) * (1 - 1 / points)
-        evenly |= max_loss == 0
+        evenly |= promise.limit == 0
         coarse = points if evenly else min(points, max(2, points // 2))
         max_points = points if evenly else points + points // 2
-        policies, losses = _policies(
+        policies, outcomes = _policies(
             make,
             np.linspace(cost.full, lowest, coarse).tolist(),
             max_points,
-            lambda policy: lost_by(policy, fit, reference),
-            0.0 if evenly else max_loss,
+            lambda policy: Outcome.of(policy, fit, reference),
+            None if evenly else promise,
             progress,
         )
-        if max_loss == 0 and policies:
-            best = int(np.argmin([mean(loss, fit.groups) for loss in losses]))
-            policies, losses = policies[best:], losses[best:]
-        on_units = [np.resize(per_unit(loss, fit.groups, max_loss), n_tests) for loss in losses]
-        bound = _tighter(on_units, max_loss, delta)
-        return cls(policies, max_loss, delta, bound, cost, fit.reference or reference, fit.measure)
+        if promise.limit == 0 and policies:
+            best = int(np.argmin([promise.measured(outcome) for outcome in outcomes]))
+            policies, outcomes = policies[best:], outcomes[best:]
+        samples = [np.resize(promise.units(outcome), n_tests) for outcome in outcomes]
+        promise = promise.with_tightest_bound(samples, delta)
+        return cls(policies, promise, delta, cost, fit.reference or reference, fit.measure)
 
     def cheapest(self, tested: ExitTrace | CascadeTrace, allowed: float | None) -> Policy | None:
         """Return the cheapest policy that passes and whose budget is at most `allowed`, with its certificate.
 
         With None, where no budget was asked for, the mean cost of the tested inputs is the policy's budget.
         """
-        losses, p_values, passed = self._tests(tested)
+        outcomes, p_values = self._tests(tested)
         limit = np.inf if allowed is None else allowed * (1 + 1e-12)
-        within = [k for k in range(passed) if self.policies[k].budget <= limit]
+        within = [k for k in range(passed(p_values, self.delta)) if self.policies[k].budget <= limit]
         if not within:
             return None
         k = within[-1]
-        proof = self.certificate(tested, p_values[k], float(mean(losses[k], tested.groups)))
+        proof = self.certificate(tested, p_values[k], self.promise.measured(outcomes[k]))
         cheapest = self.policies[k] if allowed is not None else _measured_on(tested, self.policies[k])
         watched = cheapest.watched and replace(cheapest.watched, plans=len(self.policies))
         return replace(cheapest, loss_certificate=proof, watched=watched)
@@ -112,10 +96,10 @@ class Candidates:
     ) -> LossCertificate:
         """Return what is certified of a policy that `lost` so much on these inputs."""
         return LossCertificate(
-            self.max_loss,
+            self.promise.limit,
             self.delta,
             p_value,
-            bound or self.bound,
+            bound or self.promise.bound,
             lost,
             tested.n,
             self.reference,
@@ -128,8 +112,8 @@ class Candidates:
         """Return the error that names the guarantee in the way and the nearest pair that can be certified."""
         groups = tested.groups
         known, agrees = known_by(self.measure), self.measure == "agreement"
-        losses, _, passed = self._tests(tested)
-        cost, family, max_loss = self.cost, self.policies, self.max_loss
+        outcomes, p_values = self._tests(tested)
+        cost, family, max_loss = self.cost, self.policies, self.promise.limit
         instead_of, full_cost = "The full network", "the full cost"
         if self.reference not in (None, "the full network"):
             instead_of, full_cost = f"{self.reference} alone", f"the cost of {self.reference} alone"
@@ -157,12 +141,13 @@ class Candidates:
             steps,
             True,
             key=lambda step: all(
-                LOSS_BOUNDS[self.bound](per_unit(x, groups, step), step, self.delta) <= self.delta
-                for x in losses[: reached + 1]
+                p <= self.delta
+                for p in self._p_values(outcomes[: reached + 1], self.promise.with_limit(step))
             ),
         )
         nearest_loss = steps[place] if place < len(steps) else None
-        nearest_budget = family[passed - 1].budget if passed else None
+        n_passed = passed(p_values, self.delta)
+        nearest_budget = family[n_passed - 1].budget if n_passed else None
         could = []
         if nearest_budget is not None:
             could.append(f"{at_most(max_loss)} at a budget of {share(nearest_budget)}")
@@ -184,28 +169,27 @@ class Candidates:
             nearest_max_loss=nearest_loss,
         )
 
-    def _tests(self, tested: ExitTrace | CascadeTrace) -> tuple[list[Floats], list[float], int]:
-        """Return what each policy loses on every input, its p-value, and how many pass in a row from the start."""
-        losses = [lost_by(policy, tested, self.reference) for policy in self.policies]
-        p_values = [
-            LOSS_BOUNDS[self.bound](per_unit(loss, tested.groups, self.max_loss), self.max_loss, self.delta)
-            for loss in losses
-        ]
-        return losses, p_values, _passed(p_values, self.delta)
+    def _tests(self, tested: ExitTrace | CascadeTrace) -> tuple[list[Outcome], list[float]]:
+        """Return what each policy does to the inputs, and its p-value."""
+        outcomes = [Outcome.of(policy, tested, self.reference) for policy in self.policies]
+        return outcomes, self._p_values(outcomes, self.promise)
+
+    def _p_values(self, outcomes: Sequence[Outcome], promise: Promise) -> list[float]:
+        return [promise.p_value(promise.units(outcome), self.delta) for outcome in outcomes]
 
 
 def _policies(
     make: Callable[..., Policy],
     budgets: Sequence[float],
     max_policies: int,
-    lost: Callable[[Policy], Floats],
-    limit: float,
+    outcome: Callable[[Policy], Outcome],
+    near: Promise | None,
     progress: Callable[[int, int], object] | None,
-) -> tuple[list[Policy], list[Floats]]:
-    """Return a policy for each budget, from the highest that is feasible down to the lowest, and what each loses.
+) -> tuple[list[Policy], list[Outcome]]:
+    """Return a policy for each budget, from the highest that is feasible down to the lowest, and what each does.
 
     The highest may not be: where inputs differ in cost, the calibration inputs may cost more than the fit inputs.
-    With a `limit`, further policies follow, up to `max_policies`: between those whose losses differ most near it.
+    With a promise, further policies follow, up to `max_policies`: between those that differ most near its limit.
     """
     family: list[Policy] = []
     for amount in budgets:
@@ -216,27 +200,27 @@ def _policies(
                 break
         if progress is not None:
             progress(len(family), max_policies)
-    losses = [lost(policy) for policy in family]
+    outcomes = [outcome(policy) for policy in family]
     while (
-        limit
+        near is not None
         and len(family) < max_policies
-        and (k := _widest([float(loss.mean()) for loss in losses], limit))
+        and (k := _widest([near.measured(each) for each in outcomes], near.limit))
     ):
         try:
             between = make(budget=(family[k - 1].budget + family[k].budget) / 2)
         except InfeasibleBudget:  # its cascade may be another one than those of both neighbours
             break
         family.insert(k, between)
-        losses.insert(k, lost(between))
+        outcomes.insert(k, outcome(between))
         if progress is not None:
             progress(len(family), max_policies)
-    return family, losses
+    return family, outcomes
 
 
-def _widest(losses: Sequence[float], limit: float) -> int:
-    """Return before which policy one is missing, between two whose losses differ most near the limit; 0 for none."""
+def _widest(measured: Sequence[float], limit: float) -> int:
+    """Return before which policy one is missing, between two that differ most near the limit; 0 for none."""
     low, high = limit / 4, limit
-    steps = [min(max(pair), high) - max(min(pair), low) for pair in pairwise(losses)]
+    steps = [min(max(pair), high) - max(min(pair), low) for pair in pairwise(measured)]
     return int(np.argmax(steps)) + 1 if steps and max(steps) > 0 else 0
 
 
@@ -254,19 +238,3 @@ def _measured_on(tested: ExitTrace | CascadeTrace, policy: Policy) -> Policy:
         n_groups=n_groups(groups),
         distribution=None,
     )
-
-
-def _tighter(losses: Sequence[Floats], max_loss: float, delta: float) -> str:
-    """Return the bound that certifies the cheaper policy by losses on the fit inputs, which guarantee nothing.
-
-    Of equally good ones it is betting, which takes less where losses are near the limit.
-    """
-    return max(
-        LOSS_BOUNDS,
-        key=lambda name: _passed([LOSS_BOUNDS[name](loss, max_loss, delta) for loss in losses], delta),
-    )
-
-
-def _passed(p_values: Sequence[float], delta: float) -> int:
-    """Return how many hypotheses are rejected in a row from the start."""
-    return next((k for k, p in enumerate(p_values) if p > delta), len(p_values))

@@ -17,8 +17,9 @@ from exeunt.policy import Policy
 from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
 from exeunt.rules.by_name import rule_for
-from exeunt.rules.candidates import Candidates, instead
+from exeunt.rules.candidates import Candidates
 from exeunt.rules.cascade import noting_reference
+from exeunt.rules.promises import MeanLoss, instead
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import agreeing, single_exits
@@ -99,7 +100,7 @@ def cheapest(
     candidates = Candidates.made(
         fit,
         partial(make, fit, shaped, delta=each, seed=seed, **options),
-        max_loss=max_loss,
+        MeanLoss(max_loss),
         delta=delta if budget is None else delta / 2,
         points=points,
         evenly=budget is not None,

@@ -22,7 +22,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import paid_for
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import REFERENCE
-from exeunt.rules.candidates import lost_by
+from exeunt.rules.promises import lost_by
 from exeunt.trace import CascadeTrace, ExitTrace
 
 DELTA = 0.05
