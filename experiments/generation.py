@@ -164,7 +164,7 @@ def by_largest_probability(model: Any) -> list[float]:
 
 def of_policy(model: Any, policy: Policy | None) -> dict[str, Any]:
     """Return what a policy does to the test prompts."""
-    from exeunt.torch.language.model import summarise
+    from exeunt.torch.language.summary import summarise
 
     found = model.answers_of("test", policy, progress=True)
     about = summarise(model.network, found)

@@ -61,6 +61,53 @@ def test_prompts_from_standard_input(folder, monkeypatch):
     assert [json.loads(line)["prompt"] for line in lines] == ["w3 w4", "w9"]
 
 
+def test_answers_are_exact_unless_something_else_is_asked_for(folder):
+    """Without a policy, too; drafts are of the profile's choice, and told."""
+    (folder / "few.txt").write_text("w3 w4 w3 w4 w3\nw9\n")
+    done = exeunt("predict", "lm", "--data", "few.txt", cwd=folder)
+    assert "exact answers" in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    whole = exeunt("predict", "lm", "--data", "few.txt", "--full", cwd=folder)
+    assert [one["answer"] for one in lines] == [
+        json.loads(one)["answer"] for one in whole.stdout.splitlines()
+    ]
+    assert "exact answers" not in whole.stderr
+    done = exeunt("predict", "lm", "--data", "few.txt", "--no-exact", cwd=folder, ok=False)
+    assert "has no policy yet" in done.stderr or "mean cost of a token, along its exit" in done.stderr
+
+
+def test_drafts_are_told(folder, monkeypatch):
+    from exeunt.torch.language import DraftPlan, Drafts, LanguageModel
+
+    plan = DraftPlan(Drafts(lookup=4), None, {"plain": 2.0, "lookup": 1.0}, 0.7, 0.5)
+    monkeypatch.setattr(LanguageModel, "draft_plan", lambda *_, **__: plan)
+    done = exeunt("predict", "lm", "--data", "prompts.txt", "--exact", cwd=folder)
+    told = (
+        "exact answers, drafted by lookup: 50% of the time of plain decoding by the profile, and 70% as timed"
+    )
+    assert told in done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    drafted, accepted = (sum(one[name] for one in lines) for name in ("drafted", "accepted"))
+    assert 0 < accepted <= drafted
+    assert f"{accepted:,} of {drafted:,} drafts were right" in done.stderr
+
+
+def test_where_no_profile_can_be_made_decoding_is_plain(folder, monkeypatch):
+    from exeunt.errors import InputError
+    from exeunt.torch.language import LanguageModel
+
+    def lost(*_, **__):
+        raise InputError("there is no prompts.txt")
+
+    monkeypatch.setattr(LanguageModel, "draft_plan", lost)
+    (folder / "few.txt").write_text("w3 w4\n")
+    done = exeunt("predict", "lm", "--data", "few.txt", cwd=folder)
+    assert (
+        "exact answers by plain decoding: no profile could be made (there is no prompts.txt)" in done.stderr
+    )
+    assert len(done.stdout.splitlines()) == 1
+
+
 def test_what_is_interrupted_while_it_writes_a_file_goes_on(folder, monkeypatch):
     from exeunt.torch.language import model
 
@@ -94,7 +141,7 @@ def test_budgets_and_whole_answers(folder):
     assert all(f"the policy for {budget}:" in done.stdout for budget in ("88%", "97%"))
     assert set(json.loads((folder / "lm" / "evaluation.json").read_text())["budgets"]) == {"88%", "97%"}
     exeunt("evaluate", "lm@88%", cwd=folder)
-    done = exeunt("predict", "lm", "--data", "prompts.txt", "--most-tokens", "3", cwd=folder)
+    done = exeunt("predict", "lm", "--data", "prompts.txt", "--most-tokens", "3", "--no-exact", cwd=folder)
     assert "the policy was calibrated for answers of at most 10 tokens" in done.stderr
     exeunt("predict", "lm@97%", "--data", "prompts.txt", "--out", "some.jsonl", cwd=folder)
     done = exeunt("calibrate", "lm", "--agree", "40%", "--per", "answer", "--delta", "0.2", cwd=folder)
@@ -108,6 +155,8 @@ def test_budgets_and_whole_answers(folder):
         (("calibrate", "lm", "--agree", "98%", "--delta", "none"), "needs a --delta"),
         (("calibrate", "lm", "--budget", "80%", "--delta", "none"), "what a language model guarantees is tested"),
         (("predict", "lm", "--data", "prompts.txt", "--out", "p.csv"), "name a file .jsonl, not p.csv"),
+        (("predict", "lm", "--data", "prompts.txt", "--exact", "--full"), "leave out --full, or --exact"),
+        (("predict", "lm", "--data", "prompts.txt", "--exact", "--compare"), "leave out --compare, or --exact"),
         (("predict", "lm", "--data", "prompts.txt", "--top", "3"), "generates takes no --top: leave it out"),
         (("cascade", "a=lm", "b=lm", "--out", "both"), "lm generates texts, and the models of a cascade answer"),
         (("export", "lm"), "lm generates texts: answer with `exeunt predict`"),

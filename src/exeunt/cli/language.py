@@ -21,12 +21,13 @@ from exeunt.cli.options import (
     share,
     standard_input,
 )
-from exeunt.errors import InputError, require
+from exeunt.errors import ExeuntError, InputError, require
 
 if TYPE_CHECKING:
     from exeunt.data import Dataset
+    from exeunt.policy import Policy
     from exeunt.runs.folder import RunFolder
-    from exeunt.torch.language import DecoderWithExits, LanguageModel
+    from exeunt.torch.language import DecoderWithExits, Drafts, LanguageModel
 
 
 _generation = options_under("Language models that generate")
@@ -36,6 +37,10 @@ _generation = options_under("Language models that generate")
 class Generation:
     """What `exeunt predict` says of a language model that generates."""
 
+    exact: bool | None = _generation(
+        "Give the full network's answers: early tokens are drafts, which it checks. --no-exact: answer by the policy. "
+        "Default: exact, without --full, --compare and a budget.",
+    )
     full: bool = _generation("Let the full network answer, without exits.", default=False)
     compare: bool = _generation(
         "Also say which tokens differ from what the full network chooses after the same tokens.",
@@ -66,10 +71,13 @@ def generate(
                 f"texts that are generated are written as JSON, one on a line: name a file .jsonl, not {out}"
             )
         check_writable(out.parent, f"cannot write {out}")
+    exact = _is_exact(run, options)
     model = _opened(run)
     prompts = [str(data.content(i)) for i in range(len(data))]
+    batch_size = inputs.batch_size or 16
+    drafts, policy, full = _drafted(model, batch_size) if exact else (None, None, options.full)
     calibrated = model.prompts.most_tokens
-    if not options.full and options.most_tokens not in (None, calibrated):
+    if not exact and not full and options.most_tokens not in (None, calibrated):
         echo(f"note: the policy was calibrated for answers of at most {calibrated} tokens", err=True)
     keep = None if out is None else out.with_name(f".{out.name}.answers")
     with interruptible(
@@ -77,15 +85,17 @@ def generate(
     ):
         answers = model.generate(
             prompts,
-            full=options.full,
+            full=full,
+            policy=policy,
+            exact=drafts or False,
             most_tokens=options.most_tokens,
-            batch_size=inputs.batch_size or 16,
+            batch_size=batch_size,
             compare=options.compare,
             name=data.name,
             keep=keep,
             progress=True,
         )
-    from exeunt.torch.language.model import summarise
+    from exeunt.torch.language.summary import summarise
 
     lines = []
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -96,9 +106,11 @@ def generate(
             if options.compare
             else {}
         )
-        lines.append(
-            json.dumps({"prompt": prompt, "answer": answer.text, **about, **differs}, ensure_ascii=False)
+        drafted = (
+            {} if drafts is None else {"drafted": continuation.drafted, "accepted": continuation.accepted}
         )
+        line = {"prompt": prompt, "answer": answer.text, **about, **differs, **drafted}
+        lines.append(json.dumps(line, ensure_ascii=False))
     if out is None:
         echo("\n".join(lines))
     else:
@@ -106,8 +118,33 @@ def generate(
         if keep is not None:
             keep.unlink(missing_ok=True)
         echo(f"{counted(len(answers), 'answer')} written to {out}")
-    summary = summarise(model.network, [answer.continuation for answer in answers])
+    summary = summarise(model.network, [answer.continuation for answer in answers], exact=drafts is not None)
     echo(_shown(model.network, summary), err=out is None)
+
+
+def _is_exact(run: RunFolder, options: Generation) -> bool:
+    """Return whether answers shall be the full network's. Raises InputError where that contradicts other options."""
+    otherwise = {
+        "--full": options.full,
+        "--compare": options.compare,
+        f"the budget of {run.path.name}@{run.budget}": run.budget is not None,
+    }
+    given = [name for name, is_given in otherwise.items() if is_given]
+    if options.exact and given:
+        raise InputError(f"--exact drafts by a profile of the run: leave out {given[0]}, or --exact")
+    return not given if options.exact is None else options.exact
+
+
+def _drafted(model: LanguageModel, batch_size: int) -> tuple[Drafts | None, Policy | None, bool]:
+    """Return how exact answers are drafted, by which policy, and whether by none; and say so."""
+    try:
+        plan = model.draft_plan(batch_size=batch_size)
+    except ExeuntError as error:  # such as a run whose prompts are elsewhere
+        echo(f"exact answers by plain decoding: no profile could be made ({error})", err=True)
+        return None, None, True
+    unused = "" if model.run.has_policy is False else "; --no-exact answers by the run's policy"
+    echo(f"{plan}{unused}", err=True)
+    return plan.drafts, plan.policy, plan.policy is None
 
 
 def _prompts(run: RunFolder, inputs: Any) -> Dataset:
@@ -176,7 +213,7 @@ def evaluate_language_model(run: RunFolder, _options: object) -> None:
     from exeunt._support.files import write_json
     from exeunt.runs.file_digests import EVALUATION
     from exeunt.runs.saved_policies import named_by_budget
-    from exeunt.torch.language.model import summarise
+    from exeunt.torch.language.summary import summarise
 
     model, results = _opened(run), {}
     for name, policy in named_by_budget(model.run.policies).items():
@@ -215,7 +252,14 @@ def _shown(network: DecoderWithExits, result: Mapping[str, Any]) -> str:
             )
         )
     ]
-    spent = (
+    exact = (
+        f"the answers are the full network's; {result['accepted']:,} of {result['drafted']:,} drafts were right. With "
+        f"the checks, answers took {result['spent']:.1%} of the full network's multiply-adds, and prompts "
+        f"{result['prompt_spent']:.1%}"
+        if "drafted" in result
+        else ""
+    )
+    spent = exact or (
         f"mean cost of a token, along its exit: {cost.show(result['cost'])}, {cost.share(result['cost']):.1%} of the "
         f"full network's. With the layers that were computed later, answers took {result['spent']:.1%} of the full "
         f"network's multiply-adds, and prompts {result['prompt_spent']:.1%}"

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from exeunt._support.arrays import Floats, check_delta
+from exeunt._support.arrays import Floats, Integers, check_between, check_delta
 from exeunt._support.text import counted
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.guarantees.p_values import betting
@@ -67,12 +67,14 @@ class _Asked(NamedTuple):
 class Candidates:
     """Policies for tokens, from the most careful to the cheapest, and what they would do to the fit part.
 
-    `costs`, `losses`: for each policy, the mean of each fit prompt's tokens, (g,), as recorded.
+    `costs`, `losses`: for each policy, the mean of each fit prompt's tokens, (g,), as recorded. `exits`: for
+    each policy, where each fit token leaves, (n,).
     """
 
     policies: Sequence[Policy]
     costs: Sequence[Floats]
     losses: Sequence[Floats]
+    exits: Sequence[Integers] = ()
 
     @classmethod
     def made(
@@ -112,6 +114,7 @@ class Candidates:
             policies,
             [groups.means(cost.cumulative[at]) for at in exits],
             lost if per == "token" else [(one > 0).astype(np.float64) for one in lost],
+            exits,
         )
 
     def certified(
@@ -263,5 +266,28 @@ def differing(per: Per) -> Loss:
     def loss(found: Sequence[Continuation]) -> Floats:
         shares = np.array([np.mean(one.differs) for one in found])
         return shares if per == "token" else np.asarray((shares > 0).astype(np.float64))
+
+    return loss
+
+
+def graded(
+    texts: Sequence[str],
+    grade: Callable[[str, str], float],
+    text: Callable[[list[int]], str],
+    whole: Sequence[Continuation],
+) -> Loss:
+    """Return the loss of answers: by how much their grades are below those of the full network's, `whole`.
+
+    `grade`: of a prompt and an answer, in [0, 1]; else InputError. `text`: of tokens.
+    """
+
+    def grades(found: Sequence[Continuation]) -> Floats:
+        given = [grade(prompt, text(one.tokens)) for prompt, one in zip(texts, found, strict=True)]
+        return np.array([check_between(one, "a grade", 0.0, 1.0, inclusive=True) for one in given])
+
+    own = grades(whole)
+
+    def loss(answers: Sequence[Continuation]) -> Floats:
+        return np.asarray(own - grades(answers))
 
     return loss

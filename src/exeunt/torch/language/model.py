@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from shlex import quote
+from time import perf_counter
 from typing import Any, get_args
 
-import numpy as np
+import torch
 
-from exeunt._support.arrays import Floats, check_between, check_delta
+from exeunt._support.arrays import check_delta
+from exeunt._support.files import read_json, write_json
 from exeunt._support.sealed_json import content_digest
 from exeunt.engine.answers import Answers
 from exeunt.engine.inputs import raw_rows
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntError, InputError
 from exeunt.policy import Policy
 from exeunt.rules.cheapest import checked_loss
 from exeunt.runs.folder import RunFolder
@@ -22,24 +26,20 @@ from exeunt.runs.kinds.decoder import DECODER
 from exeunt.runs.run_inputs import load_preparation, part_data
 from exeunt.runs.runner import Runner
 from exeunt.torch.devices import best_device, limit_threads
-from exeunt.torch.language.calibration import Candidates, Loss, Per, differing
+from exeunt.torch.language.calibration import Candidates, Per, differing, graded
+from exeunt.torch.language.draft_plan import DecodingTimes, DraftPlan, draft_plan, recorded_answers
+from exeunt.torch.language.drafts import Drafts
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import Continuation, continuations
 from exeunt.torch.language.prompts import Prompts, PromptTokens, kept
 from exeunt.torch.language.scoring import ChoiceExecutor, choice_trace
+from exeunt.torch.language.summary import GeneratedText
 from exeunt.torch.models.hugging_face import rebuild_decoder
 from exeunt.torch.models.weights import load_weights
 from exeunt.trace import ExitTrace
 
-
-@dataclass(frozen=True)
-class GeneratedText:
-    """An answer: its `text`, its tokens and the exit that said each; see `Continuation`."""
-
-    text: str
-    continuation: Continuation
-    cost: float
-    """Mean cost of its tokens, along the exits that said them, in the unit of the run."""
+_TIMED = 8
+"""Fit prompts on which drafts are timed."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class LanguageModel:
         most_tokens: int | None = None,
         batch_size: int = 16,
         compare: bool = False,
+        exact: bool | Drafts = False,
         name: Callable[[int], str] = "prompt {}".format,
         keep: Path | None = None,
         progress: bool = False,
@@ -95,12 +96,19 @@ class LanguageModel:
 
         `budget`: the run's policy that keeps it; `policy`: another one; by default the run's own.
         `full`: the full network answers, without exits. `most_tokens`: of an answer; by default what was calibrated
-        for. `compare`: also find what the full network would say after the same tokens. `name`: what errors call the
-        i-th prompt. `keep`: a file that gets the answers as they come, from which the same call goes on.
+        for. `compare`: also find what the full network would say after the same tokens. `exact`: answer as the full
+        network, which checks what was drafted, as `draft_plan` says; or by these drafts and the policy, with `full` by
+        prompt lookup alone. `name`: what errors call the i-th prompt. `keep`: a file that gets the answers as they
+        come, from which the same call goes on.
         Raises InputError before calibration, and for a prompt that is too long or has no tokens.
         """
         if sum((full, policy is not None, budget is not None)) > 1:
             raise InputError("give one of budget, policy and full")
+        if exact is True:
+            if full or policy is not None or budget is not None:
+                raise InputError("exact=True drafts by draft_plan: leave out budget, policy and full")
+            plan = self.draft_plan(batch_size=batch_size)
+            exact, policy, full = plan.drafts or False, plan.policy, plan.policy is None
         if policy is not None:
             if not isinstance(policy, Policy):
                 raise InputError(f"policy must be one that `calibrate` returned, got {policy!r}")
@@ -115,10 +123,49 @@ class LanguageModel:
             keep,
             batch_size=batch_size,
             compare=compare,
+            exact=exact or None,
             progress=progress,
         )
-        costs = self.network.cost.cumulative
-        return [GeneratedText(way.text(one.tokens), one, float(costs[one.exits].mean())) for one in found]
+        cost = self.network.cost
+        along = [cost.full if exact else cost.cumulative[one.exits].mean() for one in found]
+        return [
+            GeneratedText(way.text(one.tokens), one, float(paid))
+            for one, paid in zip(found, along, strict=True)
+        ]
+
+    def draft_plan(self, *, batch_size: int = 16) -> DraftPlan:
+        """Return how exact answers are drafted, by what is recorded of the fit prompts and by timing on this machine.
+
+        It is kept in the run folder, for each size of batches. Raises as `Dataset` does where the run's data is gone.
+        """
+        device = str(self.network.decoder.device)
+        about = [self.run.digest, batch_size, device, torch.get_num_threads(), platform.node()]
+        file = self.run.path / "training" / f"drafts-{content_digest(about)[:16]}.json"
+        if file.is_file():
+            with suppress(ExeuntError, KeyError, TypeError):  # what is damaged is made again
+                return DraftPlan.from_dict(read_json(file))
+        fit: Any = self.run.recorded("fit")
+        prompts = self._part("fit")
+        recorded = recorded_answers(fit, prompts, Candidates.made(fit))
+        few = replace(prompts, tokens=prompts.tokens[:_TIMED], keys=prompts.keys[:_TIMED])
+
+        def timed(drafts: Drafts | None, policy: Policy | None) -> float:
+            start = perf_counter()
+            self._answers(
+                few,
+                policy,
+                self.prompts,
+                None,
+                batch_size=batch_size,
+                compare=False,
+                exact=drafts,
+                progress=False,
+            )
+            return perf_counter() - start
+
+        plan = draft_plan(DecodingTimes.measured(self.network, batch_size), *recorded, timed)
+        write_json(file, plan.to_dict())
+        return plan
 
     def answers_of(self, part: str, policy: Policy | None, *, progress: bool = False) -> list[Continuation]:
         """Return the answers to the prompts of a part, compared with the full network's, and kept in the run folder.
@@ -181,7 +228,7 @@ class LanguageModel:
 
         loss, measure = differing(per), "agreement"
         if grade is not None:
-            loss, measure = self._graded(prompts.texts, grade, generate(None)), "grade"
+            loss, measure = graded(prompts.texts, grade, self.prompts.text, generate(None)), "grade"
         return candidates.certified(
             generate,
             len(prompts),
@@ -218,26 +265,6 @@ class LanguageModel:
             )
         return policy
 
-    def _graded(
-        self, texts: Sequence[str], grade: Callable[[str, str], float], whole: Sequence[Continuation]
-    ) -> Loss:
-        def grades(found: Sequence[Continuation]) -> Floats:
-            said = [self.prompts.text(answer.tokens) for answer in found]
-            grades_given = [grade(*pair) for pair in zip(texts, said, strict=True)]
-            return np.array(
-                [
-                    check_between(grade_given, "a grade", 0.0, 1.0, inclusive=True)
-                    for grade_given in grades_given
-                ]
-            )
-
-        own = grades(whole)
-
-        def loss(answers: Sequence[Continuation]) -> Floats:
-            return np.asarray(own - grades(answers))
-
-        return loss
-
     def _answers(
         self,
         prompts: Prompts,
@@ -264,37 +291,8 @@ class LanguageModel:
 
         by = None if policy is None else policy.to_dict()
         # Not the size of batches, which changes roundings alone: memory may call for smaller ones.
-        job = content_digest([self.run.digest, prompts.tokens, by, way.job, options["compare"]])
+        drafts = options.get("exact")
+        about = [options["compare"], *([] if drafts is None else [asdict(drafts)])]
+        job = content_digest([self.run.digest, prompts.tokens, by, way.job, *about])
         stored = kept(keep, job, len(prompts), missing, what="answers", show=progress)
         return [Continuation(*fields) for fields in stored]
-
-
-def summarise(network: DecoderWithExits, answers: Sequence[Continuation]) -> dict[str, Any]:
-    """Return what answers cost and how they differ, JSON-able.
-
-    `shares` (m,): of the tokens, by exit. `cost`: mean over answers of the mean cost of their tokens, along the exits
-    that said them. `spent`, `prompt_spent`: multiply-adds on answers and prompts, as shares of the full network's.
-    `tokens_differ`, `answers_differ`: in the mean over answers; only where they were compared.
-    """
-    exits = np.concatenate([answer.exits for answer in answers])
-    macs, n_tokens = network.macs, np.array([len(answer.tokens) for answer in answers])
-    layers = float(macs.layers.sum())
-    full_macs = layers * (n_tokens - 1) + macs.vocabulary * n_tokens  # the last token is not read
-    prompts = (
-        sum(answer.prompt_macs for answer in answers),
-        layers * sum(answer.n_prompt for answer in answers),
-    )
-    compared = all(answer.full for answer in answers)
-    shares = [float(np.mean(answer.differs)) for answer in answers] if compared else []
-    differ = (
-        {"tokens_differ": np.mean(shares), "answers_differ": np.mean(np.sign(shares))} if compared else {}
-    )
-    return {
-        "answers": len(answers),
-        "tokens": len(exits),
-        "shares": (np.bincount(exits, minlength=network.n_exits) / len(exits)).tolist(),
-        "cost": float(np.mean([network.cost.cumulative[answer.exits].mean() for answer in answers])),
-        "spent": float(sum(answer.macs for answer in answers) / full_macs.sum()),
-        "prompt_spent": float(prompts[0] / prompts[1]),
-        **{name: float(share) for name, share in differ.items()},
-    }
