@@ -62,7 +62,7 @@ def recalibrated(models: ex.CascadeTrace, agree: float, seed: int, times: int) -
     shaping, learning = (fit.take(rows) for rows in shaping_and_testing_rows(N_FIT, 0.2, seed))
     make = partial(ex.cascade, learning, shaping, reference=LARGE, seed=seed)
     candidates = Candidates.made(
-        learning, make, MeanLoss(round(1 - agree, 12)), delta=DELTA, points=POINTS, evenly=False, n_tests=N_CALIBRATE,
+        learning, make, [MeanLoss(round(1 - agree, 12))], delta=DELTA, points=POINTS, evenly=False, n_tests=N_CALIBRATE,
         reference=LARGE,
     )  # fmt: skip
     label = models[LARGE].label[order[N_FIT:]]  # of the classes; the reference has replaced it in `truth`

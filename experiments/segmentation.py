@@ -173,7 +173,7 @@ def certified(outputs: Recorded, agree: float, seed: int, times: int) -> dict[st
     fit, truth = (outputs.trace.take(rows).with_reference() for rows in (order[:N_FIT], order[N_FIT:]))
     shaping, learning = (fit.take(rows) for rows in shaping_and_testing_rows(N_FIT, 0.2, seed))
     candidates = Candidates.made(
-        learning, partial(ex.eero, learning, shaping, seed=seed), MeanLoss(round(1 - agree, 12)), delta=DELTA,
+        learning, partial(ex.eero, learning, shaping, seed=seed), [MeanLoss(round(1 - agree, 12))], delta=DELTA,
         points=POINTS, evenly=False, n_tests=N_CALIBRATE, reference=None,
     )  # fmt: skip
     known = {}

@@ -147,29 +147,37 @@ UNNAMED = by_groups(11, 60, 150, "unnamed")
 
 @dataclass(frozen=True)
 class Truth:
-    """What a policy really costs and loses on a population."""
+    """What a policy really costs and loses on a population: `lost` of all inputs; of the share `early`, what is lost.
+
+    `early_worse`: the share of all inputs that are answered early and worse than by the last exit.
+    """
 
     cost: float
-    accuracy: float
+    lost: float
+    early: float
+    early_lost: float
+    early_worse: float
 
 
 def truth(policy: ex.Policy, population: Population, trace: ex.ExitTrace) -> Truth:
-    """Return the true mean cost and accuracy; `trace`: the contents, with the costs that the policy was made for.
+    """Return what is true; `trace`: the contents, with the costs that the policy was made for.
 
     Keys of rows are uniform: which exit answers changes only where the key passes the tie of a threshold.
     """
     weights = population.shares
+    last = trace.quality[:, -1] if isinstance(trace, ex.ExitTrace) else 0.0
     trace = policy.answer.on(trace.along(policy.cascade))
     paid, right = trace.cost.of_inputs(trace.n), trace.quality
     by_content = policy.ties == "content"
     edges = () if by_content else sorted(t for t in policy.limits.tie if 0 < t < 1)
-    cost = accuracy = 0.0
+    sums = np.zeros(5)
     for start, end in pairwise((0.0, *edges, 1.0)):
         ties = tie_breaks(trace.id, policy.seed) if by_content else np.full(trace.n, start)
         at = np.arange(trace.n), exits_under(score_matrix(policy.score, trace), ties, policy.limits)
-        cost += (end - start) * float(weights @ paid[at])
-        accuracy += (end - start) * float(weights @ right[at])
-    return Truth(cost, accuracy)
+        lost, early = last - right[at], at[1] < trace.n_exits - 1
+        values = np.stack([paid[at], lost, early, early * lost, early * (lost > 0)])
+        sums += (end - start) * (values @ weights)
+    return Truth(*sums.tolist())
 
 
 # -- certificates: each returns whether what is certified is false, or None where nothing is certified ---------------
@@ -217,17 +225,28 @@ def cost_per_input(population: Population, seed: int) -> bool | None:
     return _too_dear(population, seed, population.contents, budget=BUDGET)
 
 
-def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **options: Any) -> bool | None:
+def _promised(
+    population: Population, seed: int, make: Callable[..., ex.Policy], **options: Any
+) -> bool | None:
+    """Whether any promise is broken of a policy with these options."""
     trace = _equal_costs(population)
     fit, calibrate, _ = _parts(trace, population, seed)
     try:
-        policy = make(fit, calibrate, max_loss=population.max_loss, delta=DELTA, seed=seed, **options)
+        policy = make(fit, calibrate, delta=DELTA, seed=seed, **options)
     except ex.Infeasible:
         return None
-    found = truth(policy, population, trace)
-    lost = float(population.shares @ trace.quality[:, -1]) - found.accuracy
-    over = "budget" in options and found.cost > options["budget"] * (1 + 1e-12)
-    return lost > population.max_loss + 1e-12 or over
+    true = truth(policy, population, trace)
+    kept = {
+        "max_loss": lambda limit: true.lost <= limit + 1e-12,
+        "max_early_loss": lambda limit: true.early_lost <= limit * true.early + 1e-12,
+        "max_early_worse": lambda limit: true.early_worse <= limit * true.early + 1e-12,
+        "budget": lambda limit: true.cost <= limit * (1 + 1e-12),
+    }
+    return not all(kept[name](limit) for name, limit in options.items() if name in kept)
+
+
+def _loss(population: Population, seed: int, make: Callable[..., ex.Policy], **options: Any) -> bool | None:
+    return _promised(population, seed, make, max_loss=population.max_loss, **options)
 
 
 def loss(population: Population, seed: int) -> bool | None:
@@ -246,6 +265,24 @@ def loss_of_graded(population: Population, seed: int) -> bool | None:
 def loss_and_cost(population: Population, seed: int) -> bool | None:
     """The accuracy lost by `cheapest`, and its mean cost, together."""
     return _loss(population, seed, ex.cheapest, policy="eero", points=6, budget=3.5)
+
+
+def early_loss(population: Population, seed: int) -> bool | None:
+    """The accuracy lost by the early answers of `cheapest`."""
+    limit = 2 * population.max_loss
+    return _promised(population, seed, ex.cheapest, policy="eero", points=6, max_early_loss=limit)
+
+
+def early_worse(population: Population, seed: int) -> bool | None:
+    """The share of the early answers of `cheapest` that are worse than the last exit's."""
+    limit = 5 * population.max_loss
+    return _promised(population, seed, ex.cheapest, policy="eero", points=6, max_early_worse=limit)
+
+
+def all_losses(population: Population, seed: int) -> bool | None:
+    """The accuracy lost by `cheapest`, by its early answers, and the share of these that are worse, together."""
+    limits = {"max_early_loss": 2 * population.max_loss, "max_early_worse": 5 * population.max_loss}
+    return _loss(population, seed, ex.cheapest, policy="eero", points=6, **limits)
 
 
 def loss_of_one_threshold(population: Population, seed: int) -> bool | None:
@@ -288,6 +325,9 @@ CERTIFICATES: dict[str, Callable[[Population, int], bool | None]] = {
     "loss, graded answers": loss_of_graded,
     "loss, one threshold": loss_of_one_threshold,
     "loss and cost together": loss_and_cost,
+    "early loss": early_loss,
+    "early answers that are worse": early_worse,
+    "all three losses together": all_losses,
 }
 
 

@@ -129,9 +129,10 @@ class InfeasibleBudget(InputError):  # noqa: N818 - named for what it says, not 
 class Infeasible(InputError):  # noqa: N818 - named for what it says, not that it is an error
     """No policy can be certified to keep all guarantees together.
 
-    `binding` names the guarantee that fails: "max_loss" or "budget". `nearest_budget` (in the unit of the costs) is the
-    least budget that can be certified at this loss, `nearest_max_loss` the least loss at this budget; either is None if
-    there is no such number.
+    `binding` names the guarantee that fails, as an argument of `cheapest`: "max_loss", "budget", "max_early_loss",
+    "max_early_worse". `nearest_budget` (in the unit of the costs) is the least budget that can be certified with these
+    limits, `nearest_limit` the least limit of the guarantee that fails at this budget, `nearest_max_loss` the same
+    where that is the loss; each is None if there is no such number.
     """
 
     def __init__(
@@ -141,9 +142,11 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
         binding: str,
         nearest_budget: float | None = None,
         nearest_max_loss: float | None = None,
+        nearest_limit: float | None = None,
     ) -> None:
         super().__init__(message)
         self.binding = binding
+        self.nearest_limit = nearest_limit
         self.nearest_budget = nearest_budget
         self.nearest_max_loss = nearest_max_loss
 

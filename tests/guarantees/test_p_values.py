@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom, norm
 
 import exeunt as ex
-from exeunt.guarantees.p_values import betting, hoeffding_bentkus
+from exeunt.guarantees.p_values import betting, binomial, hoeffding_bentkus
 from exeunt.policy import Certificate, LossCertificate
 
 
@@ -125,6 +125,30 @@ def test_hoeffding_bentkus_counts_parts_of_a_loss_as_one_more_but_no_rounding():
     part = math.e * binom.cdf(21, 400, 0.08)
     assert hoeffding_bentkus(np.repeat([1.0, 0.25, 0.0], [20, 1, 379]), 0.08) == pytest.approx(part, rel=1e-9)
     assert hoeffding_bentkus([0.5, 0.0], 0.25) == 1.0
+
+
+@pytest.mark.parametrize("n", [1, 2, 30, 400])
+@pytest.mark.parametrize("bound", [0.003, 0.1, 0.5])
+@pytest.mark.parametrize("delta", [0.05, 0.3])
+def test_the_binomial_test_rejects_what_is_at_its_bound_with_probability_delta_at_most(n, bound, delta):
+    """Exactly, as a sum over what may be counted; and with one loss more it would be rejected too often."""
+    chance, most = 0.0, -1
+    for count in range(n + 1):
+        losses = np.repeat([1.0, 0.0], [count, n - count])
+        p_value = sum(math.comb(n, k) * bound**k * (1 - bound) ** (n - k) for k in range(count + 1))
+        assert binomial(losses, bound) == pytest.approx(p_value)
+        if p_value <= delta:
+            chance, most = chance + math.comb(n, count) * bound**count * (1 - bound) ** (n - count), count
+    assert chance <= delta
+    assert most == n or chance + binom.pmf(most + 1, n, bound) > delta
+
+
+def test_losses_that_equal_the_bound_are_void_to_the_binomial_test():
+    losses = np.array([0.0, 1.0, 0.2, 0.0, 0.2, 0.0])
+    assert binomial(losses, 0.2) == binomial(losses[losses != 0.2], 0.2) < 1
+    assert binomial(np.full(5, 0.2), 0.2) == binomial(np.empty(0), 0.2) == 1.0
+    with pytest.raises(ex.InputError, match="use betting for losses between"):
+        binomial(losses, 0.3)
 
 
 def test_losses_outside_their_range_are_refused_by_value():

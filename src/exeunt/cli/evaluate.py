@@ -80,8 +80,8 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
     if result.warning:
         echo("for inputs like the calibration inputs, but not for the test part (see the warning above):")
     echo(policy.guarantee)
-    if policy.loss_certificate is not None:
-        echo(policy.loss_certificate)
+    for certificate in policy.answer_certificates:
+        echo(certificate)
     if time := _time_text(run):
         echo(time)
     guaranteed = None if policy.cost_certificate is None else policy.cost_certificate.to_dict()

@@ -14,7 +14,7 @@ from exeunt.costs.cost_model import CostModel
 from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
 from exeunt.policy import Policy
-from exeunt.rules.promises import lost_by
+from exeunt.rules.promises import Outcome
 from exeunt.stream.records import ASKED, COMPARED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace
@@ -112,7 +112,7 @@ class Evidence:
         in_trace = self.place >= 0
         if self.trace is not None:
             rows = self.place[in_trace]
-            lost[in_trace] = lost_by(policy, self.trace, self.reference)[rows]
+            lost[in_trace] = Outcome.of(policy, self.trace, self.reference).loss[rows]
             cost[in_trace] = paid_for(policy, self.trace)[rows]
         outside = self.outside(policy)
         lost[outside], cost[outside] = 0.0, self.reference_cost[outside]

@@ -45,6 +45,19 @@ def hoeffding_bentkus(loss: ArrayLike, bound: float) -> float:
     return min(1.0, math.exp(-n * kl), bentkus)
 
 
+def binomial(loss: ArrayLike, bound: float) -> float:
+    """Return the exact p-value of n losses that are 0 or 1, for H0: mean loss > `bound`: P(Bin(n, bound) <= losses).
+
+    Losses equal to `bound` are void, as a bet on them changes nothing: the test is of the others, given how many they
+    are. Raises InputError for losses between 0 and 1 other than `bound`.
+    """
+    values = _checked(loss, 0.0)
+    counted = values[values != bound]
+    if not np.isin(counted, (0.0, 1.0)).all():
+        raise InputError("the binomial law is that of losses of 0 or 1: use betting for losses between")
+    return float(binom.cdf(counted.sum(), len(counted), bound))
+
+
 def betting(loss: ArrayLike, bound: float, *, delta: float = 0.05) -> float:
     """Return the betting p-value of n losses in [-1, 1] for H0: mean loss > `bound`, to be compared with `delta`.
 
@@ -86,8 +99,9 @@ LOSS_BOUNDS: dict[str, Callable[[Floats, float, float], float]] = {
     "betting": lambda loss, bound, delta: betting(loss, bound, delta=delta),
     # Only what got worse counts here, which is more than the loss of accuracy: still a valid bound on it.
     "hoeffding_bentkus": lambda loss, bound, _: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
+    "binomial": lambda loss, bound, _: binomial(loss, bound),
 }
-"""By name, p-values of n losses of accuracy in [-1, 1], for H0: mean loss > bound; arguments (loss, bound, delta)."""
+"""By name, p-values of n losses in [-1, 1], or of 0 or 1, for H0: mean loss > bound; arguments (loss, bound, delta)."""
 
 
 def _checked(loss: ArrayLike, lowest: float) -> Floats:

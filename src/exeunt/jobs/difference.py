@@ -158,6 +158,10 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
         if policy.cost_certificate is None
         else 1 - policy.cost_certificate.delta,
         "loss at most": None if loss is None else f"{loss.max_loss:.3%} with probability {1 - loss.delta:g}",
+        **{
+            promise.promise: f"{promise.limit:.3%} with probability {1 - promise.delta:g}"
+            for promise in policy.promises
+        },
         **_numbered("exit", exits),
         _REST: content_digest(body)[:_DIGITS],
     }

@@ -1,9 +1,9 @@
-"""What a policy guarantees: of the mean cost, and of the loss of accuracy against the full network."""
+"""What a policy guarantees: of the mean cost, of the loss against the full network, and of what is answered early."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from exeunt.costs.budget_text import amount_text, readable_unit
 from exeunt.trace.grades import known_by
@@ -12,6 +12,9 @@ from exeunt.trace.groups import GROUP_OF, mean_text, units_text, weights_text
 CERTAIN = "certain"
 """The `bound` of a `LossCertificate` that needs no test: the policy gives the answers of the reference."""
 _ASSUMED = "are exchangeable with these, and that nothing else was fitted on them"
+
+
+EarlyName: TypeAlias = Literal["max_early_loss", "max_early_worse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +118,9 @@ class LossCertificate(_OfGroups):
         else:
             change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
             promise = f"{self._mean()} is at most {100 * self.max_loss:.4g} points below that of {reference}"
-        unit = self.row if self.n_groups is None else GROUP_OF[self.row]
-        known = "calibration" if agrees else f"{known_by(self.measure)} calibration"
         return (
-            f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{units_text(self.n_test, self.n_groups, known, self.row)}, {promise} "
-            f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). "
-            f"It assumes that future {unit}s {_ASSUMED}{self._beside}."
+            f"Guarantee: with probability {_percent(self.delta)} over the {_tested(self)}, {promise} "
+            f"(measured: {change}; p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). {_assumed(self)}"
         )
 
     def _mean(self) -> str:
@@ -146,6 +145,62 @@ class LossCertificate(_OfGroups):
             how = f" ({weights_text(self.rows_per_group, self.row)})"  # the answer to a prompt is a unit by itself
         bound = f"at most {100 * self.max_loss:.4g}% of the {self.of}{how}"
         return f"{bound} differ from those of {reference} in the long run"
+
+
+@dataclass(frozen=True)
+class EarlyCertificate(_OfGroups):
+    """The guarantee, with probability 1 - delta, of the answers that come early: `promise` is kept within `limit`.
+
+    Early answers are those before the last exit, or for which the `reference` of a cascade was not asked.
+    "max_early_loss": they lose at most `limit` on average, against the full network or the reference.
+    "max_early_worse": at most this share of them is worse; where agreement is measured, differs. It is about the long
+    run, as a `LossCertificate` is. `p_value`: of the policy, by `bound`; `measured`: what corresponds to the limit on
+    the `n_early` early answers among the `n_test` inputs that tested the policy.
+    """
+
+    promise: EarlyName
+    limit: float
+    p_value: float
+    bound: str
+    measured: float
+    n_early: int
+    delta: float
+    n_test: int
+    reference: str | None = None
+    measure: str = "accuracy"
+    of: str = "answers"
+
+    def __str__(self) -> str:
+        reference, agrees = self.reference or "the full network", self.measure == "agreement"
+        early = f"the {self.of} that come early"
+        if self.promise == "max_early_loss" and not agrees:
+            promise = (
+                f"{early} lose at most {100 * self.limit:.4g} points of {self.measure} against {reference}, on average "
+                "over them"
+            )
+            measured = f"{100 * abs(self.measured):.2f} points {'gained' if self.measured < 0 else 'lost'}"
+        else:
+            how = "differ from" if agrees else "are worse than"
+            promise = f"at most {100 * self.limit:.4g}% of {early} {how} those of {reference}"
+            measured = f"{self.measured:.2%}"
+        if (most := self.rows_per_group) is not None:
+            promise += f" ({self.row}s of {GROUP_OF[self.row]}s of more than {most:,} weigh {most:,}/size)"
+        return (
+            f"Guarantee: with probability {_percent(self.delta)} over the "
+            f"{_tested(self)}, in the long run {promise} (measured on {self.n_early:,}: {measured}; "
+            f"p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). {_assumed(self)}"
+        )
+
+
+def _tested(of: LossCertificate | EarlyCertificate) -> str:
+    """Return which inputs tested the policy."""
+    known = "calibration" if of.measure == "agreement" else f"{known_by(of.measure)} calibration"
+    return units_text(of.n_test, of.n_groups, known, of.row)
+
+
+def _assumed(of: LossCertificate | EarlyCertificate) -> str:
+    unit = of.row if of.n_groups is None else GROUP_OF[of.row]
+    return f"It assumes that future {unit}s {_ASSUMED}{of._beside}."
 
 
 def _percent(delta: float) -> str:

@@ -28,8 +28,8 @@ def recalibrate(
     rates and budget stay. Where the rates cannot be certified on so few inputs, more of them are answered at the first
     exit. `delta`: of the certificate; by default that of the certificate before, or none if there was none.
 
-    The note "recalibration" of the policy is a receipt: what changed, and from when the new certificate counts. A
-    certified loss is left out, because it was about other inputs: test it again on labelled ones (`cheapest`).
+    The note "recalibration" of the policy is a receipt: what changed, and from when the new certificate counts.
+    Certified losses are left out, because they were about other inputs: test them again on labelled ones (`cheapest`).
 
     Raises InputError for policies that were not planned by counts (routers, marginal calibration, costs per input,
     groups), InfeasibleBudget for a budget that so few inputs cannot certify.
@@ -97,6 +97,7 @@ def _calibrated(policy: Policy, inputs: Ranked, plan: CostPlan, delta: float | N
         distribution=plan.distribution(policy.cost),
         certificate=None if delta is None else plan.certificate(policy.cost, policy.budget, delta),
         loss_certificate=None,
+        promises=(),
         calibration="sequential",
         watched=cells_of_plan(inputs, plan.counts, plan.last, limits, counts, policy.seed),
     )
@@ -120,7 +121,7 @@ def _receipt(before: Policy, after: Policy, paid: float) -> str:
         for name, old, new in zip(before.exit_names, before.thresholds, after.thresholds, strict=True)
         if old != new and not {old, new} & {ALWAYS, NEVER}
     ]
-    show, lost = before.cost.show, "" if before.loss_certificate is None else " The certified loss is void."
+    show, lost = before.cost.show, " The certified loss is void." if before.answer_certificates else ""
     return (
         f"Calibrated again on {counted(after.n_calibration, 'input')}, which cost {show(paid)} on average under the "
         f"thresholds before, and {show(after.expected_cost)} are expected now. "

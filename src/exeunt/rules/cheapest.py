@@ -1,4 +1,4 @@
-"""The cheapest policy that loses at most so much accuracy, with a certificate: learn, then test."""
+"""The cheapest policy that loses at most so much, with a certificate: learn, then test."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from exeunt._support import arrays
 from exeunt._support.text import counted
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy import Policy
-from exeunt.policy.certificates import CERTAIN
 from exeunt.policy.compose import compose
 from exeunt.rules.by_name import rule_for
 from exeunt.rules.candidates import Candidates
 from exeunt.rules.cascade import noting_reference
-from exeunt.rules.promises import MeanLoss, instead
+from exeunt.rules.promises import MeanLoss, instead, promised
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import agreeing, single_exits
@@ -37,6 +36,8 @@ def cheapest(
     *,
     max_loss: float | None = None,
     agree: float | None = None,
+    max_early_loss: float | None = None,
+    max_early_worse: float | None = None,
     delta: float = 0.05,
     budget: float | str | None = None,
     policy: str | Callable[..., Policy] = "auto",
@@ -48,7 +49,12 @@ def cheapest(
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
-    `max_loss` is 0.01 by default. Where answers are graded, the same holds of their mean quality.
+    `max_loss` is 0.01 by default, if no promise of early answers is asked for. Where answers are graded, the same holds
+    of their mean quality.
+
+    `max_early_loss`: the answers that come early, which is before the last exit or without the reference, lose at most
+    so much on average over them. `max_early_worse`: at most this share of them is worse than the reference's. A mean
+    over all inputs hides a few bad answers among many that were never at risk; these do not.
 
     `agree`, in its place, needs no labels: at most the share 1 - `agree` of the answers differ from those of the last
     exit, or of the model `reference`, by default the most expensive one. The same holds of traces that are measured by
@@ -58,12 +64,13 @@ def cheapest(
     by default the one that answers best on `fit`; of equally good ones, the cheapest. With a trace of a cascade,
     `reference` names the model of its last exit.
 
-    The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
-    labelled or graded unless agreement is measured. Inputs set aside from `fit` give the thresholds of policies at
-    up to 1.5 `points` budgets, from the full cost of the network or of the reference down, most of them where the loss
-    on `fit` is near the limit; `calibrate` tests them in this order, and the first that fails ends the test (fixed-
-    sequence testing, so no correction is needed). The bound, betting or Hoeffding-Bentkus, is the one that is tighter
-    on `fit`.
+    All of these that are given hold together with probability 1 - delta, over fresh inputs and the draw of `calibrate`,
+    which must be labelled or graded unless agreement is measured. Inputs set aside from `fit` give the thresholds of
+    policies at up to 1.5 `points` budgets, from the full cost of the network or of the reference down, most of them
+    where what is promised is near its limit on `fit`; `calibrate` tests them in an order that `fit` says, and the first
+    that fails ends the test (fixed-sequence testing, so no correction is needed). A loss alone is tested from the full
+    cost down; with promises of early answers the policy that is the most likely to pass comes first. The bound,
+    betting, Hoeffding-Bentkus or the binomial law, is the one that is tighter on `fit`.
 
     `max_loss` 0: only a policy that is better than the last exit, or the reference, can pass, so the test begins with
     the best policy on `fit`. If none passes, the result always gives the answers of the last exit, or asks the
@@ -73,11 +80,18 @@ def cheapest(
     which goes to each; one half of `calibrate` then gives the thresholds, and the other tests. `policy`: the name of
     one, of several models also "router" or "cascade_router", or a callable `(fit, calibrate, *, budget, delta)`.
     `progress`: called with (policies made, at most). The other options, such as `answer`, go to the policy or to
-    `cascade`. The result carries the certificate, `policy.loss_certificate`.
+    `cascade`. The result carries the certificates, `policy.loss_certificate` and `policy.promises`.
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
-    max_loss = checked_loss(max_loss, agree)
+    promises = promised(max_early_loss=max_early_loss, max_early_worse=max_early_worse)
+    if not promises or (max_loss, agree) != (None, None):
+        promises = [MeanLoss(checked_loss(max_loss, agree)), *promises]
+    if promises[-1].name != MeanLoss.name and single_exits(fit).n_exits == 1:
+        raise InputError(
+            f"there is a single exit, which answers nothing early: leave out {promises[-1].name}, or add an exit, or a "
+            "cheaper model to ask first"
+        )
     arrays.check_delta(delta)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
@@ -100,7 +114,7 @@ def cheapest(
     candidates = Candidates.made(
         fit,
         partial(make, fit, shaped, delta=each, seed=seed, **options),
-        MeanLoss(max_loss),
+        promises,
         delta=delta if budget is None else delta / 2,
         points=points,
         evenly=budget is not None,
@@ -112,15 +126,14 @@ def cheapest(
     new_policy = candidates.cheapest(tested, None if budget is None else allowed)
     if new_policy is not None:
         return replace(new_policy, notes={**new_policy.notes, **notes})
-    alone_is_enough = max_loss == 0 and allowed >= candidates.cost.full
+    alone_is_enough = promises == [MeanLoss(0.0)] and allowed >= candidates.cost.full
     if alone_is_enough and _gives_the_reference(fit, tested, reference):
         with suppress(InfeasibleBudget):
             of_cascade = reference if isinstance(fit, CascadeTrace) else None
             alone = _alone(
                 instead(fit, reference), instead(shaped, reference), of_cascade, delta=each, seed=seed
             )
-            proof = candidates.certificate(tested, 0.0, 0.0, CERTAIN)
-            return replace(alone, loss_certificate=proof, notes=notes)
+            return replace(alone, loss_certificate=candidates.nothing_lost(tested), notes=notes)
     raise candidates.infeasible(tested, allowed)
 
 

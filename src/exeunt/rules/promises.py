@@ -1,18 +1,24 @@
-"""What a policy may promise of its answers: that the mean of a value per input is within a limit."""
+"""What a policy may promise of its answers: that the mean of a value per input is within a limit.
+
+A promise may concern the answers that come early alone: those before the last exit, or for which a cascade's reference
+was not asked. An input that is not answered early has the value `limit`, on which no test can win or lose.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from exeunt._support.arrays import Floats
+from exeunt._support.arrays import Booleans, Floats, check_between
 from exeunt.guarantees.p_values import LOSS_BOUNDS
-from exeunt.policy import Policy
+from exeunt.policy import EarlyCertificate, LossCertificate, Policy
+from exeunt.policy.certificates import EarlyName
 from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.cascade_step import is_tree, path_to
 from exeunt.trace.groups import Groups, mean, per_unit
 
 
@@ -21,25 +27,56 @@ def instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrac
     return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
 
 
-def lost_by(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Floats:
-    """Return the quality that each input loses by the policy, in [-1, 1]: 1 is a right answer, -1 a wrong one."""
-    answered = policy.answer.on(policy.along(inputs)).quality
-    # The reference agrees with itself, also where it is no exit of the trace.
-    best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
-    lost: Floats = best - answered[np.arange(len(answered)), policy.route(inputs)]
-    return lost
-
-
 class Outcome(NamedTuple):
-    """What a policy does to n inputs: the quality that each loses, (n,), see `lost_by`."""
+    """What a policy does to n inputs.
+
+    `loss` (n,): the quality that each loses, in [-1, 1]: 1 is a wrong answer in place of a right one. `early` (n,):
+    which were answered early.
+    """
 
     loss: Floats
+    early: Booleans
     groups: Groups | None = None
 
     @classmethod
     def of(cls, policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Outcome:
         """Return what a policy does to these inputs; `reference`: the model that the loss is measured against."""
-        return cls(lost_by(policy, inputs, reference), inputs.groups)
+        exits = policy.route(inputs)
+        answered = policy.answer.on(policy.along(inputs)).quality[np.arange(len(exits)), exits]
+        # The reference agrees with itself, also where it is no exit of the trace.
+        best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
+        return cls(best - answered, early_exits(policy, inputs, reference)[exits], inputs.groups)
+
+    @property
+    def n_early(self) -> int:
+        """Number of inputs that were answered early."""
+        return int(self.early.sum())
+
+
+def early_exits(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Booleans:
+    """Return of each exit of a policy whether its answers are early, (m,).
+
+    Those of one network are, but at its last exit; those of a cascade, unless the last exit of `reference` was run.
+    """
+    run = [(step.model, exit_) for step in policy.cascade for exit_ in step.exits]
+    if isinstance(inputs, ExitTrace):
+        numbers = [exit_ for _, exit_ in run] or range(policy.n_exits)
+        return np.asarray(numbers) < inputs.n_exits - 1
+    last = (str(reference), instead(inputs, reference).n_exits - 1)
+    tree = is_tree(policy.cascade)
+    paths = [path_to(policy.cascade, place) if tree else range(place + 1) for place in range(len(run))]
+    return np.array([last not in [run[place] for place in path] for path in paths])
+
+
+class Words(NamedTuple):
+    """What an error says of a promise: what it is about, what it claims, and what can be shown in its place.
+
+    `{limit}` stands for the limit in percent, `{rest}` for 100 less that, `{counted}` for what is counted.
+    """
+
+    subject: str
+    claim: str
+    instead: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +94,10 @@ class Promise(ABC):
     """The argument of `cheapest` that asks for it."""
     bounds: ClassVar[tuple[str, ...]] = ("betting",)
     """The bounds that may test it, the usual one first."""
+    graded: ClassVar[Words]
+    """Of answers that are right, or graded."""
+    agreement: ClassVar[Words]
+    """Where agreement is measured."""
 
     @abstractmethod
     def values(self, outcome: Outcome) -> Floats:
@@ -78,14 +119,26 @@ class Promise(ABC):
         """Return the same promise with another limit."""
         return replace(self, limit=limit)
 
-    def with_tightest_bound(self, samples: Sequence[Floats], delta: float) -> Promise:
-        """Return it with the bound under which most policies pass, by units of fit inputs, which guarantee nothing.
+    def with_tightest_bound(self, samples: Sequence[Floats], delta: float, *, grouped: bool) -> Promise:
+        """Return it with the bound under which most policies pass in a row, by units of fit inputs.
 
         Of equally good bounds it is the usual one: betting takes less than Hoeffding-Bentkus where losses are near the
-        limit.
+        limit. `grouped`: units are means of groups, which the binomial law does not describe.
         """
-        tests = [replace(self, bound=bound) for bound in self.bounds]
+        tests = [replace(self, bound=bound) for bound in self.bounds if not (grouped and bound == "binomial")]
         return max(tests, key=lambda test: passed([test.p_value(units, delta) for units in samples], delta))
+
+    def words(self, measure: str, counted: str) -> Words:
+        """Return what an error says of it; `counted`: "answers", "tokens" or "pixels"."""
+        limit, rest = (f"{100 * value:.4g}" for value in (self.limit, 1 - self.limit))
+        words = self.agreement if measure == "agreement" else self.graded
+        return Words(*(text.format(limit=limit, rest=rest, counted=counted) for text in words))
+
+    @abstractmethod
+    def certificate(
+        self, outcome: Outcome, p_value: float, **about: Any
+    ) -> LossCertificate | EarlyCertificate:
+        """Return what is certified of a policy with this outcome; `about`: the other fields."""
 
 
 class MeanLoss(Promise):
@@ -93,10 +146,90 @@ class MeanLoss(Promise):
 
     name = "max_loss"
     bounds = ("betting", "hoeffding_bentkus")
+    graded = Words("loss", "at most {limit}% is lost", "a loss of {limit}%")
+    agreement = Words("agreement", "at most {limit}% of the {counted} differ", "an agreement of {rest}%")
 
     def values(self, outcome: Outcome) -> Floats:
         """Return what each input loses, (n,)."""
         return outcome.loss
+
+    def certificate(self, outcome: Outcome, p_value: float, **about: Any) -> LossCertificate:
+        """Return what is certified of a policy with this outcome; `about`: the other fields."""
+        return LossCertificate(
+            self.limit, p_value=p_value, bound=self.bound, loss=self.measured(outcome), **about
+        )
+
+
+_DIFFER = Words(
+    "share of early answers that differ",
+    "at most {limit}% of early answers differ",
+    "{limit}% of early answers that differ",
+)
+
+
+class EarlyPromise(Promise):
+    """A mean over the answers that come early alone."""
+
+    name: ClassVar[EarlyName]
+
+    @abstractmethod
+    def of_answers(self, loss: Floats) -> Floats:
+        """Return the value of each answer that comes early, of what it loses."""
+
+    def values(self, outcome: Outcome) -> Floats:
+        """Return the values of early answers, and the limit for the others, (n,)."""
+        return np.where(outcome.early, self.of_answers(outcome.loss), self.limit)
+
+    def measured(self, outcome: Outcome) -> float:
+        """Return the mean over early answers; 0 if there are none."""
+        values = np.where(outcome.early, self.of_answers(outcome.loss), 0.0)
+        share = float(mean(outcome.early, outcome.groups))
+        return float(mean(values, outcome.groups)) / share if share else 0.0
+
+    def certificate(self, outcome: Outcome, p_value: float, **about: Any) -> EarlyCertificate:
+        """Return what is certified of a policy with this outcome; `about`: the other fields."""
+        return EarlyCertificate(
+            self.name, self.limit, p_value, self.bound, self.measured(outcome), outcome.n_early, **about
+        )
+
+
+class EarlyLoss(EarlyPromise):
+    """The mean loss of what is answered early."""
+
+    name = "max_early_loss"
+    graded = Words(
+        "loss of early answers",
+        "early answers lose at most {limit}% on average",
+        "a loss of early answers of {limit}%",
+    )
+    agreement = _DIFFER
+
+    def of_answers(self, loss: Floats) -> Floats:
+        """Return what each answer loses."""
+        return loss
+
+
+class EarlyWorse(EarlyPromise):
+    """The share of what is answered early that is worse than the reference's answer."""
+
+    name = "max_early_worse"
+    graded = Words(
+        "share of early answers that are worse",
+        "at most {limit}% of early answers are worse",
+        "{limit}% of early answers that are worse",
+    )
+    agreement = _DIFFER
+    bounds = ("binomial", "betting")
+
+    def of_answers(self, loss: Floats) -> Floats:
+        """Return 1 for each answer that loses anything."""
+        return (loss > 0).astype(np.float64)
+
+
+def promised(**limits: float | None) -> list[Promise]:
+    """Return the promises of early answers with these limits, by name. Raises InputError for what is no share."""
+    asked = [(kind, limits[kind.name]) for kind in (EarlyLoss, EarlyWorse)]
+    return [kind(check_between(limit, kind.name, 0.0, 1.0)) for kind, limit in asked if limit is not None]
 
 
 def passed(p_values: Sequence[float], delta: float) -> int:

@@ -117,7 +117,14 @@ class SavedPolicies:
             certificate and replace(certificate, further=self.assumption)
             for certificate in (policy.certificate, policy.loss_certificate)
         )
-        return replace(policy, run=self.digest, certificate=cost, loss_certificate=loss)  # type: ignore[arg-type]
+        promises = tuple(replace(promise, further=self.assumption) for promise in policy.promises)
+        return replace(
+            policy,
+            run=self.digest,
+            certificate=cost,  # type: ignore[arg-type]
+            loss_certificate=loss,  # type: ignore[arg-type]
+            promises=promises,
+        )
 
     @property
     def timing(self) -> dict[str, Any]:

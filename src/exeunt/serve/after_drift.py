@@ -169,7 +169,7 @@ def _changed(policy: Policy, kind: type[Policy], **changes: Any) -> Policy:
     """Return a policy that differs in these fields, and promises nothing."""
     of = {field.name: getattr(policy, field.name) for field in fields(Policy)}
     promises = dict.fromkeys(("distribution", "certificate", "loss_certificate", "watched"))
-    return kind(**{**of, **promises, **changes})
+    return kind(**{**of, **promises, "promises": (), **changes})
 
 
 @dataclass(frozen=True, eq=False)

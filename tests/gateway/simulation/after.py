@@ -22,7 +22,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import paid_for
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import REFERENCE
-from exeunt.rules.promises import lost_by
+from exeunt.rules.promises import Outcome
 from exeunt.trace import CascadeTrace, ExitTrace
 
 DELTA = 0.05
@@ -159,7 +159,10 @@ class After:
             answered = [event for event, own in zip(population, may.tolist(), strict=True) if own]
             trace = self._trace(answered, cost[may])
             assert active.policy is not None
-            paid[may], lost[may] = paid_for(active.policy, trace), lost_by(active.policy, trace, "large")
+            paid[may], lost[may] = (
+                paid_for(active.policy, trace),
+                Outcome.of(active.policy, trace, "large").loss,
+            )
         return Truth(
             float(lost.mean()), float(paid.mean()), float(cost[:, 1].mean()),
             float(paid[may].sum() / cost[may, 1].sum()) if may.any() else 0.0,
