@@ -19,15 +19,23 @@ EVERY_KIND = pytest.mark.parametrize("store_and_clock", ["memory", *SHARED], ind
 
 
 class Clock:
-    """A clock that stands still."""
+    """A clock that stands still. `wall`: that of the calendar, at first noon of Monday, 7 December 2026 in UTC."""
 
     now = 1000 * SECOND
+    wall = 1_796_644_800 * SECOND
 
     def __call__(self):
         return self.now
 
     def move(self, seconds):
         self.now += int(seconds * SECOND)
+
+    def turn(self, days=0, hours=0, seconds=0):
+        """Set the clock of the calendar forth or back."""
+        self.wall += int(86_400 * days + 3600 * hours + seconds) * SECOND
+
+    def calendar(self):
+        return self.wall
 
 
 def place_of(kind, folder):
@@ -56,10 +64,10 @@ def made_store(kind):
 
 def _store(kind, folder, clock):
     if kind == "memory":
-        return MemoryStore(clock)
+        return MemoryStore(clock, clock.calendar)
     if kind == "file":
-        return SQLiteStore(place_of(kind, folder), clock=clock)
-    store = PostgreSQLStore(server().address(), clock=clock)
+        return SQLiteStore(place_of(kind, folder), clock=clock, calendar=clock.calendar)
+    store = PostgreSQLStore(server().address(), clock=clock, calendar=clock.calendar)
     server().sql("TRUNCATE exeunt_account, exeunt_hold")  # which takes less time than a new database
     return store
 

@@ -228,4 +228,4 @@ def test_tables_of_other_names_are_told(tmp_path):
 
 def test_other_tables_need_another_version():
     """Files of this version whose tables are others are refused."""
-    assert (sqlite_store._KIND.version, crc32(sqlite_store._SCHEMA.encode())) == (2, 3045234700)
+    assert (sqlite_store._KIND.version, crc32(sqlite_store._SCHEMA.encode())) == (3, 2143665910)

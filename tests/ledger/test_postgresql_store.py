@@ -331,7 +331,7 @@ def test_what_is_no_ledger_of_this_version_is_told(place):
     server().sql("CREATE TABLE exeunt_account (name text)", place)
     with pytest.raises(ArtefactError, match=r"the table exeunt_account of .* is none of Exeunt's"):
         opened(place)
-    server().sql("COMMENT ON TABLE exeunt_account IS 'Exeunt ledgers, version 3'", place)
+    server().sql("COMMENT ON TABLE exeunt_account IS 'Exeunt ledgers, version 4'", place)
     with pytest.raises(ArtefactError, match="written by a newer version"):
         opened(place)
     latin = server().new_database("ENCODING 'LATIN1' TEMPLATE template0")

@@ -177,7 +177,7 @@ def test_what_is_no_ledger_is_named(file, made, why):
 
 def test_a_newer_file_is_refused(file, ledger):
     ledger.close()
-    executed(file, "PRAGMA user_version = 3")
+    executed(file, "PRAGMA user_version = 4")
     with pytest.raises(ArtefactError, match="newer version"):
         ex.Ledger(file=file)
 

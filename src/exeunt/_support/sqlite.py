@@ -23,8 +23,8 @@ class DatabaseKind:
 
     `name`: what messages call one, such as "ledger". `application`, `version`: numbers in the header. `schema`: the
     statements that make the tables. `journal`: the mode of SQLite; with "WAL" readers do not wait for writers, with
-    "DELETE" the file alone holds everything. `upgrade`: brings a file of the version before to this one, in a
-    transaction.
+    "DELETE" the file alone holds everything. `upgrade`: brings a file of an older version, which it is
+    given, to this one, in a transaction.
     """
 
     name: str
@@ -33,7 +33,7 @@ class DatabaseKind:
     schema: str
     page_size: int = 4096
     journal: str = "WAL"
-    upgrade: Callable[[sqlite3.Connection], None] | None = None
+    upgrade: Callable[[sqlite3.Connection, int], None] | None = None
 
     def make(self, file: Path, fill: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         """Make a file with what `fill` puts into it, unless another process is faster. It is never there half made."""
@@ -68,7 +68,7 @@ class DatabaseKind:
         try:
             if connection.execute("PRAGMA application_id").fetchone()[0] != self.application:
                 raise ArtefactError(f"{file} is no {self.name} but another database: choose another file")
-            if self.upgrade is not None and _version(connection) == self.version - 1:
+            if self.upgrade is not None and 0 < _version(connection) < self.version:
                 self._upgrade(connection, self.upgrade)
             if (version := _version(connection)) > self.version:
                 raise ArtefactError(
@@ -82,10 +82,12 @@ class DatabaseKind:
             raise
         return connection
 
-    def _upgrade(self, connection: sqlite3.Connection, upgrade: Callable[[sqlite3.Connection], None]) -> None:
+    def _upgrade(
+        self, connection: sqlite3.Connection, upgrade: Callable[[sqlite3.Connection, int], None]
+    ) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        if _version(connection) == self.version - 1:  # else another process was faster
-            upgrade(connection)
+        if 0 < (version := _version(connection)) < self.version:  # else another process was faster
+            upgrade(connection, version)
             connection.execute(f"PRAGMA user_version = {self.version}")
         connection.execute("COMMIT")
 

@@ -16,8 +16,8 @@ from exeunt.errors import FileError, InputError
 from exeunt.gateway.config import Shadow, Spend
 from exeunt.gateway.key_store import Client
 from exeunt.ledger import Ledger, Reservation, ledger_of
-from exeunt.ledger.ledger import MOST
 from exeunt.ledger.sqlite_store import SQLiteStore
+from exeunt.ledger.wanted import MOST
 
 MONEY, DISPUTES = "money.db", "disputes.jsonl"
 _ALL = "all"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
+from exeunt.ledger.calendar import CalendarLimit
+
 RESERVED, DISPATCHED, CHARGED, SETTLED = range(4)
 
 
@@ -28,11 +30,20 @@ class Account(NamedTuple):
     settled: int = 0  # with what is charged
     made: int = 0  # holds so far
     stopped: tuple[str, ...] = ()  # models with a bill above its maximum
+    calendar: tuple[CalendarLimit, ...] = ()
+
+    @property
+    def used(self) -> int:
+        """What is spent or reserved, since the beginning."""
+        return self.settled + self.dispatched + self.reserved
 
     @property
     def left(self) -> int:
-        """What is neither spent nor reserved. It is negative after a bill above its maximum."""
-        return self.limit - self.settled - self.dispatched - self.reserved
+        """What is neither spent nor reserved, of all limits. It is negative after a bill above its maximum."""
+        left = self.limit - self.used
+        if self.calendar:
+            left += min(0, *(one.limit - self.limit for one in self.calendar))
+        return left
 
     def kept(self, asking: int = 0) -> int:
         """Return what the promised answers of the inputs to come need once `asking` more are asked."""
@@ -57,6 +68,7 @@ class Hold(NamedTuple):
     time: int = 0  # when it got its state
     state: int = RESERVED
     cost: int = 0
+    made: int = 0  # which hold it is in the outermost ledger: of two, the later one has more
 
     def alive(self, now: int) -> bool:
         """Return whether its lease has not ended. A jump of the clock by a lease or more, either way, ends it."""
@@ -69,7 +81,9 @@ class Hold(NamedTuple):
 
 
 class Books(Protocol):
-    """What a store holds, in one transaction."""
+    """What a store holds, in one transaction. `wall`: the time of the calendar, in nanoseconds since 1970."""
+
+    wall: int
 
     def account(self, name: str) -> Account | None:
         """Return the account of this name."""

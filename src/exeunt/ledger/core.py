@@ -10,6 +10,10 @@ bill above its maximum, which is disputed until somebody decides.
 A total is a constant limit. A rate is a limit that grows with time, to at most `burst` above what is settled. All holds
 together never exceed the limit, so what is settled between two times is at most the burst and the growth between them.
 Its time never falls: while a clock that went back has not caught up, nothing grows, so that no time counts twice.
+
+A limit by the calendar begins anew with each day, week or month. A hold counts in the period in which it was made: one
+of an earlier period neither takes from the limit nor gives back to it. Which those are is told by their order, not by a
+clock.
 """
 
 from __future__ import annotations
@@ -36,6 +40,9 @@ def chain(books: Books, now: int, name: str | None) -> list[Account]:
             raise InputError(f"there is no ledger {name!r} here: open it with a total or a rate")
         accounts.append(grown(account, now))
         name = account.parent
+    for i, account in enumerate(accounts):
+        if account.calendar:
+            accounts[i] = _renewed(account, books.wall, accounts[-1].made)
     return accounts
 
 
@@ -49,23 +56,33 @@ def grown(account: Account, now: int) -> Account:
     return account._replace(limit=limit, grown=max(account.grown, now), rest=0 if limit == cap else rest)
 
 
+def _renewed(account: Account, wall: int, made: int) -> Account:
+    """Return the account in the periods of the calendar that hold this time."""
+    if all(wall < one.ends for one in account.calendar):
+        return account
+    return account._replace(calendar=tuple(one.renewed(wall, account.used, made) for one in account.calendar))
+
+
 def open_account(books: Books, now: int, wanted: Account) -> None:
     """Add a ledger. One that is there takes over the limit and the number of inputs.
 
-    What it has spent counts against a new total. A total that becomes a rate begins without a burst.
+    What it has spent counts against a new total. A total that becomes a rate begins without a burst. A limit by the
+    calendar that is new counts from now on; one that was there goes on in its period.
     """
-    parents = chain(books, now, wanted.parent)
-    old = books.account(wanted.name)
-    for other in (*parents, *([old] if old else [])):
+    is_there = books.account(wanted.name) is not None
+    accounts = chain(books, now, wanted.name if is_there else wanted.parent)
+    old, made = accounts[0] if is_there else None, accounts[-1].made if accounts else 0
+    for other in accounts:
         if other.unit != wanted.unit:
             raise InputError(
                 f"the ledger {other.name!r} is in {other.unit}, got an amount in {wanted.unit} for {wanted.name!r}: "
                 "use one unit"
             )
+    olds, used = ({one.period: one for one in old.calendar}, old.used) if old else ({}, 0)
+    calendar = tuple(one.changed(olds.get(one.period), books.wall, used, made) for one in wanted.calendar)
     if old is None:
-        books.put(wanted._replace(grown=now))
+        books.put(wanted._replace(grown=now, calendar=calendar))
         return
-    old = grown(old, now)
     limit = wanted.limit
     if wanted.rate:
         limit = old.limit if old.rate else old.settled  # a total that becomes a rate begins without a burst
@@ -76,6 +93,7 @@ def open_account(books: Books, now: int, wanted: Account) -> None:
             rest=0,
             grown=max(old.grown, now),
             inputs=wanted.inputs or old.inputs,
+            calendar=calendar,
         )
     )
 
@@ -102,6 +120,7 @@ def promise(books: Books, now: int, name: str, cheapest: int, answered: int | No
         raise over_budget(
             account,
             now,
+            books.wall,
             account.kept(),
             account.left,
             f"an answer for each of {counted(to_come, 'input')} to come",
@@ -116,21 +135,32 @@ def resume(books: Books, now: int, name: str, model: str) -> None:
         books.put(account._replace(stopped=tuple(other for other in account.stopped if other != model)))
 
 
-def over_budget(account: Account, now: int, amount: int, room: int, attempt: str) -> OverBudget:
+def over_budget(account: Account, now: int, wall: int, amount: int, room: int, attempt: str) -> OverBudget:
     """Return the error that says what was asked for, what there is, and how to mend it."""
     unit, wait_s, held = account.unit, None, account.reserved + account.dispatched
-    overdrawn = f" (it is overdrawn by {shown(-account.left, unit)})" if account.left < 0 else ""
-    of = f"{account.name!r} has {shown(max(0, room), unit)} left{overdrawn}"
-    if account.rate:
+    kept = account.left - room
+    short = [one for one in account.calendar if one.limit - account.used - kept < amount]
+    if account.limit - account.used - kept < amount:
+        short = []  # the total or the rate is, too
+    last = max(short, key=lambda one: one.ends, default=None)
+    left = (last or account).limit - account.used - kept
+    overdrawn = f" (it is overdrawn by {shown(-left - kept, unit)})" if left + kept < 0 else ""
+    of = f"{account.name!r} has {shown(max(0, left), unit)} left{overdrawn}"
+    if last is not None:
+        of += f" of {shown(last.amount, unit)} for the {last.period} until {last.shown_end}"
+        wait_s = (last.ends - wall) / 1e9 if all(amount <= one.amount for one in short) else None
+        mend = f"raise the limit of the {last.period}"
+        mend = mend if wait_s is None else f"try again in {_wait(wait_s)}, or {mend}"
+    elif account.rate:
         of += f" of a burst of {shown(account.burst, unit)}"
-        wait = (amount - room) * account.period / account.rate + account.grown - now  # grown: now, or later
+        wait = (amount - left) * account.period / account.rate + account.grown - now  # grown: now, or later
         wait_s = wait / 1e9 if amount <= account.burst else None
         mend = "raise the burst" if wait_s is None else f"try again in {_wait(wait_s)}, or raise the rate"
     else:
         of += f" of {shown(account.limit, unit)}"
         mend = "wait until what is under way is settled, or raise the total" if held else "raise the total"
-    if reserved_for_others := account.left - room:
-        of += f" (besides {shown(reserved_for_others, unit)} kept for the inputs to come)"
+    if kept:
+        of += f" (besides {shown(kept, unit)} kept for the inputs to come)"
     return OverBudget(
         f"{attempt} may cost {shown(amount, unit)}, and the ledger {of}: {mend}",
         asked=amount / 1e9,
@@ -141,7 +171,9 @@ def over_budget(account: Account, now: int, amount: int, room: int, attempt: str
 
 
 def _wait(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds <= _DAY_S else f"{math.ceil(seconds / _DAY_S):,} days"
+    if seconds <= _DAY_S:
+        return f"{seconds:.3g} s" if seconds < 9999 else f"{seconds / 3600:.3g} hours"
+    return f"{math.ceil(seconds / _DAY_S):,} days"
 
 
 # -- holds -------------------------------------------------------------------------------------------------------------
@@ -170,8 +202,9 @@ def reserve(books: Books, now: int, wanted: Hold) -> Hold:
         for account in (accounts := chain(books, now, wanted.ledger)):
             if account.room(wanted) < wanted.maximum:
                 attempt = f"an attempt at the model {wanted.model!r}" if wanted.model else "an attempt"
-                raise over_budget(account, now, wanted.maximum, account.room(wanted), attempt)
-    return _moved(books, now, None, wanted._replace(number=accounts[0].made + 1, time=now))
+                raise over_budget(account, now, books.wall, wanted.maximum, account.room(wanted), attempt)
+    number, made = accounts[0].made + 1, accounts[-1].made + 1
+    return _moved(books, now, None, wanted._replace(number=number, time=now, made=made))
 
 
 def dispatch(books: Books, now: int, hold: Hold) -> Hold | None:
@@ -258,9 +291,14 @@ def _move(books: Books, now: int, before: Hold | None, after: Hold | None) -> No
 def _booked(account: Account, before: Hold | None, after: Hold | None) -> Account:
     """Return the account with the sums of `after` in the place of those of `before`."""
     n_asked, reserved, dispatched, settled = map(int.__sub__, _sums(after), _sums(before))
-    limit, stopped = account.limit, account.stopped
+    limit, stopped, calendar = account.limit, account.stopped, account.calendar
     if account.rate and before is not None and before.state >= CHARGED:
         limit += min(0, settled)  # what comes back late makes no room in a rate: its time has passed
+    if calendar and before is not None:
+        used = reserved + dispatched + settled
+        calendar = tuple(
+            one._replace(limit=one.limit + used) if before.made <= one.earlier else one for one in calendar
+        )
     is_new = after is not None and (before is None or after.cost != before.cost)
     if after is not None and is_new and after.cost > after.maximum and after.model not in stopped:
         stopped = (*stopped, after.model)
@@ -277,6 +315,7 @@ def _booked(account: Account, before: Hold | None, after: Hold | None) -> Accoun
         settled=account.settled + settled,
         made=account.made + (before is None),
         stopped=stopped,
+        calendar=calendar,
     )
 
 

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 from collections.abc import Callable, Iterable
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from exeunt._support.arrays import check_between, short
-from exeunt.costs.budget_text import exact_quantity
 from exeunt.errors import InputError, ModelStopped
 from exeunt.ledger import core
 from exeunt.ledger.books import CHARGED, RESERVED, SETTLED, Account, Books, Hold, shown
+from exeunt.ledger.calendar import PERIODS
 from exeunt.ledger.postgresql_store import PostgreSQLStore
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.store import MemoryStore, Store
+from exeunt.ledger.wanted import MOST, MOST_INPUTS, account_of, billionths, text_of, whole
 
 _log = logging.getLogger("exeunt.ledger")
-_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
-MOST = 2**62 // 10**9  # what SQLite's whole numbers hold, with a margin
-_LONGEST = 1000  # bytes of a text; PostgreSQL's index takes 2,704 of a name and a key together
 _LONGEST_S = 1e9  # of an attempt, and of a lease
-_MOST_INPUTS = 10**12
-# A context of our own, since that of a thread may round to few digits, or trap what is rounded.
-_BILLIONTH, _CONTEXT = Decimal("1e-9"), Context(prec=40, traps=[])
 _STATES = ("reserved", "dispatched", "charged", "settled")
 
 
@@ -48,9 +40,11 @@ class Ledger:
     is disputed until somebody decides: see `disputed`.
 
     `total`: such as "5 usd". `rate`: such as "2 usd/hour", with a `burst` (by default what the rate names, here 2 usd):
-    in any time t at most burst + rate * t is spent. `inputs`: how many inputs are promised an answer; see `promise`.
+    in any time t at most burst + rate * t is spent. `day`, `week`, `month`: the most of each by the calendar of a
+    `time_zone` such as "Europe/Paris" (by default UTC), beside a total or a rate, or alone; see `limits`. What is
+    reserved counts in the period in which it was. `inputs`: how many inputs are promised an answer; see `promise`.
     `within`: a ledger that also holds whatever this one holds. `name`: tells ledgers of one store apart. Opening a
-    ledger again with another total or rate changes it; with neither it stays as it is. `inputs` is at most 10^12,
+    ledger again with other limits changes them; with none it stays as it is. `inputs` is at most 10^12,
     `lease_s` above 0 and at most 10^9.
 
     Without a `file` it is kept in memory. With one, threads and processes of one machine share it; `durability`
@@ -67,6 +61,10 @@ class Ledger:
         total: str | None = None,
         rate: str | None = None,
         burst: str | None = None,
+        day: str | None = None,
+        week: str | None = None,
+        month: str | None = None,
+        time_zone: str | None = None,
         inputs: int = 0,
         within: Ledger | None = None,
         name: str = "",
@@ -78,11 +76,11 @@ class Ledger:
         lease = check_between(lease_s, "lease_s", 0.0, _LONGEST_S, inclusive=True)
         if lease == 0:
             raise InputError(f"lease_s is a number of seconds above 0, got {lease_s}")
-        name, inputs = _text(name, "the name of a ledger"), _whole(inputs, "inputs", 0)
+        name, inputs = text_of(name, "the name of a ledger"), whole(inputs, "inputs", 0)
         if "/" in name or (within is not None and (not name or file is not None or store is not None)):
             raise InputError("a ledger within another has a name without '/', and lies where that one does")
         shared_store = within._store if within else store
-        self.name: str = _text(
+        self.name: str = text_of(
             f"{within.name}/{name}" if within else name or "ledger", "the name of a ledger"
         )
         self.resumed_by: Callable[[str], str] = (
@@ -91,8 +89,21 @@ class Ledger:
         self._store: Store = shared_store or (MemoryStore() if file is None else _opened(file, durability))
         self._lease = math.ceil(lease * 1e9)
         parent = within.name if within else None
-        if total is not None or rate is not None:
-            self._run(core.open_account, _account(self.name, parent, total, rate, burst, inputs))
+        periods = {"day": day, "week": week, "month": month}
+        if any(limit is not None for limit in (total, rate, *periods.values())):
+            wanted = account_of(
+                self.name,
+                parent,
+                total=total,
+                rate=rate,
+                burst=burst,
+                inputs=inputs,
+                periods=periods,
+                time_zone=time_zone,
+            )
+            self._run(core.open_account, wanted)
+        elif time_zone is not None:
+            raise InputError("a time zone belongs to limits by day, week or month: give one, too")
         elif burst is not None or inputs:
             raise InputError("a burst belongs to a rate, and inputs to a total: give it too")
         self.unit = self._account().unit
@@ -115,8 +126,8 @@ class Ledger:
 
         Raises OverBudget where too little is left, ModelStopped after a bill of this model above its maximum.
         """
-        maximum = _billionths(amount, ROUND_CEILING)
-        model, key = _text(model, "a model"), None if key is None else _text(key, "a key")
+        maximum = billionths(amount, ROUND_CEILING)
+        model, key = text_of(model, "a model"), None if key is None else text_of(key, "a key")
         lease = self._lease + int(check_between(limit_s, "limit_s", 0.0, _LONGEST_S, inclusive=True) * 1e9)
         hold = Hold(self.name, 0, key, model, maximum, bool(promised), lease)
         try:
@@ -132,12 +143,12 @@ class Ledger:
         An input is to come until an attempt with `promised` is made for it; it is again if that one is released or
         brings no answer. Raises OverBudget if the total does not suffice for all.
         """
-        answered = None if answered is None else _whole(answered, "answered", -_MOST_INPUTS)
-        self._run(core.promise, self.name, _billionths(cheapest, ROUND_CEILING), answered)
+        answered = None if answered is None else whole(answered, "answered", -MOST_INPUTS)
+        self._run(core.promise, self.name, billionths(cheapest, ROUND_CEILING), answered)
 
     def reconcile(self, key: str, cost: float) -> None:
         """Correct what a dispatched attempt has cost, such as by the provider's bill, however high that is."""
-        cost_, key = _billionths(cost, ROUND_CEILING), _text(key, "a key")
+        cost_, key = billionths(cost, ROUND_CEILING), text_of(key, "a key")
 
         def correct(books: Books, now: int) -> Hold:
             hold = books.find(self.name, key)
@@ -180,7 +191,7 @@ class Ledger:
         """Let a model be asked again that was stopped, here, in the ledgers that this one is within, and in those
         within this one.
         """
-        self._run(core.resume, self.name, _text(model, "a model"))
+        self._run(core.resume, self.name, text_of(model, "a model"))
 
     def close(self) -> None:
         """Close the store, for all ledgers in it."""
@@ -199,8 +210,23 @@ class Ledger:
 
     @property
     def left(self) -> float:
-        """What is neither spent nor reserved; of a rate, what may be spent now. Negative after too high a bill."""
+        """What is neither spent nor reserved, of all limits here; of a rate, what may be spent now. Negative after too
+        high a bill.
+        """
         return self._account().left / 1e9
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The total and the limits by the calendar, by "total", "day", "week" and "month". A rate is none of them."""
+        account = self._account()
+        limits: dict[str, tuple[int, int, float | None]] = {}
+        if not account.rate and account.limit < MOST * 10**9:
+            limits["total"] = account.limit, account.limit, None
+        limits |= {one.period: (one.amount, one.limit, one.ends / 1e9) for one in account.calendar}
+        return {
+            name: Limit(amount / 1e9, (limit - account.used) / 1e9, ends)
+            for name, (amount, limit, ends) in limits.items()
+        }
 
     @property
     def available(self) -> float:
@@ -259,6 +285,16 @@ class Ledger:
             )
 
 
+class Limit(NamedTuple):
+    """The most that may be spent, and what is neither spent nor reserved of it. `ends`: when it begins anew, in seconds
+    since 1970; None for a total.
+    """
+
+    most: float
+    left: float
+    ends: float | None = None
+
+
 class Reservation:
     """Money that is held for one attempt. `state` is that of the last call here."""
 
@@ -309,7 +345,7 @@ class Reservation:
 
         `answered`: whether a `promised` attempt brought an answer. Settling again at the same cost changes nothing.
         """
-        cost_ = None if cost is None else _billionths(cost, ROUND_CEILING)
+        cost_ = None if cost is None else billionths(cost, ROUND_CEILING)
         if cost_ is not None and cost_ - self._hold.maximum <= max(1, self._hold.maximum // 10**9):
             cost_ = min(cost_, self._hold.maximum)  # floats were added up
         too_high = cost_ is not None and cost_ > self._hold.maximum
@@ -339,9 +375,16 @@ class Reservation:
         return done
 
 
-def ledger_of(limit: str, **options: Any) -> Ledger:
-    """Return a ledger with a limit as people write it: a total such as "5 usd", or a rate such as "2 usd/hour"."""
-    return Ledger(rate=limit, **options) if "/" in limit else Ledger(total=limit, **options)
+def ledger_of(limit: str, *, time_zone: str | None = None, **options: Any) -> Ledger:
+    """Return a ledger with a limit as people write it: a total such as "5 usd", or a rate such as "2 usd/hour".
+
+    With a `time_zone`, limits a day, week or month, such as "2 usd/day", are by the calendar there.
+    """
+    amount, _, period = limit.partition("/")
+    if time_zone is not None and period.strip() in PERIODS:
+        by_calendar: dict[str, Any] = {period.strip(): amount.strip()}
+        return Ledger(**by_calendar, time_zone=time_zone, **options)
+    return Ledger(rate=limit, **options) if period else Ledger(total=limit, **options)
 
 
 def _opened(file: str | Path, durability: str) -> Store:
@@ -351,67 +394,3 @@ def _opened(file: str | Path, durability: str) -> Store:
     if isinstance(file, Path) or "://" not in file:
         return SQLiteStore(file, durability)
     return PostgreSQLStore(file)
-
-
-def _text(text: str, role: str) -> str:
-    """Return a text as Python's own. Raise InputError for what not every database holds in an index."""
-    try:
-        fits = isinstance(text, str) and len(text.encode()) <= _LONGEST and "\0" not in text
-    except UnicodeEncodeError:
-        fits = False
-    if not fits:
-        raise InputError(
-            f"{role} is a text of at most {_LONGEST:,} bytes without NUL and lone surrogates, got {short(text)}"
-        )
-    return str.__str__(text)  # an Enum may write itself otherwise
-
-
-def _whole(number: int, role: str, least: int) -> int:
-    """Return a number of inputs as Python's own. Raise InputError for what is none."""
-    try:
-        integer = None if isinstance(number, bool | np.bool_) else operator.index(number)
-    except TypeError:
-        integer = None
-    if integer is None or not least <= integer <= _MOST_INPUTS:
-        raise InputError(f"{role} is a whole number from {least:,} to {_MOST_INPUTS:,}, got {short(number)}")
-    return integer
-
-
-def _account(
-    name: str, parent: str | None, total: str | None, rate: str | None, burst: str | None, inputs: int
-) -> Account:
-    """Return the account that a user describes."""
-    if other := [limit for limit in (total, rate, burst) if limit is not None and not isinstance(limit, str)]:
-        raise InputError(
-            f"amounts are texts with their unit, such as '5 usd' or '2 usd/hour', got {other[0]!r}"
-        )
-    if total is not None:
-        if rate is not None or burst is not None:
-            raise InputError("give a total with the number of inputs, if it is known, or a rate with a burst")
-        amount, unit = exact_quantity(total)
-        unit = _text(unit, "a unit")
-        return Account(name, parent, unit, _billionths(amount, ROUND_FLOOR), 0, 1, 0, inputs)
-    if inputs:
-        raise InputError("inputs are promised an answer from a total: give a total instead of a rate")
-    amount, named = exact_quantity(rate or "")
-    unit, _, period = _text(named, "a unit").partition("/")
-    if period not in _PERIODS:
-        raise InputError(f"a rate is an amount per {', '.join(_PERIODS)}, such as '2 usd/hour', got {rate!r}")
-    at_once, burst_unit = exact_quantity(burst) if burst is not None else (amount, unit)
-    if burst_unit != unit:
-        raise InputError(f"the rate is in {unit!r} and the burst in {burst_unit!r}: use one unit")
-    initial = _billionths(at_once, ROUND_FLOOR)
-    nanoseconds = _PERIODS[period] * 10**9
-    return Account(name, parent, unit, initial, _billionths(amount, ROUND_FLOOR), nanoseconds, initial, 0)
-
-
-def _billionths(amount: float | Decimal, rounding: str) -> int:
-    """Return an amount in billionths. A float is what it is written as: 0.1 is a tenth."""
-    try:
-        number = Decimal(str(amount))
-    except (ArithmeticError, ValueError):  # no number, or one of more digits than Python writes
-        number = Decimal("nan")
-    if not (number.is_finite() and 0 <= number <= MOST):
-        text = amount if isinstance(amount, Decimal) else short(amount)
-        raise InputError(f"an amount is a number from 0 to {MOST:,}, got {text}")
-    return int(number.quantize(_BILLIONTH, rounding, _CONTEXT).scaleb(9, _CONTEXT))

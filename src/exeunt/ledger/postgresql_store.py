@@ -17,12 +17,21 @@ from weakref import finalize
 from exeunt.errors import ArtefactError, FileError, InputError, require
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import CHECKSUM, CHECKSUM_OF, DISPUTED, KnownRows, SQLBooks, statements
+from exeunt.ledger.sql_books import (
+    CHECKSUM,
+    DISPUTED,
+    OLD_COLUMNS,
+    KnownRows,
+    SQLBooks,
+    brought_over,
+    damaged,
+    statements,
+)
 from exeunt.ledger.store import Clock
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _ACCOUNT, _HOLD, _CLIENT = "exeunt_account", "exeunt_hold", "exeunt_client"
-_COMMENT, _VERSION, _BEFORE = "Exeunt ledgers, version ", "2", "1"
+_COMMENT, _VERSION, _BEFORE = "Exeunt ledgers, version ", "3", ("1", "2")
 _STATEMENTS = statements(_ACCOUNT, _HOLD, "%s")
 _LOCK = 0x45584C44
 _WAIT_S, _OPENING_S = 30.0, 5.0
@@ -60,7 +69,8 @@ class PostgreSQLStore(GroupCommitStore):
 
     `address`: such as "postgresql://user@host:5432/database"; options of libpq may follow after "?", and its
     environment variables and password file are read. `wait_s`: for how many seconds, from 0 to 86,400, a lost
-    connection is opened again before an error; the first one for at most 5. `clock`: by default the server's.
+    connection is opened again before an error; the first one for at most 5. `clock`: of leases and rates,
+    `calendar`: of days, weeks and months; by default the server's.
 
     One lock lets one transaction after the other change the ledgers. What was asked is kept once, also where the
     connection is lost while it is: each transaction leaves its number, which is looked up before it is tried again.
@@ -69,12 +79,19 @@ class PostgreSQLStore(GroupCommitStore):
     cannot be reached or lacks rights, ArtefactError if its tables are not those of this version.
     """
 
-    def __init__(self, address: str, *, wait_s: float = _WAIT_S, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        wait_s: float = _WAIT_S,
+        clock: Clock | None = None,
+        calendar: Clock | None = None,
+    ) -> None:
         if not 0 <= wait_s <= _MOST_S:
             raise InputError(f"wait_s is a number of seconds from 0 to {_MOST_S:,}, got {wait_s}")
         self._driver: Any = require("psycopg", extra="postgres")
         self._address = _read_address(self._driver, address)
-        self._wait_s, self._clock = wait_s, clock
+        self._wait_s, self._clock, self._calendar = wait_s, clock, calendar
         self._connection: Any = None
         self._known: KnownRows = {}
         self._opened = self._away = False
@@ -103,7 +120,8 @@ class PostgreSQLStore(GroupCommitStore):
                     connection.commit()
                     return
                 unknown = False  # the lock is here, so the transaction that was lost has ended
-                books = SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known)
+                wall = now if self._calendar is None else self._calendar()
+                books = SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known, wall)
                 for job in jobs:
                     job.do(books, now if self._clock is None else self._clock())
                 books.flush()
@@ -168,8 +186,8 @@ class PostgreSQLStore(GroupCommitStore):
             raise ArtefactError(
                 f"the table {_ACCOUNT} of {self.shown} is none of Exeunt's: name another database"
             )
-        if comment == _COMMENT + _BEFORE:
-            self._add_checksums(connection)
+        if (version := comment.removeprefix(_COMMENT)) in _BEFORE:
+            self._bring_over(connection, has_checksums=version != _BEFORE[0])
         elif comment != _COMMENT + _VERSION:
             raise ArtefactError(
                 f"the ledgers in {self.shown} were written by a newer version of Exeunt: use that version, or another "
@@ -182,35 +200,49 @@ class PostgreSQLStore(GroupCommitStore):
         SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known).check()
         connection.commit()
 
-    def _add_checksums(self, connection: Any) -> None:
-        """Bring tables of the first version, which had no checksums, to the second.
+    def _bring_over(self, connection: Any, *, has_checksums: bool) -> None:
+        """Bring tables of the first version, which had no checksums, or of the second to this one.
 
-        Clients of the first version that are connected get an error from then on.
+        Clients of an older version that are connected get an error from then on.
         """
         connection.execute(f"SELECT {_TAKE_TURN}")
+        tables: dict[type[Account] | type[Hold], tuple[str, tuple[str, ...]]] = {
+            Account: (_ACCOUNT, ("name",)),
+            Hold: (_HOLD, ("ledger", "number")),
+        }
+        new = {
+            kind: [column for column in (*kind._fields, CHECKSUM) if column not in OLD_COLUMNS[kind]]
+            for kind in tables
+        }
+        old = {kind: (*OLD_COLUMNS[kind], CHECKSUM) for kind in tables}
         try:
-            for table in (_ACCOUNT, _HOLD):
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {CHECKSUM} bigint")
+            for kind, (table, _) in tables.items():
+                for name in new[kind][: -1 if has_checksums else None]:
+                    column = _columns_of(kind)[name].removesuffix(" NOT NULL")
+                    connection.execute(f'ALTER TABLE {table} ADD COLUMN "{name}" {column}')
         except self._driver.errors.InsufficientPrivilege as error:
             raise FileError(
                 f"the ledgers in {self.shown} are of an older version of Exeunt ({self._reason(error)}): let the owner "
                 "of the tables open one of them once"
             ) from None
-        tables: dict[type[Account] | type[Hold], tuple[str, tuple[str, ...]]] = {
-            Account: (_ACCOUNT, ("name",)),
-            Hold: (_HOLD, ("ledger", "number")),
-        }
         for kind, (table, key) in tables.items():
-            names = ", ".join(f'"{name}"' for name in kind._fields)
+            names = ", ".join(f'"{name}"' for name in old[kind])
             this = " AND ".join(f"{name} = %s" for name in key)
+            values = ", ".join(f'"{name}" = %s' for name in new[kind])
             rows = connection.execute(f"SELECT {names} FROM {table}").fetchall()  # noqa: S608 - constants
+            try:
+                brought = [brought_over(kind, row, checked=has_checksums) for row in rows]
+            except ValueError as error:
+                raise damaged(self.shown, str(error)) from None
             with connection.cursor() as cursor:
                 cursor.executemany(
-                    f"UPDATE {table} SET {CHECKSUM} = %s WHERE {this}",  # noqa: S608 - constants
-                    [(CHECKSUM_OF[kind](row), *row[: len(key)]) for row in rows],
+                    f"UPDATE {table} SET {values} WHERE {this}",  # noqa: S608 - constants
+                    [(*row[-len(new[kind]) :], *row[: len(key)]) for row in brought],
                 )
-            connection.execute(f"ALTER TABLE {table} ALTER COLUMN {CHECKSUM} SET NOT NULL")
-        connection.execute(_DISPUTED)
+            for name in new[kind]:
+                connection.execute(f'ALTER TABLE {table} ALTER COLUMN "{name}" SET NOT NULL')
+        if not has_checksums:
+            connection.execute(_DISPUTED)
         connection.execute(f"COMMENT ON TABLE {_ACCOUNT} IS '{_COMMENT}{_VERSION}'")
 
     def _disconnect(self) -> None:
@@ -305,14 +337,18 @@ def _shown(options: Mapping[str, str]) -> str:
     return f"postgresql://{user}{'' if host.startswith('/') else host}{port}/{options['dbname']}"
 
 
-def _columns(record: type[Account] | type[Hold]) -> str:
-    """Return the columns of a table of these records, in SQL."""
+def _columns_of(record: type[Account] | type[Hold]) -> dict[str, str]:
+    """Return the columns of a table of these records, each with its kind in SQL."""
     kinds = {int: "bigint", bool: "boolean"}
-    columns = [
-        f'"{name}" {kinds.get(kind, "text")}{"" if type(None) in get_args(kind) else " NOT NULL"}'
+    columns = {
+        name: f"{kinds.get(kind, 'text')}{'' if type(None) in get_args(kind) else ' NOT NULL'}"
         for name, kind in get_type_hints(record).items()
-    ]
-    return ", ".join([*columns, f"{CHECKSUM} bigint NOT NULL"])
+    }
+    return {**columns, CHECKSUM: "bigint NOT NULL"}
+
+
+def _columns(record: type[Account] | type[Hold]) -> str:
+    return ", ".join(f'"{name}" {kind}' for name, kind in _columns_of(record).items())
 
 
 _TABLES = f"""

@@ -9,6 +9,7 @@ from zlib import crc32
 
 from exeunt.errors import ArtefactError
 from exeunt.ledger.books import CHARGED, Account, Hold
+from exeunt.ledger.calendar import CalendarLimit
 
 CHECKSUM = "checksum"
 """The last column of each table."""
@@ -19,7 +20,8 @@ DISPUTED = '"state" = 2 AND "cost" > "maximum"'
 def statements(account: str, hold: str, placeholder: str) -> dict[str, str]:
     """Return the statements on two tables, by what they do. `placeholder`: what stands for a value.
 
-    Names of columns are quoted, because some are words of SQL.
+    Names of columns are quoted, because some are words of SQL. All are named: those that a version adds are the last of
+    an older table.
     """
     columns = {kind: ", ".join(f'"{name}"' for name in (*kind._fields, CHECKSUM)) for kind in (Account, Hold)}
     values = {kind: ", ".join([placeholder] * (len(kind._fields) + 1)) for kind in (Account, Hold)}
@@ -33,10 +35,13 @@ def statements(account: str, hold: str, placeholder: str) -> dict[str, str]:
     return {  # every part is a constant of this package
         "accounts": accounts,
         "account": f'{accounts} WHERE "name" = {placeholder}',
-        "put": f'INSERT INTO {account} VALUES ({values[Account]}) ON CONFLICT ("name") DO UPDATE SET {changed}',  # noqa: S608
+        "put": (
+            f"INSERT INTO {account} ({columns[Account]}) VALUES ({values[Account]}) "  # noqa: S608
+            f'ON CONFLICT ("name") DO UPDATE SET {changed}'
+        ),
         "find": f'{holds} WHERE "ledger" = {placeholder} AND "key" = {placeholder}',
         "hold": f"{holds} WHERE {this}",
-        "add": f"INSERT INTO {hold} VALUES ({values[Hold]})",  # noqa: S608
+        "add": f"INSERT INTO {hold} ({columns[Hold]}) VALUES ({values[Hold]})",  # noqa: S608
         "change": f"UPDATE {hold} SET {new} WHERE {this}",  # noqa: S608
         "remove": f"DELETE FROM {hold} WHERE {this}",  # noqa: S608
         # Disputed bills have an index of their own: there may be many more attempts that never got an answer.
@@ -61,6 +66,30 @@ def hold_checksum(values: tuple[Any, ...]) -> int:
     return crc32((_HOLD_AS_TEXT % values).encode())
 
 
+_ADDED: Mapping[type[Account] | type[Hold], tuple[str | int, ...]] = {Account: ("",), Hold: (0,)}
+"""What the columns hold in a row of an older version that this version has added: the last ones."""
+OLD_COLUMNS = {kind: kind._fields[: -len(added)] for kind, added in _ADDED.items()}
+"""The columns of the versions before, besides the checksum, which the first version did not have."""
+
+
+def brought_over(kind: type[Account] | type[Hold], row: tuple[Any, ...], *, checked: bool) -> tuple[Any, ...]:
+    """Return a row of an older version as this version keeps it. `checked`: whether it has a checksum.
+
+    Raises ValueError if that is the checksum of another row.
+    """
+    values = row[: len(OLD_COLUMNS[kind])]
+    if checked:
+        template = _ACCOUNT_AS_TEXT if kind is Account else _HOLD_AS_TEXT
+        try:
+            fits = crc32((template.rpartition("\0")[0] % values).encode()) == row[-1]
+        except TypeError:  # a text in the place of a number
+            fits = False
+        if not fits:
+            raise ValueError("the checksum of a row is wrong")
+    values += _ADDED[kind]
+    return *values, CHECKSUM_OF[kind](values)
+
+
 CHECKSUM_OF: Mapping[type[Account] | type[Hold], Callable[[tuple[Any, ...]], int]] = {
     Account: account_checksum,
     Hold: hold_checksum,
@@ -73,12 +102,19 @@ class SQLBooks:
 
     `execute`: executes a statement with its values, and returns the rows. `by_name`: see `statements`. `shown`: what
     errors call the ledger. `known`: rows of accounts that are right, which transactions pass on, since most are read as
-    they were written last. Methods that read raise ArtefactError for a row that is not as it was written.
+    they were written last. `wall`: the time of the calendar. Methods that read raise ArtefactError for a row that is
+    not as it was written.
     """
 
     def __init__(
-        self, execute: Callable[[str, Any], Any], by_name: Mapping[str, str], shown: str, known: KnownRows
+        self,
+        execute: Callable[[str, Any], Any],
+        by_name: Mapping[str, str],
+        shown: str,
+        known: KnownRows,
+        wall: int = 0,
     ) -> None:
+        self.wall = wall
         self._execute, self._by_name, self._shown, self._known = execute, by_name, shown, known
         self._accounts: dict[str, Account] = {}
         self._put: set[str] = set()
@@ -113,7 +149,7 @@ class SQLBooks:
         """Write the accounts that have changed."""
         for name in self._put:
             account = self._accounts[name]
-            values = (*account[:-1], json.dumps(account.stopped) if account.stopped else "")
+            values = (*account[:-2], _as_text(account.stopped), _as_text(account.calendar))
             row = (*values, account_checksum(values))
             self._sql("put", *row)
             self._known[name] = row, account
@@ -167,12 +203,12 @@ class SQLBooks:
             latest, name = max(latest, hold.time), cast("str | None", hold.ledger)
             while name is not None:
                 if name not in sums:
-                    raise self._damaged(f"the account {name!r} is gone")
+                    raise damaged(self._shown, f"the account {name!r} is gone")
                 sums[name][hold.state] += hold.maximum
                 name = parents[name]
         for account in accounts:
             if [account.reserved, account.dispatched] != sums[account.name][:CHARGED]:
-                raise self._damaged(f"the sums of {account.name!r} are not those of its attempts")
+                raise damaged(self._shown, f"the sums of {account.name!r} are not those of its attempts")
         return latest
 
     def _account(self, row: tuple[Any, ...]) -> Account:
@@ -180,11 +216,12 @@ class SQLBooks:
         known, account = self._known.get(row[0], (None, None))
         if account is not None and row == known:
             return account
-        *values, stopped = self._checked(row, account_checksum)
+        *values, stopped, calendar = self._checked(row, account_checksum)
         try:
-            account = Account._make((*values, tuple(json.loads(stopped) if stopped else ())))
+            limits = tuple(CalendarLimit._make(limit) for limit in _of_text(calendar))
+            account = Account._make((*values, tuple(_of_text(stopped)), limits))
         except ValueError:  # it was damaged before it had a checksum
-            raise self._damaged("the stopped models cannot be read") from None
+            raise damaged(self._shown, "the stopped models cannot be read") from None
         self._known[account.name] = row, account
         return account
 
@@ -200,7 +237,17 @@ class SQLBooks:
                 return values
         except TypeError:  # a text in the place of a number
             pass
-        raise self._damaged("the checksum of a row is wrong")
+        raise damaged(self._shown, "the checksum of a row is wrong")
 
-    def _damaged(self, why: str) -> ArtefactError:
-        return ArtefactError(f"the ledger {self._shown} is damaged ({why}): restore it, or begin another one")
+
+def damaged(shown: str, why: str) -> ArtefactError:
+    """Return the error for a ledger, as `shown`, in which something is not as it was written."""
+    return ArtefactError(f"the ledger {shown} is damaged ({why}): restore it, or begin another one")
+
+
+def _as_text(items: tuple[Any, ...]) -> str:
+    return json.dumps(items) if items else ""
+
+
+def _of_text(text: str) -> Any:
+    return json.loads(text) if text else ()

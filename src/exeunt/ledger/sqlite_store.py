@@ -6,7 +6,6 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast, get_args, get_type_hints
@@ -18,7 +17,15 @@ from exeunt._support.sqlite import DatabaseKind, discard
 from exeunt.errors import FileError, InputError
 from exeunt.ledger.books import Account, Hold
 from exeunt.ledger.group_commit import GroupCommitStore, Job
-from exeunt.ledger.sql_books import CHECKSUM, CHECKSUM_OF, DISPUTED, KnownRows, SQLBooks, statements
+from exeunt.ledger.sql_books import (
+    CHECKSUM,
+    DISPUTED,
+    OLD_COLUMNS,
+    KnownRows,
+    SQLBooks,
+    brought_over,
+    statements,
+)
 from exeunt.ledger.store import Clock
 
 if sys.platform != "win32":
@@ -33,13 +40,21 @@ class SQLiteStore(GroupCommitStore):
     `durability`: "normal" survives the end of any process. "full" also survives a power failure: each dispatch waits
     for the disk, and what was settled in the last moment may count at its maximum. Operations of several threads that
     come together are kept in one transaction. If the file is moved, replaced or full, what was asked has not happened.
+    `clock`: of leases and rates; `calendar`: of days, weeks and months.
     """
 
     # The default clock is the same for all processes of a machine, and setting the time does not change it.
-    def __init__(self, file: str | Path, durability: str = "normal", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        file: str | Path,
+        durability: str = "normal",
+        clock: Clock | None = None,
+        calendar: Clock = time.time_ns,
+    ) -> None:
         if durability not in _DURABILITY:
             raise InputError(f"durability is {' or '.join(map(repr, _DURABILITY))}, got {durability!r}")
         self.file, self._durability, self._clock, self._base = Path(file), durability, clock, 0
+        self._calendar = calendar
         self._connection = cast("sqlite3.Connection | None", None)
         self._known: KnownRows = {}
         self._gate: IO[bytes] | None = None
@@ -67,7 +82,7 @@ class SQLiteStore(GroupCommitStore):
                 connection.execute(f"PRAGMA synchronous = {'full' if last else 'normal'}")
             with _Turn(self._gate):
                 connection.execute("BEGIN IMMEDIATE")
-                books = SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known)
+                books = SQLBooks(connection.execute, _STATEMENTS, self.shown, self._known, self._calendar())
                 now = time.monotonic_ns() + self._base if self._clock is None else self._clock()
                 for job in jobs:
                     job.do(books, now)
@@ -203,39 +218,47 @@ def _check_schema(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("its tables are not those of a ledger")
 
 
-def _add_checksums(connection: sqlite3.Connection) -> None:
-    """Bring a file of the first version, which had neither checksums nor the table `clock`, to the second."""
+def _bring_over(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file of the first version, which had neither checksums nor the table `clock`, or of the second here."""
     _check_pages(connection)
-    for statement in ("DROP INDEX keys", "DROP INDEX unsettled"):
-        connection.execute(statement)
+    for name in ("keys", "unsettled", "disputed"):
+        connection.execute(f"DROP INDEX IF EXISTS {name}")
+    clock = connection.execute("SELECT * FROM clock").fetchall() if version > 1 else []
+    connection.execute("DROP TABLE IF EXISTS clock")
     for table in _TABLES:
         connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     for statement in _statements(_SCHEMA):
         connection.execute(statement)
     for table, kind in _TABLES.items():
-        hints, places = get_type_hints(kind), ", ".join("?" * (len(kind._fields) + 1))
+        places = ", ".join("?" * (len(kind._fields) + 1))
         rows = connection.execute(f"SELECT * FROM old_{table}")  # noqa: S608 - constants
-        checked = ((*_checked(row, hints), CHECKSUM_OF[kind](row)) for row in rows)
-        connection.executemany(f"INSERT INTO {table} VALUES ({places})", checked)  # noqa: S608 - constants
+        brought = (_brought_over(kind, row, version) for row in rows)
+        connection.executemany(f"INSERT INTO {table} VALUES ({places})", brought)  # noqa: S608 - constants
         connection.execute(f"DROP TABLE old_{table}")
+    connection.executemany("INSERT INTO clock VALUES (?, ?, ?)", clock)
 
 
-def _checked(row: tuple[Any, ...], hints: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return a row without checksum. Raises sqlite3.DatabaseError for what no ledger has written."""
-    if len(row) != len(hints):
+def _brought_over(kind: type[Account] | type[Hold], row: tuple[Any, ...], version: int) -> tuple[Any, ...]:
+    """Return a row of an older version as one of this. Raises sqlite3.DatabaseError for what no ledger has written."""
+    hints, names = get_type_hints(kind), OLD_COLUMNS[kind]
+    if len(row) != len(names) + (version > 1):
         raise sqlite3.DatabaseError("its tables are not those of a ledger")
-    for field, (name, hint) in zip(row, hints.items(), strict=True):
+    for field, name in zip(row, names, strict=False):
+        hint = hints[name]
         if hint in (int, bool):
             fits = isinstance(field, int)
         else:
             fits = isinstance(field, str) or (field is None and type(None) in get_args(hint))
         if not fits:
             raise sqlite3.DatabaseError(f"{name} cannot be {field!r:.40}")
-    return row
+    try:
+        return brought_over(kind, row, checked=version > 1)
+    except ValueError as error:
+        raise sqlite3.DatabaseError(str(error)) from None
 
 
 def _statements(schema: str) -> list[str]:
     return [statement.strip() for statement in schema.split(";") if statement.strip()]
 
 
-_KIND = DatabaseKind("ledger", 0x45584C44, 2, _SCHEMA, page_size=1024, upgrade=_add_checksums)
+_KIND = DatabaseKind("ledger", 0x45584C44, 3, _SCHEMA, page_size=1024, upgrade=_bring_over)

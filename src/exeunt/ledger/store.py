@@ -16,7 +16,7 @@ Clock = Callable[[], int]
 
 
 class Store(Protocol):
-    """Keeps ledgers. Another database needs this method, the tables of `Account` and `Hold`, and a clock."""
+    """Keeps ledgers. Another database needs this method, the tables of `Account` and `Hold`, and clocks."""
 
     def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:
         """Call `operation` with the books and the time, in nanoseconds; return once its changes are kept.
@@ -31,6 +31,8 @@ class Store(Protocol):
 
 class _MemoryBooks:
     """Books in dictionaries."""
+
+    wall = 0
 
     def __init__(self) -> None:
         self.by_name: dict[str, Account] = {}
@@ -79,8 +81,8 @@ class _MemoryBooks:
 class MemoryStore:
     """Ledgers of one process, which are gone when it ends."""
 
-    def __init__(self, clock: Clock = time.monotonic_ns) -> None:
-        self.books, self._clock = _MemoryBooks(), clock
+    def __init__(self, clock: Clock = time.monotonic_ns, calendar: Clock = time.time_ns) -> None:
+        self.books, self._clock, self._calendar = _MemoryBooks(), clock, calendar
         self._lock, self._process = threading.Lock(), os.getpid()
 
     def run(self, operation: Callable[[Books, int], T], *, lasting: bool = True) -> T:  # noqa: ARG002
@@ -90,6 +92,7 @@ class MemoryStore:
                 "this ledger is in the memory of another process: give it a file, which processes share"
             )
         with self._lock:
+            self.books.wall = self._calendar()
             return operation(self.books, self._clock())
 
     def close(self) -> None:

@@ -12,8 +12,8 @@ from exeunt._support.threads import PAYING
 from exeunt.costs.cost_model import CostModel
 from exeunt.errors import InputError, QueueFull
 from exeunt.ledger import Ledger, ledger_of
-from exeunt.ledger.ledger import MOST
 from exeunt.ledger.sqlite_store import SQLiteStore
+from exeunt.ledger.wanted import MOST
 from exeunt.live.live_model import admitted
 from exeunt.serve.settings import Settings
 

@@ -1,4 +1,7 @@
-"""Ledgers of the first version, whose rows had no checksums: they go on, and clients of that version are refused."""
+"""Ledgers of older versions go on, and clients of those versions are refused.
+
+Rows of the first version had no checksums, those of the second no limits by the calendar.
+"""
 
 import json
 import sqlite3
@@ -7,6 +10,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from made_stores import SHARED, buy, made_role, place_of, sent
@@ -40,6 +44,22 @@ CREATE UNIQUE INDEX exeunt_hold_keys ON exeunt_hold (ledger, key) WHERE key IS N
 CREATE INDEX exeunt_hold_unsettled ON exeunt_hold (state) WHERE state < 3;
 COMMENT ON TABLE exeunt_account IS 'Exeunt ledgers, version 1';
 """
+SECOND_SCHEMA = (
+    SCHEMA.replace('"stopped", ', '"stopped", "checksum", ').replace('"cost",', '"cost", "checksum",')
+    + """
+CREATE INDEX disputed ON hold (ledger) WHERE "state" = 2 AND "cost" > "maximum";
+CREATE TABLE clock ("boot", "base", "checksum");
+PRAGMA user_version = 2;
+"""
+)
+SECOND_ON_A_SERVER = (
+    ON_A_SERVER.replace("stopped TEXT NOT NULL,", "stopped TEXT NOT NULL, checksum BIGINT NOT NULL,")
+    .replace("cost BIGINT NOT NULL,", "cost BIGINT NOT NULL, checksum BIGINT NOT NULL,")
+    .replace("version 1", "version 2")
+    + 'CREATE INDEX exeunt_hold_disputed ON exeunt_hold (ledger) WHERE "state" = 2 AND "cost" > "maximum";'
+)
+VERSIONS = pytest.mark.parametrize("version", [1, 2])
+BY_SHARED = pytest.mark.parametrize("kind", SHARED)
 
 
 def execute(place, statement, *values):
@@ -70,20 +90,29 @@ def spent(store):
     one.reserve(0.01, key="d")
 
 
-def first_version(kind, folder):
-    """Return a place in which the first version has kept what was spent."""
+def summed(row):
+    """Return a row with its checksum, as the second version made it."""
+    texts = (str(int(field) if isinstance(field, bool) else field) for field in row)
+    return *row, crc32("\0".join(texts).encode())
+
+
+def older(kind, folder, version):
+    """Return a place in which an older version has kept what was spent."""
     store, place = MemoryStore(time.monotonic_ns if kind == "file" else time.time_ns), place_of(kind, folder)
     spent(store)
     if kind == "file":
         with closing(sqlite3.connect(place)) as connection:
-            connection.executescript(SCHEMA)
+            connection.executescript(SCHEMA if version == 1 else SECOND_SCHEMA)
     else:
-        server().sql(ON_A_SERVER, place)
+        server().sql(ON_A_SERVER if version == 1 else SECOND_ON_A_SERVER, place)
     for account in store.books.by_name.values():
         stopped = json.dumps(account.stopped) if account.stopped else ""
-        execute(place, f"INSERT INTO account VALUES ({', '.join('?' * 17)})", *account[:-1], stopped)
+        row = (*account[:16], stopped)
+        row = row if version == 1 else summed(row)
+        execute(place, f"INSERT INTO account VALUES ({', '.join('?' * len(row))})", *row)
     for held in store.books.holds.values():
-        execute(place, f"INSERT INTO hold VALUES ({', '.join('?' * 10)})", *held)
+        row = held[:10] if version == 1 else summed(held[:10])
+        execute(place, f"INSERT INTO hold VALUES ({', '.join('?' * len(row))})", *row)
     return place
 
 
@@ -104,9 +133,10 @@ def check_it_goes_on(place):
     whole.close()
 
 
-@pytest.mark.parametrize("kind", SHARED)
-def test_it_goes_on(kind, tmp_path):
-    place = first_version(kind, tmp_path)
+@VERSIONS
+@BY_SHARED
+def test_it_goes_on(kind, version, tmp_path):
+    place = older(kind, tmp_path, version)
     check_it_goes_on(place)
     check_spent(place, 1.21)
     assert len(execute(place, "SELECT checksum FROM hold WHERE checksum > ?", 0)) == 5
@@ -115,6 +145,21 @@ def test_it_goes_on(kind, tmp_path):
         ex.Ledger(total="1 usd", file=new).close()
         tables = "SELECT name, sql FROM sqlite_master WHERE 1 = ?"
         assert sorted(execute(place, tables, 1)) == sorted(execute(new, tables, 1))
+
+
+@BY_SHARED
+@VERSIONS
+def test_what_it_holds_neither_takes_from_a_limit_by_the_calendar_nor_gives_back(kind, version, tmp_path):
+    """Nobody knows in which period it was reserved."""
+    place = older(kind, tmp_path, version)
+    whole = ex.Ledger(total="2 usd", day="0.3 usd", name="all ‘ä’", file=place)
+    assert whole.limits["day"].left == 0.3
+    for held in whole.unsettled():
+        held.settle(0)
+    assert whole.limits["day"].left == 0.3
+    buy(whole, 0.1, 0.05)
+    assert whole.limits["day"].left == 0.25
+    whole.close()
 
 
 def check_spent(place, amount):
@@ -131,9 +176,10 @@ held.settle(0.001)
 """
 
 
-@pytest.mark.parametrize("kind", SHARED)
-def test_several_processes_that_open_it_together_bring_it_over_once(kind, tmp_path):
-    place = first_version(kind, tmp_path)
+@VERSIONS
+@BY_SHARED
+def test_several_processes_that_open_it_together_bring_it_over_once(kind, version, tmp_path):
+    place = older(kind, tmp_path, version)
     processes = [
         subprocess.Popen([sys.executable, "-c", OPEN, str(place), str(i)], stdin=subprocess.PIPE, text=True)
         for i in range(3)
@@ -145,19 +191,23 @@ def test_several_processes_that_open_it_together_bring_it_over_once(kind, tmp_pa
     check_spent(place, 1.113)
 
 
-@pytest.mark.parametrize("kind", SHARED)
-def test_a_client_of_the_first_version_that_has_it_open_can_change_nothing(kind, tmp_path):
-    """It reads all columns of a row as those of an account, before it writes; and a row without checksum is refused."""
-    place = first_version(kind, tmp_path)
+@VERSIONS
+@BY_SHARED
+def test_a_client_of_an_older_version_that_has_it_open_can_change_nothing(kind, version, tmp_path):
+    """It reads all columns of a row as those of an account, before it writes; and a row without the new ones is
+    refused.
+    """
+    place = older(kind, tmp_path, version)
     account, value = ("account", "?") if kind == "file" else ("exeunt_account", "%s")
     connection = old_client(place)
     accounts = connection.execute(f"SELECT * FROM {account}").fetchall()
-    assert {len(row) for row in accounts} == {17}
+    width = 16 + version
+    assert {len(row) for row in accounts} == {width}
     connection.rollback()
     check_it_goes_on(place)
-    put = f"INSERT INTO {account} VALUES ({', '.join([value] * 17)}) "
+    put = f"INSERT INTO {account} VALUES ({', '.join([value] * width)}) "
     put += 'ON CONFLICT ("name") DO UPDATE SET "settled" = excluded."settled"'
-    with pytest.raises(Exception, match=r"columns|null value in column \"checksum\""):
+    with pytest.raises(Exception, match=r"columns|null value in column \"c(hecksum|alendar)\""):
         connection.execute(put, accounts[0])
     connection.rollback()
     connection.close()
@@ -172,6 +222,7 @@ def old_client(place):
     return psycopg.connect(place)
 
 
+@VERSIONS
 @pytest.mark.parametrize(
     "harm",
     [
@@ -181,19 +232,28 @@ def old_client(place):
         "DELETE FROM hold WHERE key = 'c'",
     ],
 )
-def test_a_damaged_file_of_the_first_version_is_told(tmp_path, harm):
-    place = first_version("file", tmp_path)
+def test_a_damaged_file_of_an_older_version_is_told(tmp_path, harm, version):
+    place = older("file", tmp_path, version)
     execute(place, harm)
     for _ in range(2):
         with pytest.raises(ArtefactError, match=r"^[^\n]*money\.db [^\n]*damaged[^\n]*: restore it"):
             ex.Ledger(file=place)
 
 
-def test_a_user_who_may_not_change_the_tables_is_told_who_may():
-    place = first_version("postgresql", None)
-    as_reader = made_role("reader", place)
+def test_a_damaged_database_of_the_second_version_is_told():
+    place = older("postgresql", None, 2)
+    execute(place, "UPDATE account SET settled = ?", 7)
+    for _ in range(2):
+        with pytest.raises(ArtefactError, match=r"damaged \(the checksum of a row is wrong\): restore it"):
+            ex.Ledger(name="all ‘ä’", file=place)
+
+
+@VERSIONS
+def test_a_user_who_may_not_change_the_tables_is_told_who_may(version):
+    place = older("postgresql", None, version)
+    as_reader = made_role(f"reader{version}", place)
     tables = "exeunt_account, exeunt_hold, exeunt_client"
-    server().sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO reader", place)
+    server().sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO reader{version}", place)
     with pytest.raises(FileError, match=r"older version .*let the owner of the tables open one of them once"):
         ex.Ledger(name="all ‘ä’", file=as_reader)
     check_it_goes_on(place)
