@@ -100,16 +100,17 @@ def virtual_time(seed: int) -> Iterator[VirtualClock]:
     """
     clock, numbers, before = VirtualClock(), _Numbers(seed), random.getstate()
     in_ns = lambda: int(clock.monotonic() * 1e9)  # noqa: E731
+    wall_in_ns = lambda: int(clock.now() * 1e9)  # noqa: E731
     whole = {
         (time, "time"): clock.now,
-        (time, "time_ns"): lambda: int(clock.now() * 1e9),
+        (time, "time_ns"): wall_in_ns,
         (time, "monotonic"): clock.monotonic,
         (time, "monotonic_ns"): in_ns,
         (time, "sleep"): _no_sleep,
         (asyncio, "to_thread"): _inline,
         (secrets, "token_bytes"): numbers.token_bytes,
         (secrets, "token_urlsafe"): numbers.token_urlsafe,
-        (SQLiteStore.__init__, "__defaults__"): ("normal", in_ns),
+        (SQLiteStore.__init__, "__defaults__"): ("normal", in_ns, wall_in_ns),
         (MemoryStore.__init__, "__defaults__"): (in_ns,),
     }  # fmt: skip
     patches = [patch.object(of, name, new) for (of, name), new in whole.items()]
