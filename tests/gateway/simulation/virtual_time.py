@@ -111,7 +111,7 @@ def virtual_time(seed: int) -> Iterator[VirtualClock]:
         (secrets, "token_bytes"): numbers.token_bytes,
         (secrets, "token_urlsafe"): numbers.token_urlsafe,
         (SQLiteStore.__init__, "__defaults__"): ("normal", in_ns, wall_in_ns),
-        (MemoryStore.__init__, "__defaults__"): (in_ns,),
+        (MemoryStore.__init__, "__defaults__"): (in_ns, wall_in_ns),
     }  # fmt: skip
     patches = [patch.object(of, name, new) for (of, name), new in whole.items()]
     try:
