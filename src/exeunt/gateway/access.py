@@ -16,7 +16,7 @@ from exeunt.gateway.protocols import PROTOCOLS, protocol_of
 from exeunt.web.security import SecurityMiddleware, bearer
 
 _PATH = re.compile(
-    r"(/v1/chat/completions|/v1/messages(?:/count_tokens)?|/v1/responses|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
+    r"(/v1/chat/completions|/v1/messages(?:/count_tokens)?|/v1/responses|/v1/embeddings|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
 )
 _ADMINISTERS = re.compile("/(admin|metrics|events)")
 
@@ -25,7 +25,7 @@ class AccessMiddleware(SecurityMiddleware):
     """Guards a gateway as a server is guarded, with hashed keys of clients and of administrators."""
 
     health = re.compile(r"/health")
-    inputs = re.compile(r"/v1/(chat/completions|messages|messages/count_tokens|responses)")
+    inputs = re.compile(r"/v1/(chat/completions|messages|messages/count_tokens|responses|embeddings)")
     allow_name = "add its name to allowed_hosts of listen in the gateway's file"
 
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
@@ -72,8 +72,8 @@ class AccessMiddleware(SecurityMiddleware):
 def nothing_at(path: str) -> str:
     """Return what is said of a path that is none of the gateway's, such as of a client whose base URL lacks /v1."""
     return (
-        f"there is nothing at {path!r:.80}: clients ask {', '.join(protocol.path for protocol in PROTOCOLS)} and "
-        "/v1/models, so their base URL ends with /v1, and that of Anthropic's clients ends before it"
+        f"there is nothing at {path!r:.80}: clients ask {', '.join(protocol.path for protocol in PROTOCOLS)}, "
+        "/v1/embeddings and /v1/models, so their base URL ends with /v1, and that of Anthropic's clients ends before it"
     )
 
 

@@ -10,6 +10,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.gateway.chat_model import ChatModel, ChatReply
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES
+from exeunt.gateway.embedding_request import EmbeddingRequest
 from exeunt.gateway.saved_policies import REFERENCE
 from exeunt.ledger import Ledger
 from exeunt.live.function_model import FeatureModel
@@ -132,7 +133,7 @@ class Answering:
         self.models = dict(models)
         self.order = (reference, *(name for name in fallback if name != reference))
 
-    async def by_name(self, name: str, request: ChatRequest, ledger: Ledger) -> Answered:
+    async def by_name(self, name: str, request: ChatRequest | EmbeddingRequest, ledger: Ledger) -> Answered:
         """Ask one model."""
         reply = await self.models[name].ask(request, name=name, ledger=ledger, final=True)
         return _answered({name: reply}, name, policy="", decided=False)

@@ -1,4 +1,4 @@
-"""The web application of a gateway: chat completions for clients, and what administers it."""
+"""The web application of a gateway: what clients ask, and what administers it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +27,7 @@ from exeunt.gateway.access import AccessMiddleware, error_response, nothing_at
 from exeunt.gateway.answering import Answered
 from exeunt.gateway.chat_request import ChatRequest, request_body
 from exeunt.gateway.completion_chunks import Sink, chunks_of
+from exeunt.gateway.embedding_request import PATH, EmbeddingRequest
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.key_store import Client
@@ -61,6 +63,7 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
         routes=[
             *(Route(protocol.path, _asked, methods=["POST"]) for protocol in PROTOCOLS),
             Route("/v1/messages/count_tokens", _count, methods=["POST"]),
+            Route(PATH, _embed, methods=["POST"]),
             Route("/v1/models", _models),
             Route("/admin/state", _state),
             Route("/admin/policy", _set_policy, methods=["PUT"]),
@@ -105,7 +108,7 @@ async def _asked(request: Request) -> Response:
     exchange = await _read(request)
     sink = Sink() if exchange.chat.stream else None
     chat = exchange.chat.changed(sink=sink, is_retry=request.headers.get(_RETRY, "0") != "0")
-    answering = gateway.later(_answered(gateway, chat, client), awaited=True)
+    answering = gateway.later(_answered(gateway, gateway.answer(chat, client), sink), awaited=True)
     if sink is not None:
         chunks = aiter(sink)
         if (first := await anext(chunks, None)) is not None:
@@ -113,18 +116,34 @@ async def _asked(request: Request) -> Response:
             return _stream(_events_of(exchange.begin(), first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
-        return await _unanswered(gateway, exchange, client, answered)
+        return await _unanswered(gateway, exchange.path, exchange.chat, client, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
     headers = _headers(gateway, exchange, answered.model, answered.policy)
-    headers["x-exeunt-cost"] = f"{answered.cost:.9f}"
-    if (left := await gateway.left(client)) is not None:
-        headers["x-exeunt-left"] = f"{left:.6f}"
+    headers |= await _money_headers(gateway, client, answered)
     if chat.stream:
         writer, logprobs = exchange.begin(), bool(chat.options.get("logprobs"))
         events = [event for chunk in chunks_of(body, logprobs=logprobs) for event in writer.chunk(chunk)]
         return _stream(iter([*events, *writer.end()]), headers)
     # As JSON in ASCII: a provider may cut a character in two.
     content = json.dumps(exchange.answer(body))
+    return Response(content, media_type="application/json", headers=headers)
+
+
+async def _embed(request: Request) -> Response:
+    """Embed texts, with what it cost in headers. What was sent to a provider is paid for, as of other requests."""
+    gateway, client = _gateway(request), request.state.key
+    asked = await read_beside(EmbeddingRequest.read, await request.body())
+    answered = await asyncio.shield(
+        gateway.later(_answered(gateway, gateway.embed(asked, client)), awaited=True)
+    )
+    if answered.reply is None:
+        return await _unanswered(gateway, PATH, asked, client, answered)
+    headers = {
+        "x-exeunt-model": answered.model,
+        "x-exeunt-policy": "none",
+        **await _money_headers(gateway, client, answered),
+    }
+    content = await asyncio.to_thread(msgspec.json.encode, answered.reply.body)
     return Response(content, media_type="application/json", headers=headers)
 
 
@@ -146,14 +165,21 @@ def _headers(gateway: Gateway, exchange: Exchange, model: str, policy: str) -> d
     return headers
 
 
-async def _answered(gateway: Gateway, chat: ChatRequest, client: Client) -> Answered:
-    """Answer, count the answer, and end its stream."""
+async def _money_headers(gateway: Gateway, client: Client, answered: Answered) -> dict[str, str]:
+    """Return what an answer cost, and what is left of the limits of its client, if there are any."""
+    left = await gateway.left(client)
+    cost = {"x-exeunt-cost": f"{answered.cost:.9f}"}
+    return cost if left is None else {**cost, "x-exeunt-left": f"{left:.6f}"}
+
+
+async def _answered(gateway: Gateway, answer: Awaitable[Answered], sink: Sink | None = None) -> Answered:
+    """Await an answer, count it, and end its stream."""
     begun = time.monotonic()
     try:
-        answered = await gateway.answer(chat, client)
+        answered = await answer
     finally:
-        if chat.sink is not None:
-            chat.sink.end()
+        if sink is not None:
+            sink.end()
     now = time.monotonic()
     gateway.metrics.answered(answered, now - begun)
     gateway.failures.answered(answered, now)
@@ -183,13 +209,15 @@ async def _events_of(
         yield event
 
 
-async def _unanswered(gateway: Gateway, exchange: Exchange, client: Client, answered: Answered) -> Response:
+async def _unanswered(
+    gateway: Gateway, path: str, asked: ChatRequest | EmbeddingRequest, client: Client, answered: Answered
+) -> Response:
     """Say why no model answered. Raises OverBudget where money is why."""
     if answered.short_of_money:
-        await gateway.raise_over_budget(exchange.chat, client, answered)
+        await gateway.raise_over_budget(asked, client, answered)
     if answered.clients_fault:
-        return error_response(exchange.path, 400, f"the provider refuses this request: {answered.why}")
-    return error_response(exchange.path, 502, f"no model answered: {answered.why}", {"retry-after": "1"})
+        return error_response(path, 400, f"the provider refuses this request: {answered.why}")
+    return error_response(path, 502, f"no model answered: {answered.why}", {"retry-after": "1"})
 
 
 async def _count(request: Request) -> Response:
@@ -201,7 +229,8 @@ async def _count(request: Request) -> Response:
 
 async def _models(request: Request) -> Response:
     """Return the models that a client may ask."""
-    names = _gateway(request).names
+    gateway = _gateway(request)
+    names = [*gateway.names, *gateway.config.embeddings]
     openai, anthropic = {"object": "model", "created": 0, "owned_by": "exeunt"}, {"type": "model"}
     anthropic["created_at"] = "1970-01-01T00:00:00Z"
     data = [{"id": name, "display_name": name, **openai, **anthropic} for name in names]
@@ -246,8 +275,8 @@ async def _roll_back(request: Request) -> Response:
 async def _resume(request: Request) -> Response:
     """Let a model be asked again that was stopped because it billed more than it may cost by the file."""
     gateway, name = _gateway(request), request.path_params["name"]
-    if name not in gateway.config.models:
-        raise NoSuchModel(f"there is no model {name!r:.80}; there are {', '.join(gateway.config.models)}")
+    if name not in (known := gateway.config.all_models):
+        raise NoSuchModel(f"there is no model {name!r:.80}; there are {', '.join(known)}")
     await PAYING.run(gateway.money.total.resume, name)
     return JSONResponse({"resumed": name})
 
@@ -313,8 +342,10 @@ async def _bad_input(request: Request, error: Exception) -> Response:
 
 
 async def _no_money(request: Request, error: Any) -> Response:
-    status, why, headers = missing_money(error, program="gateway", unit="usd", less="lower max_tokens")
-    return error_response(request.url.path, status, why, headers)
+    path = request.url.path
+    less = "send less at a time" if path == PATH else "lower max_tokens"
+    status, why, headers = missing_money(error, program="gateway", unit="usd", less=less)
+    return error_response(path, status, why, headers)
 
 
 async def _failure(request: Request, error: Exception) -> Response:

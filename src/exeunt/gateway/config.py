@@ -17,6 +17,7 @@ from exeunt.errors import ExeuntError, InputError, UnitError
 from exeunt.gateway.anthropic_model import AnthropicModel
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
+from exeunt.gateway.embedding_model import EmbeddingModel
 from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, mapping, options_of, read_as, read_entry
 from exeunt.gateway.folder import JUDGE
 from exeunt.gateway.graders import find_grader_beside
@@ -51,6 +52,9 @@ _OF_A_MODEL = {
     "retries": "int",
 }
 """The options of a model, each with its kind: see `ChatModel`."""
+_SHARED = ("provider", "model", "price", "template_tokens", "concurrency", "timeout_s", "retries")
+_OF_AN_EMBEDDING = {name: _OF_A_MODEL[name] for name in _SHARED}
+"""The options of a model that embeds texts, each with its kind: see `EmbeddingModel`."""
 
 
 def check_limit(text: str, name: str) -> None:
@@ -92,7 +96,7 @@ class Provider:
         if self.protocol not in _MODEL_CLASSES:
             raise InputError(f"protocol is {' or '.join(_MODEL_CLASSES)}, got {self.protocol!r:.60}")
         path = self.base_url.rstrip("/")
-        for end in ("/chat/completions", "/messages"):
+        for end in ("/chat/completions", "/messages", "/embeddings"):
             if path.endswith(end):
                 raise InputError(f"base_url ends before {end}: write {path.removesuffix(end)!r}")
         if self.failures < 1:
@@ -266,8 +270,9 @@ class Listen:
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """A gateway. `models`: by name. `reference`: the model that answers until there is a policy, and against which
-    others are measured. `fallback`: models that answer, in this order, where those asked give no answer. `folder`:
+    """A gateway. `models`: by name. `embeddings`: models that embed texts, by name. `reference`: the model that answers
+    until there is a policy, and against which others are measured. `fallback`: models that answer, in this order, where
+    those asked give no answer. `folder`:
     holds keys, records, policies and money.
 
     `promise`: what is to be certified; None for nothing. `units`: which requests belong together, a "request", a
@@ -281,6 +286,7 @@ class GatewayConfig:
     providers: Mapping[str, Provider]
     models: Mapping[str, ChatModel]
     reference: str
+    embeddings: Mapping[str, EmbeddingModel] = field(default_factory=dict)
     fallback: tuple[str, ...] = ()
     shadow: Shadow | None = None
     features: Features | None = None
@@ -340,10 +346,15 @@ class GatewayConfig:
     def resting(self) -> list[tuple[Breaker, list[str]]]:
         """The breakers of models and providers that rest, each with the models that are not asked."""
         models: dict[Breaker, list[str]] = {}
-        for name, model in self.models.items():
+        for name, model in self.all_models.items():
             for breaker in (model.provider, model.breaker):
                 models.setdefault(breaker, []).append(name)
         return [(breaker, names) for breaker, names in models.items() if breaker.rests]
+
+    @property
+    def all_models(self) -> Mapping[str, ChatModel]:
+        """Whatever is asked and paid: models, and those that embed texts."""
+        return {**self.models, **self.embeddings}
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -356,6 +367,23 @@ class GatewayConfig:
         kind, _, judge = (self.shadow.grader if self.shadow else "").partition(" ")
         own = {self.reference, *self.fallback, *self.compared}
         return tuple(name for name in self.models if kind != JUDGE or name != judge.strip() or name in own)
+
+    def _check_names(self) -> None:
+        """Raise InputError for a name that no model may have, or that two have."""
+        if wrong := [
+            name for name in self.all_models if not _MODEL.fullmatch(name) or name.split(":")[0] == "auto"
+        ]:
+            raise InputError(
+                f"a model's name is at most 100 characters of ASCII without blanks and does not start with auto: as "
+                f"policies do, got {wrong[0]!r:.80}"
+            )
+        if FEATURES in self.all_models:
+            raise InputError(f"no model may be called {FEATURES!r}: that is what a router looks at")
+        if both := [name for name in self.embeddings if name in self.models]:
+            raise InputError(
+                f"{both[0]!r} stands in models and in embeddings: give one of them another name, and its name at the "
+                "provider as model"
+            )
 
     def __post_init__(self) -> None:
         _ = self.unit_rules  # raises if they are wrong
@@ -376,15 +404,7 @@ class GatewayConfig:
             raise InputError(
                 "shadow names the models that are compared with the reference, not the reference"
             )
-        if wrong := [
-            name for name in self.models if not _MODEL.fullmatch(name) or name.split(":")[0] == "auto"
-        ]:
-            raise InputError(
-                f"a model's name is at most 100 characters of ASCII without blanks and does not start with auto: as "
-                f"policies do, got {wrong[0]!r:.80}"
-            )
-        if FEATURES in self.models:
-            raise InputError(f"no model may be called {FEATURES!r}: that is what a router looks at")
+        self._check_names()
         if self.keep.features != (self.features is not None):
             raise InputError(
                 "a router needs both, what it looks at and records of that: give features and keep: "
@@ -446,9 +466,22 @@ def _config(body: Any, file: Path) -> GatewayConfig:
         str(name): _model(str(name), entry, providers, breakers, at_most)
         for name, entry in mapping(entries.pop("models"), "models").items()
     }
+    embeddings = {
+        str(name): _model(str(name), entry, providers, breakers, at_most, embeds=True)
+        for name, entry in mapping(entries.pop("embeddings", None) or {}, "embeddings").items()
+    }
     folder = file.resolve().parent / read_as("str", entries.pop("folder", "gateway"), "folder")
     config = read_entry(
-        GatewayConfig, {**entries, **built, "folder": folder, "providers": providers, "models": models}, ""
+        GatewayConfig,
+        {
+            **entries,
+            **built,
+            "folder": folder,
+            "providers": providers,
+            "models": models,
+            "embeddings": embeddings,
+        },
+        "",
     )
     if config.shadow is not None:
         find_grader_beside(config.shadow.grader, file.resolve().parent)
@@ -456,12 +489,23 @@ def _config(body: Any, file: Path) -> GatewayConfig:
 
 
 def _model(
-    name: str, entry: Any, providers: Mapping[str, Provider], breakers: Mapping[str, Breaker], at_most: float
-) -> ChatModel:
-    where = f"model {name!r}"
-    options = options_of(entry, _OF_A_MODEL, ("provider", "price"), where)
+    name: str,
+    entry: Any,
+    providers: Mapping[str, Provider],
+    breakers: Mapping[str, Breaker],
+    at_most: float,
+    *,
+    embeds: bool = False,
+) -> Any:
+    """Return a model, or one that embeds texts. Raises InputError, which names the entry."""
+    where = f"{'embedding' if embeds else 'model'} {name!r}"
+    kinds = _OF_AN_EMBEDDING if embeds else _OF_A_MODEL
+    options = options_of(entry, kinds, ("provider", "price"), where)
     if (of := options.pop("provider")) not in providers:
         raise InputError(f"{where}: provider is one of {', '.join(providers)}, got {of!r}")
+    model_class = EmbeddingModel if embeds else _MODEL_CLASSES[providers[of].protocol]
+    if embeds and providers[of].protocol != "openai":
+        raise InputError(f"{where}: the protocol of {of}, {providers[of].protocol}, has no embeddings")
     connection: dict[str, Any] = {
         "base_url": providers[of].base_url,
         "key": providers[of].key,
@@ -470,7 +514,6 @@ def _model(
         "max_answer": providers[of].max_answer,
     }
     try:
-        model_class = _MODEL_CLASSES[providers[of].protocol]
         return model_class(options.pop("model", name), name=name, at_most=at_most, **options, **connection)
     except ExeuntError as error:
         raise InputError(f"{where}: {error}") from None

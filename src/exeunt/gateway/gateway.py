@@ -23,6 +23,7 @@ from exeunt.gateway.certifier import Apart, Certifier
 from exeunt.gateway.chat_model import ChatReply
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.config import FEATURES, GatewayConfig
+from exeunt.gateway.embedding_request import PATH, EmbeddingRequest
 from exeunt.gateway.evidence import OVER_CAP, is_outside
 from exeunt.gateway.failure_log import FailureLog, log_failure
 from exeunt.gateway.features import feature_model
@@ -97,7 +98,7 @@ class Gateway:
         self.policies = GatewayPolicies(self.folder, self.models)
         self.records = Records(self.folder)
         self._secret = secret(self.folder, self.records)
-        self.answering = Answering(config.models, config.reference, config.fallback)
+        self.answering = Answering(config.all_models, config.reference, config.fallback)
         self.failures = FailureLog()
         self.comparing = _shadow_requests(self)
         self.metrics = GatewayMetrics(lambda kind: self.failures.refused(kind, time.monotonic()))
@@ -204,6 +205,18 @@ class Gateway:
         self.later(self._recorded(record, request, client, None, answered, None))
         return answered
 
+    async def embed(self, request: EmbeddingRequest, client: Client) -> Answered:
+        """Embed texts. What it costs is the client's; nothing of it is recorded.
+
+        Raises NoSuchModel, and InputError if it may cost more than a request may.
+        """
+        if (model := self.config.embeddings.get(request.model)) is None:
+            there_are = ", ".join(self.config.embeddings) or "none: the gateway's file names no embeddings"
+            raise NoSuchModel(f"no model {request.model!r:.80} embeds texts; there are {there_are}")
+        if why := model.refusal(request):
+            raise InputError(f"{request.model} {why}: send less at a time")
+        return await self.answering.by_name(request.model, request, self.money.of(client))
+
     def input_tokens(self, request: ChatRequest) -> int:
         """Estimate how many tokens a request has, for a policy those of the reference. Raises NoSuchModel."""
         name = self.config.reference if request.model.partition(":")[0] == AUTO else request.model
@@ -213,7 +226,7 @@ class Gateway:
 
     @property
     def names(self) -> list[str]:
-        """The models that clients may ask."""
+        """The models that clients may ask, and policies; not those that embed texts."""
         policies = [f"{AUTO}:{name}" for name in self.policies.names]
         return [AUTO, *policies, *self.config.offered]
 
@@ -374,6 +387,8 @@ class Gateway:
         return active
 
     def _no_such_model(self, request: ChatRequest) -> NoSuchModel:
+        if request.model in self.config.embeddings:
+            return NoSuchModel(f"{request.model} embeds texts: ask it at {PATH}")
         return NoSuchModel(f"there is no model {request.model!r:.80}; there are {', '.join(self.names)}")
 
     # -- as time goes on ------------------------------------------------------------------------------------
@@ -488,10 +503,12 @@ class Gateway:
         """Counts of how comparisons ended."""
         return Counter() if self.comparing is None else self.comparing.counts
 
-    async def raise_over_budget(self, request: ChatRequest, client: Client, answered: Answered) -> None:
+    async def raise_over_budget(
+        self, request: ChatRequest | EmbeddingRequest, client: Client, answered: Answered
+    ) -> None:
         """Raise the OverBudget that says when there is money again; return if there is money after all."""
         amounts = [
-            self.config.models[name].most(request)
+            self.config.all_models[name].most(request)
             for name, reply in answered.replies.items()
             if short_of_money(reply.failed) and name != FEATURES
         ]
@@ -507,7 +524,7 @@ class Gateway:
         end = time.monotonic() + _END_S
         while self._tasks and (left := end - time.monotonic()) > 0:  # answers begin records of themselves
             await asyncio.wait(self._tasks, timeout=left)
-        for model in (*self.config.models.values(), *(() if self.features is None else (self.features,))):
+        for model in (*self.config.all_models.values(), *(() if self.features is None else (self.features,))):
             await model.close()
         self.live.watch.save()
         self.traffic.saving()()

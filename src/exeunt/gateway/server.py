@@ -37,7 +37,7 @@ def serve_gateway(config: GatewayConfig, file: Path) -> None:
     check_address(listen.host, listen.port, "`listen: {port: ...}` in the file of the gateway")
     if not config.folder.exists():
         check_clients(())
-    for model in config.models.values():
+    for model in config.all_models.values():
         if model.key is not None:
             key_named(model.key)  # raises if it is not set
     lock = gateway_folder(config.folder) / LOCK
