@@ -352,6 +352,7 @@ def test_an_alarm_is_told(made_up: Any, page: Page) -> None:
     resting = [
         {"name": "mock", "why": why, "for_s": 11.2, "models": ["small", "medium"]},
         {"name": "large", "why": "status 500", "for_s": 0.0, "models": ["large"]},
+        {"name": "small/a", "why": "status 429", "for_s": 3.0, "models": []},
     ]
     made_up(
         policy="reference",
@@ -375,7 +376,9 @@ def test_an_alarm_is_told(made_up: Any, page: Page) -> None:
     ended = "Nothing is certified of it now. Its certificate ended at the alarm of 21 Sept 2026"
     assert page.shown("sure-about").startswith(ended)
     asked_again = f"mock rests after failures ({why}): small and medium are asked again in 12 s."
-    page.lines("resting", asked_again, "large rests after failures (status 500): large is being tried now.")
+    tried = "large rests after failures (status 500): large is being tried now."
+    waits = "small/a rests after failures (status 429): it is asked again in 3 s."
+    page.lines("resting", asked_again, tried, f"{waits} Other deployments of its model answer.")
     disputed, stopped = page.shown("stopped").split("\n")
     assert re.match(r"large has billed .*8,000.50.* for 2 requests that can cost .*0.25.* at most", disputed)
     assert "exeunt gateway money FILE --book large" in disputed

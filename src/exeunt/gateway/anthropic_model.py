@@ -46,6 +46,8 @@ _FINISHES = {
 class AnthropicModel(ChatModel):
     """A model behind Anthropic's protocol. Options: see `ChatModel`."""
 
+    _path = "/messages"
+
     def __init__(
         self, model: str, *, logprobs: bool = False, template_tokens: int = _TEMPLATE_TOKENS, **options: Any
     ):
@@ -69,13 +71,9 @@ class AnthropicModel(ChatModel):
             return f"takes no response_format of type {form.get('type')!r:.40}"
         return super().refusal(request)
 
-    @property
-    def _url(self) -> str:
-        return f"{self.base_url.rstrip('/')}/messages"
-
-    def _headers(self) -> dict[str, str]:
-        key = {} if self.key is None else {"x-api-key": key_named(self.key)}
-        return {"content-type": "application/json", "anthropic-version": _VERSION, **key}
+    def _headers_with(self, key: str | None) -> dict[str, str]:
+        own = {} if key is None else {"x-api-key": key_named(key)}
+        return {"content-type": "application/json", "anthropic-version": _VERSION, **own}
 
     def _body(self, request: ChatRequest, *, stream: bool = False) -> dict[str, Any]:
         limit, options = self.limit(request), request.options

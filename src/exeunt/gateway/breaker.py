@@ -25,13 +25,14 @@ class Breaker:
     why: str = ""
     _in_a_row: int = 0
     _until: float = 0.0
+    _asked_until: float = 0.0
     _trying: bool = False
     _reached: bool = False
 
     @property
     def rests_s(self) -> float:
         """For how many seconds nobody may ask; 0 if it may be asked, or is being tried."""
-        return max(self._until - self.clock(), 0.0)
+        return max(max(self._until, self._asked_until) - self.clock(), 0.0)
 
     @property
     def rests(self) -> bool:
@@ -41,7 +42,13 @@ class Breaker:
     @property
     def reason(self) -> str:
         """Why nobody may ask, as a sentence."""
+        if self._asked_until > max(self._until, self.clock()):
+            return f"{self.name} asks to wait and rests: {self.why}"
         return f"{self.name} failed {self._in_a_row} times in a row and rests: {self.why}"
+
+    def rest(self, seconds: float, why: str) -> None:
+        """Let nobody ask for so long, as the service itself asks (`Retry-After`); answers that come do not end it."""
+        self.why, self._asked_until = why, max(self._asked_until, self.clock() + seconds)
 
     def begin(self) -> Call:
         """Count a request that is sent now, and return its call."""

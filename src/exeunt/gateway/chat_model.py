@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -16,11 +17,12 @@ from exeunt._support.outside_json import outside_json
 from exeunt._support.threads import read_beside
 from exeunt.costs.budget_text import amount_text
 from exeunt.errors import InputError, require
-from exeunt.gateway.breaker import Breaker, Call
+from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.completion_chunks import Assembled, data_of, lines_of, understood, without_logprobs
+from exeunt.gateway.deployments import Deployment, Deployments, Use
 from exeunt.gateway.options import HINTS, OF_SOME_MODELS
-from exeunt.live.http_model import error_code
+from exeunt.live.http_model import error_code, http_client, key_named
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
 from exeunt.live.token_price import Usage
@@ -30,6 +32,8 @@ _LEAST = -100.0
 _FEW_BYTES = 4_000
 """As if so many had been counted as a token for four bytes, before any request."""
 _KEY_REFUSED, _MODEL_REFUSED = 401, re.compile(r"status (403|404)\b")
+_DEPLOYMENT_REFUSED = re.compile(r"status (401|402|403|404)\b")
+"""Statuses that are about a key or an address: another deployment may answer."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,13 @@ class ChatModel(OpenAICompatible):
     whether that limit is called max_completion_tokens, as of models that reason. `takes`: options that its server takes
     beside those of OpenAI. `logprobs`: whether its score is the mean log-probability of its tokens, which the endpoint
     must give. `breaker`: its own; `provider`: that of its provider, which counts failed connections and refused keys
-    alone. `at_most`: US dollars that an attempt may cost;
+    alone. `deployments`: further keys or addresses, each with a breaker of its own in place of these two; the model
+    rests where all of them do. `at_most`: US dollars that an attempt may cost;
     requests that may cost more are refused. `prompt_cache_key`: whether its endpoint takes one. Other options: see
     `OpenAICompatible`.
     """
+
+    _path = "/chat/completions"
 
     def __init__(
         self,
@@ -87,11 +94,15 @@ class ChatModel(OpenAICompatible):
         takes: tuple[str, ...] = (),
         at_most: float = math.inf,
         prompt_cache_key: bool = False,
+        deployments: Sequence[Deployment] = (),
         **options: Any,
     ) -> None:
         wanted = {"max_completion_tokens" if reasons else "max_tokens": max_tokens}
         super().__init__(model, logprobs=1 if logprobs else None, options=wanted, **options)
         self.name, self.breaker, self.provider = name, breaker, provider
+        self.deployments = Deployments(
+            name, deployments or [Deployment(self.base_url, self.key, provider)], several=bool(deployments)
+        )
         self.at_most, self.prompt_cache_key = at_most, prompt_cache_key
         self.tools, self.image_tokens, self.reasons = tools, image_tokens, reasons
         if image_tokens is not None and image_tokens < 0:
@@ -178,6 +189,14 @@ class ChatModel(OpenAICompatible):
             body["prompt_cache_key"] = request.cache_key
         return {**body, "stream": True, "stream_options": {"include_usage": True}} if stream else body
 
+    def _connect(self) -> Any:
+        return http_client(self)  # the key belongs to each request, since deployments have keys of their own
+
+    def _headers_with(self, key: str | None) -> dict[str, str]:
+        """Return the headers of a request. `key`: the environment variable of the key."""
+        own = {} if key is None else {"authorization": f"Bearer {key_named(key)}"}
+        return {"content-type": "application/json", **own}
+
     def _understood(self, data: Any) -> Any:
         """Return an answer as a completion."""
         return data
@@ -192,15 +211,18 @@ class ChatModel(OpenAICompatible):
         While it or its provider rests it gives no answer, at once. A request that failed after all retries counts as a
         failure, and so does a refusal of the model; one that the provider finds wrong does not.
         """
-        for breaker in (self.provider, self.breaker):
-            if breaker.rests:
-                return Reply(None, failed=breaker.reason, attempts=0)
+        if self.deployments.rest:
+            return Reply(None, failed=self.deployments.reason, attempts=0)
+        if self.breaker.rests:
+            return Reply(None, failed=self.breaker.reason, attempts=0)
         if not final and content.sink is not None:
             content = content.changed(sink=None)
         call, failed = self.breaker.begin(), cast("str | None", None)
         try:
             reply = await super().ask(content, **options)
-            if reply.is_given:
+            if self.deployments.several:  # each counts its own failures
+                pass
+            elif reply.is_given:
                 failed = ""
             elif reply.attempts > 1 or (reply.attempts and reply.again) or _MODEL_REFUSED.match(reply.failed):
                 failed = reply.failed
@@ -209,27 +231,81 @@ class ChatModel(OpenAICompatible):
             call.end(failed)
 
     async def _call(self, request: Any, client: Any) -> Reply:
+        """Ask a deployment. Where one fails without a bill, another is asked within the same attempt."""
+        tokens, conversation, goes_on = self._size(request) if self.deployments.several else (0, 0, False)
+        tried, failure, again = list[Deployment](), cast("FailedAttempt | None", None), False
+        while True:
+            if (
+                request.sink is not None and request.sink.begun
+            ):  # the client has the beginning of another answer
+                raise FailedAttempt("its answer was cut off", cost=0.0)
+            if (use := self.deployments.begin(tokens, conversation, tried, goes_on=goes_on)) is None:
+                raise self._none_free(tokens, failure, again=again)
+            try:
+                return await self._ask_deployment(use, request, client)
+            except FailedAttempt as failed:
+                if not self.deployments.several:
+                    raise
+                tried.append(use.deployment)
+                failure, again = failed, again or failed.again
+                if failed.cost != 0.0:  # it may be billed: the next attempt has money of its own
+                    failed.after = self.deployments.wait_s(tokens) if failed.again else 0.0
+                    raise
+                if not (failed.again or _DEPLOYMENT_REFUSED.match(failed.why)):
+                    raise
+
+    def _size(self, request: ChatRequest) -> tuple[int, int, bool]:
+        """Return the tokens that a request may take, and a number of its conversation, and whether that goes on."""
+        roles = [message["role"] for message in request.messages]
+        goes_on = "assistant" in roles
+        conversation = hash(request.written[: roles.index("assistant") if goes_on else None])
+        return self.input_tokens(request) + self.template_tokens + self.limit(request), conversation, goes_on
+
+    def _none_free(self, tokens: int, failure: FailedAttempt | None, *, again: bool) -> FailedAttempt:
+        """Return why no deployment can be asked now. `failure`: of the last that was."""
+        if failure is None and self.deployments.rest:
+            return FailedAttempt(self.deployments.reason, cost=0.0)
+        why = "all deployments are at their limits a minute" if failure is None else failure.why
+        after = self.deployments.wait_s(tokens)
+        return FailedAttempt(why, again=again or failure is None, cost=0.0, after=after)
+
+    async def _ask_deployment(self, use: Use, request: Any, client: Any) -> Reply:
+        """Ask a deployment once, and note how it went."""
         httpx = require("httpx", extra="gateway")
-        if request.sink is not None and request.sink.begun:  # the client has the beginning of another answer
-            raise FailedAttempt("its answer was cut off", cost=0.0)
-        if self.provider.rests:
-            raise FailedAttempt(self.provider.reason, cost=0.0)
-        call, failed = self.provider.begin(), cast("str | None", None)
+        several, loop = self.deployments.several, asyncio.get_running_loop()
+        started, failed, after_s = loop.time(), cast("str | None", None), 0.0
         try:
-            data = await (self._completion if request.sink is None else self._streamed)(request, client, call)
+            reply = await self._asked(use, request, client)
         except httpx.HTTPError as error:
             failure = transport_failure(error)
-            failed = failure.why if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
+            if several or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                failed = failure.why
+            if failure.cost == 0.0:
+                use.took(0)
             raise failure from None
-        except FailedAttempt:
+        except FailedAttempt as failure:
             failed = ""
+            if several and (failure.again or _DEPLOYMENT_REFUSED.match(failure.why)):
+                failed, after_s = failure.why, failure.after
             raise
+        except asyncio.CancelledError:
+            if several and loop.time() - started > 0.9 * self.timeout_s:
+                failed = f"no answer within {self.timeout_s:g} s"
+            raise
+        else:
+            failed = ""
+            return reply
+        finally:
+            use.end(failed, after_s=after_s)
+
+    async def _asked(self, use: Use, request: Any, client: Any) -> Reply:
+        """Ask a deployment, and read its answer. Raises FailedAttempt, and what httpx raises."""
+        try:
+            data = await (self._completion if request.sink is None else self._streamed)(request, client, use)
         except ValueError:
             raise FailedAttempt("its answer is no JSON", again=True) from None
         except (AttributeError, KeyError, TypeError):
             raise FailedAttempt("its answer is not understood", again=True) from None
-        finally:
-            call.end(failed)
         cost, lied = self._reported(data)
         try:
             reply = self._read(data, request, cost, lied)
@@ -240,18 +316,20 @@ class ChatModel(OpenAICompatible):
         if not (math.isnan(cost) or lied or request.n_images):
             n_bytes, n_tokens = self._counted
             self._counted = n_bytes + request.n_bytes, n_tokens + data["usage"]["prompt_tokens"]
+        if not (math.isnan(cost) or lied):
+            use.took(data["usage"]["prompt_tokens"] + data["usage"]["completion_tokens"])
         return replace(reply, lied=reply.lied or cost > self.most(request) * (1 + 1e-9))
 
-    async def _completion(self, request: ChatRequest, client: Any, call: Call) -> Any:
+    async def _completion(self, request: ChatRequest, client: Any, use: Use) -> Any:
         """Return the completion."""
-        async with self._sent(self._body(request), client, call) as answer:
+        async with self._sent(self._body(request), client, use) as answer:
             data = await read_beside(outside_json, b"".join([piece async for piece in answer]))
             return self._understood(data)
 
-    async def _streamed(self, request: ChatRequest, client: Any, call: Call) -> Any:
+    async def _streamed(self, request: ChatRequest, client: Any, use: Use) -> Any:
         """Return the completion, whose chunks go to the sink as they come."""
         assembled, reader = Assembled(), self._reader()
-        async with self._sent(self._body(request, stream=True), client, call) as answer:
+        async with self._sent(self._body(request, stream=True), client, use) as answer:
             async for line in lines_of(answer):
                 if (data := await data_of(line)) is not None:
                     for chunk in reader.chunks(data):
@@ -271,24 +349,32 @@ class ChatModel(OpenAICompatible):
 
     @asynccontextmanager
     async def _sent(
-        self, body: Mapping[str, Any], client: Any, call: Call
+        self, body: Mapping[str, Any], client: Any, use: Use
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a request; give the bytes of the answer as they come. Raises FailedAttempt for other statuses.
 
-        The status says all about the connection and the key that the `call` of the provider is to know.
+        Where a model has one address, its status says all about the connection and the key that the breaker of the
+        provider is to know.
         """
 
         async def traced(event: str, _: Any) -> None:
             if event.endswith(".send_request_body.complete"):
-                call.reached()
+                use.call.reached()
 
         content, traces = msgspec.json.encode(body), {"trace": traced}
-        async with client.stream("POST", self._url, content=content, extensions=traces) as sent:
-            call.end(f"status {_KEY_REFUSED}" if sent.status_code == _KEY_REFUSED else "")
+        url = f"{use.deployment.base_url.rstrip('/')}{self._path}"
+        headers = self._headers_with(use.deployment.key)
+        async with client.stream("POST", url, content=content, headers=headers, extensions=traces) as sent:
+            use.arrived()
+            if not self.deployments.several:
+                use.end(f"status {_KEY_REFUSED}" if sent.status_code == _KEY_REFUSED else "")
             answer = sent.aiter_raw()
             if not sent.is_success:
                 error = b"".join([piece async for piece in answer])
-                raise status_failure(sent.status_code, sent.headers, await read_beside(error_code, error))
+                failure = status_failure(sent.status_code, sent.headers, await read_beside(error_code, error))
+                if failure.cost == 0.0:
+                    use.took(0)
+                raise failure
             yield answer
 
     def _read(self, data: Any, request: Any, cost: float, lied: bool) -> Reply:  # noqa: ARG002 - asks more than this

@@ -17,6 +17,7 @@ from exeunt.errors import ExeuntError, InputError, UnitError
 from exeunt.gateway.anthropic_model import AnthropicModel
 from exeunt.gateway.breaker import Breaker
 from exeunt.gateway.chat_model import ChatModel
+from exeunt.gateway.deployments import Deployment, DeploymentOptions, deployments_of
 from exeunt.gateway.embedding_model import EmbeddingModel
 from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, mapping, options_of, read_as, read_entry
 from exeunt.gateway.folder import JUDGE
@@ -39,6 +40,7 @@ _OF_A_MODEL = {
     "provider": "str",
     "model": "str",
     "price": "Mapping",
+    "deployments": "Mapping | None",
     "prompt_cache_key": "bool",
     "max_tokens": "int",
     "tools": "bool",
@@ -74,6 +76,14 @@ def check_amount(text: str, name: str) -> None:
     check_limit(text, name)
 
 
+def check_base_url(url: str, prefix: str = "") -> None:
+    """Raise InputError for an address that holds what is added to it."""
+    path = url.rstrip("/")
+    for end in ("/chat/completions", "/messages", "/embeddings"):
+        if path.endswith(end):
+            raise InputError(f"{prefix}base_url ends before {end}: write {path.removesuffix(end)!r}")
+
+
 @dataclass(frozen=True)
 class Provider:
     """An endpoint of a provider. `key`: the environment variable that holds its key. `protocol`: that it speaks.
@@ -95,10 +105,7 @@ class Provider:
         check_positive(self.max_answer, "max_answer")
         if self.protocol not in _MODEL_CLASSES:
             raise InputError(f"protocol is {' or '.join(_MODEL_CLASSES)}, got {self.protocol!r:.60}")
-        path = self.base_url.rstrip("/")
-        for end in ("/chat/completions", "/messages", "/embeddings"):
-            if path.endswith(end):
-                raise InputError(f"base_url ends before {end}: write {path.removesuffix(end)!r}")
+        check_base_url(self.base_url)
         if self.failures < 1:
             raise InputError(f"failures must be at least 1, got {self.failures}")
         check_positive(self.pause_s, "pause_s")
@@ -344,11 +351,12 @@ class GatewayConfig:
 
     @property
     def resting(self) -> list[tuple[Breaker, list[str]]]:
-        """The breakers of models and providers that rest, each with the models that are not asked."""
+        """The breakers of models, deployments and providers that rest, each with the models that are not asked."""
         models: dict[Breaker, list[str]] = {}
         for name, model in self.all_models.items():
-            for breaker in (model.provider, model.breaker):
-                models.setdefault(breaker, []).append(name)
+            models.setdefault(model.breaker, []).append(name)
+            for deployment in model.deployments.all:
+                models.setdefault(deployment.breaker, []).extend([name] * model.deployments.rest)
         return [(breaker, names) for breaker, names in models.items() if breaker.rests]
 
     @property
@@ -506,14 +514,38 @@ def _model(
     model_class = EmbeddingModel if embeds else _MODEL_CLASSES[providers[of].protocol]
     if embeds and providers[of].protocol != "openai":
         raise InputError(f"{where}: the protocol of {of}, {providers[of].protocol}, has no embeddings")
+    provider, entries = providers[of], options.pop("deployments", None)
     connection: dict[str, Any] = {
-        "base_url": providers[of].base_url,
-        "key": providers[of].key,
+        "base_url": provider.base_url,
+        "key": provider.key,
         "provider": breakers[of],
-        "breaker": Breaker(name, providers[of].failures, providers[of].pause_s),
-        "max_answer": providers[of].max_answer,
+        "breaker": Breaker(name, provider.failures, provider.pause_s),
+        "max_answer": provider.max_answer,
     }
     try:
+        if entries is not None:
+            connection["deployments"] = _deployments(name, entries, provider)
         return model_class(options.pop("model", name), name=name, at_most=at_most, **options, **connection)
     except ExeuntError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+def _deployments(model: str, entries: Mapping[str, Any], provider: Provider) -> list[Deployment]:
+    """Return the deployments that the entry of a model names."""
+    if not entries:
+        raise InputError("deployments is empty: name at least one, or leave it out")
+    if wrong := [name for name in entries if not _MODEL.fullmatch(str(name))]:
+        raise InputError(
+            f"a deployment's name is at most 100 characters of ASCII without blanks, got {wrong[0]!r:.80}"
+        )
+    read = {
+        str(name): read_entry(DeploymentOptions, entry or {}, f"deployment {name!r}")
+        for name, entry in entries.items()
+    }
+    for name, deployment in read.items():
+        check_base_url(deployment.base_url or provider.base_url, f"deployment {name!r}: ")
+
+    def breaker(name: str) -> Breaker:
+        return Breaker(name, provider.failures, provider.pause_s)
+
+    return deployments_of(model, read, DeploymentOptions(provider.base_url, provider.key), breaker)

@@ -13,8 +13,8 @@ from exeunt._support.outside_json import outside_json
 from exeunt._support.threads import read_beside
 from exeunt.costs.budget_text import amount_text
 from exeunt.errors import InputError
-from exeunt.gateway.breaker import Call
 from exeunt.gateway.chat_model import ChatModel, ChatReply
+from exeunt.gateway.deployments import Use
 from exeunt.gateway.embedding_request import BASE64, EmbeddingRequest
 from exeunt.live.live_model import FailedAttempt, Reply
 
@@ -27,6 +27,8 @@ class EmbeddingModel(ChatModel):
     `price`: as of other models, without `output`. `template_tokens`: the most tokens that the endpoint adds to each
     text of its own. Other options: see `ChatModel`.
     """
+
+    _path = "/embeddings"
 
     def __init__(
         self, model: str, *, price: Mapping[str, Any], template_tokens: int = 16, **options: Any
@@ -53,16 +55,12 @@ class EmbeddingModel(ChatModel):
         """Return the most that a call can cost: every byte a token, and what the endpoint adds to each text."""
         return self._cost(request.n_bytes + self.template_tokens * request.n_texts, 0)
 
-    @property
-    def _url(self) -> str:
-        return f"{self.base_url.rstrip('/')}/embeddings"
-
     def _body(self, request: Any, *, stream: bool = False) -> dict[str, Any]:  # noqa: ARG002 - there are none
         return {"model": self.model, "input": request.input, **request.options}
 
-    async def _completion(self, request: Any, client: Any, call: Call) -> Any:
+    async def _completion(self, request: Any, client: Any, use: Use) -> Any:
         """Return the usage, and the embeddings in the order of the texts; None for what are no embeddings of them."""
-        async with self._sent(self._body(request), client, call) as answer:
+        async with self._sent(self._body(request), client, use) as answer:
             return await read_beside(partial(_answer, request), b"".join([piece async for piece in answer]))
 
     def _read(self, data: Any, request: Any, cost: float, lied: bool) -> Reply:

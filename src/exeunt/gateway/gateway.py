@@ -579,12 +579,25 @@ def _measure(gateway: Gateway) -> None:
     gauge("saved_usd", "US dollars saved since the first start, net of comparing.", saved)
     gateway.metrics.family(
         "rests_until_seconds",
-        "Until when a model or a provider that failed is not asked, in seconds since 1970; only those that rest.",
+        "Until when a model, a deployment or a provider that failed is not asked, in seconds since 1970.",
         ["name", "why"],
         lambda: [
             ([breaker.name, breaker.why], gateway.clock() + breaker.rests_s)
             for breaker, _ in gateway.config.resting
         ],
+    )
+    deployments = [model.deployments for model in gateway.config.models.values() if model.deployments.several]
+    gateway.metrics.family(
+        "deployment_requests",
+        "Requests to each deployment since the start.",
+        ["name"],
+        lambda: [([name], n_sent) for one in deployments for name, n_sent, _ in one.told()],
+    )
+    gateway.metrics.family(
+        "deployment_free",
+        "What share of its limits a minute is free, of each deployment.",
+        ["name"],
+        lambda: [([name], room) for one in deployments for name, _, room in one.told()],
     )
     gateway.metrics.family(
         "stopped",

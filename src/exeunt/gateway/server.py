@@ -38,8 +38,9 @@ def serve_gateway(config: GatewayConfig, file: Path) -> None:
     if not config.folder.exists():
         check_clients(())
     for model in config.all_models.values():
-        if model.key is not None:
-            key_named(model.key)  # raises if it is not set
+        for deployment in model.deployments.all:
+            if deployment.key is not None:
+                key_named(deployment.key)  # raises if it is not set
     lock = gateway_folder(config.folder) / LOCK
     with locked(lock, config.folder, refusal=RUNS):
         with closing(Keys(config.folder)) as keys:

@@ -169,6 +169,7 @@ export function uncovered({ unit, shadow, reference, bill }) {
 
 export const rests = ({ name, why, for_s: seconds, models }) => {
   const when = seconds > 0 ? `asked again in ${Math.ceil(seconds)}${GAP}s` : "being tried now";
+  if (!models.length) return `${name} rests after failures (${why}): it is ${when}. Other deployments of its model answer.`;
   return `${name} rests after failures (${why}): ${list(models)} ${models.length === 1 ? "is" : "are"} ${when}.`;
 };
 export const isStopped = (model) =>
