@@ -8,7 +8,7 @@ import pytest
 
 from exeunt.errors import InputError
 from exeunt.torch.language import LanguageModel
-from exeunt.torch.language.draft_plan import DecodingTimes, DraftPlan, RecordedAnswer, draft_plan
+from exeunt.torch.language.draft_plan import DecodingTimes, DraftPlan, RecordedAnswer, draft_plan, profiled
 from exeunt.torch.language.drafts import Drafts
 from exeunt.torch.language.generation import continuations
 from exeunt.torch.language.recording import token_trace
@@ -127,7 +127,7 @@ FLAT = DecodingTimes(np.array([1, 8]), np.ones((2, 2)), np.ones(2), 0.1, 0.1)
 
 
 def plan(timed, times=FLAT, leaving=()):
-    return draft_plan(times, [RECORD], leaving, timed)
+    return draft_plan(profiled(times, [RECORD], leaving), timed)
 
 
 def test_drafts_are_taken_where_they_are_quicker_as_timed():
@@ -171,12 +171,10 @@ def test_exits_are_taken_where_they_draft_right(model, run):
 
     policy = Candidates.made(run.recorded("fit")).policies[-1]
     right = replace(RECORD, exit_tokens=np.repeat(np.array(RECORD.tokens)[:, None], 2, 1))
-    found = draft_plan(
-        replace(FLAT, layers=np.array([[0.1, 10.0], [0.1, 10.0]])),
-        [right],
-        [(policy, [[0] * 9])],
-        lambda drafts, _: 1.0 if drafts is None else 0.5,
-    )
+    times = replace(FLAT, layers=np.array([[0.1, 10.0], [0.1, 10.0]]))
+    expected = profiled(times, [right], [(policy, [[0] * 9])])
+    assert [*expected] == ["plain", "lookup", "exits", "exits and lookup"]
+    found = draft_plan(expected, lambda drafts, _: 1.0 if drafts is None else 0.5)
     assert found.policy == policy
     assert found.drafts.length == 8
     assert found.accepted == 1.0

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from exeunt.trace import ExitTrace, Groups
 
 PLAIN = "plain"
 _BLOCKS = (1, 2, 4, 8, 16)
-_ROUNDS = 5
+_ROUNDS = 7
 _LENGTHS, _LOOKUPS = (1, 2, 4, 8), (0, 4, 8)
 _PROFILED, _POLICIES = 40, 6
 """Fit prompts that are profiled, and policies that are tried on them."""
@@ -53,23 +54,27 @@ class DecodingTimes:
 
     @classmethod
     def measured(cls, network: DecoderWithExits, batch_size: int) -> DecodingTimes:
-        """Time the parts of a network, the quickest of some rounds each, behind texts of its `length`."""
+        """Time the parts of a network in turns, the quickest of some rounds each, behind texts of its `length`."""
         decoder, device = network.decoder, network.decoder.device
         depths = [decoder.layers.index(name) + 1 for name in network.exit_names]
-        ends, rows = [*depths, len(decoder.layers)], torch.arange(batch_size, device=device)
+        parts = [*zip([0, *depths], [*depths, len(decoder.layers)], strict=True)]
         kept = KeyValues(batch_size, network.length + max(_BLOCKS))
-        layers, vocabulary = [], []
+        rows = torch.arange(batch_size, device=device)
+        calls: list[Callable[[], object]] = []
         with torch.inference_mode():
             for block in _BLOCKS:
                 places = network.length + torch.arange(block, device=device).expand(batch_size, -1)
                 hidden = decoder.embed(torch.zeros(batch_size, block, dtype=torch.long, device=device))
-                parts = zip([0, *depths], ends, strict=True)
-                layers.append([_quickest(decoder.run, hidden, a, b, rows, places, kept) for a, b in parts])
-                vocabulary.append(_quickest(network.says, network.n_exits - 1, hidden.flatten(0, 1)))
-            early = hidden[:, 0]
-            head = _quickest(network.says, 0, early) if network.n_exits > 1 else 0.0
-            sure = _quickest(network.token_heads[0].confidence, early) if network.n_exits > 1 else 0.0
-        return cls(np.array(_BLOCKS), np.array(layers), np.array(vocabulary), head, sure)
+                calls += [partial(decoder.run, hidden, *part, rows, places, kept) for part in parts]
+                calls.append(partial(network.says, network.n_exits - 1, hidden.flatten(0, 1)))
+            if depths:
+                calls += [partial(network.says, 0, hidden[:, 0])]
+                calls += [partial(network.token_heads[0].confidence, hidden[:, 0])]
+            rounds = [[_seconds(call) for call in calls] for _ in range(_ROUNDS + 1)]
+        quickest = np.min(rounds[1:], axis=0)  # the first one warms up
+        head, sure = quickest[-2:].tolist() if depths else (0.0, 0.0)
+        of_blocks = quickest[: len(_BLOCKS) * (len(parts) + 1)].reshape(len(_BLOCKS), -1)
+        return cls(np.array(_BLOCKS), of_blocks[:, :-1], of_blocks[:, -1], head, sure)
 
     def of_blocks(self, most: int) -> tuple[Floats, Floats]:
         """Return the seconds of layers (most + 1, m) and vocabulary layer (most + 1,) for 0, 1, ... tokens."""
@@ -205,50 +210,58 @@ def recorded_answers(
     return answers, leaving
 
 
-def draft_plan(
+class Profiled(NamedTuple):
+    """Drafts, and what the profile expects: seconds of a token, and the share of drafted tokens that are right."""
+
+    seconds: float
+    accepted: float
+    drafts: Drafts
+    policy: Policy | None
+
+
+def profiled(
     times: DecodingTimes,
     answers: Sequence[RecordedAnswer],
     leaving: Sequence[tuple[Policy, Sequence[Sequence[int]]]],
-    timed: Callable[[Drafts | None, Policy | None], float],
-) -> DraftPlan:
-    """Return the quickest way to exact answers.
+) -> dict[str, Profiled]:
+    """Return the best drafts of each kind: none, lookup, exits, and both.
 
-    `leaving`: policies, each with the exits of the tokens of every answer. `timed`: seconds in which some prompts are
-    answered exactly, by plain decoding for None.
+    `leaving`: policies, each with the exits of the tokens of every answer.
     """
     n_tokens = sum(len(answer.tokens) for answer in answers)
-    found: dict[str, tuple[float, float, Drafts, Policy | None]] = {}
+    found: dict[str, Profiled] = {}
     without: tuple[Policy | None, Sequence[Sequence[int] | None]] = (None, [None] * len(answers))
     tried = [(1, lookup, without) for lookup in _LOOKUPS]
     tried += [(length, lookup, one) for length, lookup, one in product(_LENGTHS, _LOOKUPS, leaving)]
     for length, lookup, (policy, exits) in tried:
-        name = {
-            (True, True): PLAIN,
-            (True, False): "lookup",
-            (False, True): "exits",
-            (False, False): "exits and lookup",
-        }[policy is None, not lookup]
-        drafts = Drafts(length, lookup)
+        drafting = [name for name, drafts in (("exits", policy is not None), ("lookup", lookup)) if drafts]
+        name, drafts = " and ".join(drafting) or PLAIN, Drafts(length, lookup)
         results = [one.drafted(times, drafts, at) for one, at in zip(answers, exits, strict=True)]
         seconds, drafted, accepted = (sum(part) for part in zip(*results, strict=True))
-        if name not in found or seconds / n_tokens < found[name][0]:
-            found[name] = seconds / n_tokens, accepted / max(drafted, 1), drafts, policy
-    seconds_of = {name: one[0] for name, one in found.items()}
-    best = min((name for name in found if name != PLAIN), key=seconds_of.__getitem__)
-    _, accepted, drafts, policy = found[best]
+        if name not in found or seconds / n_tokens < found[name].seconds:
+            found[name] = Profiled(seconds / n_tokens, accepted / max(drafted, 1), drafts, policy)
+    return found
+
+
+def draft_plan(
+    found: Mapping[str, Profiled], timed: Callable[[Drafts | None, Policy | None], float]
+) -> DraftPlan:
+    """Return the quickest way to exact answers, of what was profiled.
+
+    `timed`: seconds in which some prompts are answered exactly, by plain decoding for None.
+    """
+    seconds = {name: one.seconds for name, one in found.items()}
+    best = found[min((name for name in found if name != PLAIN), key=seconds.__getitem__)]
     share = None
-    if seconds_of[best] <= _LEAST * seconds_of[PLAIN]:
-        rounds = [(timed(None, None), timed(drafts, policy)) for _ in range(2)]
+    if best.seconds <= _LEAST * seconds[PLAIN]:
+        rounds = [(timed(None, None), timed(best.drafts, best.policy)) for _ in range(2)]
         own, others = (min(one) for one in zip(*rounds, strict=True))
         share = others / own
-    quicker = share is not None and share <= _LEAST
-    return DraftPlan(drafts if quicker else None, policy if quicker else None, seconds_of, share, accepted)
+    drafts, policy = (best.drafts, best.policy) if share is not None and share <= _LEAST else (None, None)
+    return DraftPlan(drafts, policy, seconds, share, best.accepted)
 
 
-def _quickest(call: Callable[..., object], *arguments: object) -> float:
-    seconds = []
-    for _ in range(_ROUNDS):
-        start = perf_counter()
-        call(*arguments)
-        seconds.append(perf_counter() - start)
-    return min(seconds)
+def _seconds(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start

@@ -27,7 +27,7 @@ from exeunt.runs.run_inputs import load_preparation, part_data
 from exeunt.runs.runner import Runner
 from exeunt.torch.devices import best_device, limit_threads
 from exeunt.torch.language.calibration import Candidates, Per, differing, graded
-from exeunt.torch.language.draft_plan import DecodingTimes, DraftPlan, draft_plan, recorded_answers
+from exeunt.torch.language.draft_plan import DecodingTimes, DraftPlan, draft_plan, profiled, recorded_answers
 from exeunt.torch.language.drafts import Drafts
 from exeunt.torch.language.exits import DecoderWithExits
 from exeunt.torch.language.generation import Continuation, continuations
@@ -163,7 +163,7 @@ class LanguageModel:
             )
             return perf_counter() - start
 
-        plan = draft_plan(DecodingTimes.measured(self.network, batch_size), *recorded, timed)
+        plan = draft_plan(profiled(DecodingTimes.measured(self.network, batch_size), *recorded), timed)
         write_json(file, plan.to_dict())
         return plan
 
