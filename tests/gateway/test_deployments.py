@@ -347,6 +347,18 @@ def test_the_wait_is_until_there_is_room() -> None:
     assert group.begin(1, 0, []) is not None
 
 
+def test_the_wait_is_counted_without_what_has_left_the_minute() -> None:
+    clock = Clock()
+    group = made(clock, (None, 100))
+    for _ in range(2):
+        use = group.begin(50, 0, [])
+        assert use is not None
+        use.end("")
+        clock.now += 30
+    clock.now += 5  # the first is 65 seconds old, the second 35
+    assert group.wait_s(80) == pytest.approx(25)
+
+
 def test_a_wait_that_a_service_asks_for_is_not_ended_by_answers_that_come() -> None:
     clock = Clock()
     group = made(clock, (None, None))

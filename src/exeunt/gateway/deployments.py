@@ -78,10 +78,10 @@ class Deployment:
 
     def wait_s(self, tokens: int) -> float:
         """Return the seconds until there is room for a request, and it does not rest."""
-        n_requests, n_tokens, now = self._requests, self._tokens, self.breaker.clock()
         rests_s = max(self.breaker.rests_s, _LOOK_AGAIN_S if self.breaker.rests else 0.0)
         if self.room(tokens) >= 0:
             return rests_s
+        n_requests, n_tokens, now = self._requests, self._tokens, self.breaker.clock()
         for use in self._leaving:
             n_requests, n_tokens = n_requests - 1, n_tokens - use.tokens
             if self._room(tokens, n_requests, n_tokens) >= 0:
