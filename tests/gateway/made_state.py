@@ -30,6 +30,16 @@ FIRST = (
     "closed. With 10% of the units drawn, that is about 1,800 more conversations, which is about 3 periods at the pace "
     "of the latest ones."
 )
+
+
+def limit(
+    text: str | None, spent: float, left: float | None = None, *, ends: float | None = None
+) -> dict[str, Any]:
+    """Return a limit as the state has it."""
+    most = None if text is None else float(text.split()[0])
+    return {"limit": text, "most": most, "spent": spent, "left": left, "overdrawn": 0.0, "ends": ends}
+
+
 LIVE: dict[str, Any] = {
     "policy": "p2", "since": 1.8e9, "unit": "conversation", "rows": 5, "certificate": GUARANTEES,
     "promise": {"max_loss": 0.05, "budget": None, "delta": 0.05}, "limit": 0.04, "standing": [FORECAST],
@@ -53,11 +63,9 @@ LIVE: dict[str, Any] = {
     "evidence": {"exits": [[0, 0], [4060, 0.4], [8120, 0.3]], "audits": [[0, 0], [201, 0.2], [402, 0.1]]},
     "alarms": [], "compared": {"compared": 897, "no money": 4, "the reference failed": 1}, "resting": [], "stopped": [],
     "disputed": {},
-    "money": {"all": {"limit": None, "most": None, "spent": 52.9, "left": None, "overdrawn": 0.0},
-              "day": {"limit": "20 usd/day", "most": 20.0, "spent": 52.9, "left": 8.48, "overdrawn": 0.0},
-              "shadow": {"limit": "1 usd/day", "most": 1.0, "spent": 21.38, "left": 0.795, "overdrawn": 0.0},
-              "clients": {"alice": {"limit": None, "most": None, "spent": 4.2, "left": None, "overdrawn": 0.0},
-                          "batch": {"limit": "5 usd", "most": 5.0, "spent": 4.99, "left": 0.01, "overdrawn": 0.0}}},
+    "money": {"all": limit(None, 52.9), "day": limit("20 usd/day", 52.9, 8.48, ends=1801656000.0),
+              "shadow": limit("1 usd/day", 21.38, 0.795),
+              "clients": {"alice": limit(None, 4.2), "batch": limit("5 usd", 4.99, 0.01)}},
 }  # fmt: skip
 SHADOW: dict[str, Any] = {
     **LIVE, "policy": "reference", "since": 1.795e9, "rows": 0, "certificate": None, "limit": None, "policies": {},

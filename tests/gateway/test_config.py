@@ -74,7 +74,26 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         (shadow("cap: '2 usd'"), "a comparison may cost 2 usd, more than"),
         (shadow("cap: '1 usd/day'"), "shadow: cap is an amount such as"),
         (shadow("opted_out: nobody"), "opted_out is reference or policy"),
-        ({"spend": "{week: '1 usd'}"}, "spend: there is no 'week'; there are total, day, key"),
+        ({"spend": "{year: '1 usd'}"}, "spend: there is no 'year'; there are total, day, week, month, key"),
+        (
+            {"spend": "{month: '1 usd/month'}"},
+            "spend: month is an amount such as '20 usd', got '1 usd/month'$",
+        ),
+        ({"spend": "{week: '-1 usd'}"}, "spend: week: an amount is a number from 0 to .*, got -1$"),
+        (
+            {"spend": "{day: '1 eur'}"},
+            "spend: day: prices are in usd, and '1 eur' is in eur: write it in usd$",
+        ),
+        (
+            {"spend": "{time_zone: Mars/Base}"},
+            "spend: the time zone 'Mars/Base' is not known here: write a name",
+        ),
+        ({"spend": "{time_zone: 5}"}, "spend: time_zone: give a text, got 5"),
+        (
+            {"spend": "{key: '1 usd/year'}"},
+            "spend: key: a rate is an amount per second, .*, got '1 usd/year'$",
+        ),
+        ({"spend": "{key: '-1 usd/month'}"}, "spend: key: an amount is a number from 0 to .*, got -1$"),
         ({"spend": "{total: '-1 usd'}"}, "spend: total: an amount is a number from 0 to .*, got -1$"),
         ({"spend": "{day: 20}"}, "spend: day: 20 has no unit: write '20 usd'$"),
         (

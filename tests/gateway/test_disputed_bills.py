@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,9 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         capsys.readouterr()
         exeunt(["gateway", "money", file])
         table = capsys.readouterr().out
-        assert re.search(r"^each day +20 usd/day +[\d.]+ usd +20\.00 usd$", table, re.M), table
+        assert re.search(r"^each day +20 usd/day +[\d.]+ usd +20\.00 usd +[\d-]+ 00:00 UTC$", table, re.M), (
+            table
+        )
         assert re.search(r"^client alice +no limit +[\d.]+ usd *$", table, re.M), table
         assert "large has billed " in table
         assert f"exeunt gateway money {file} --book large` (the bill was right)" in table
@@ -97,7 +99,9 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
         assert capsys.readouterr().out.endswith("count. It is asked as before.\n")
         assert_overdrawn(run)
         exeunt(["gateway", "money", file])
-        assert re.search(r"^each day .* nothing, [\d,.]+ usd above it$", capsys.readouterr().out, re.M)
+        assert re.search(
+            r"^each day .* nothing, [\d,.]+ usd above it +[\d-]+ 00:00 UTC$", capsys.readouterr().out, re.M
+        )
         decided = [json.loads(line) for line in log.read_text().splitlines()]
         dropped, booked = ((one["decision"], one["reason"]) for one in decided)
         assert dropped == ("dropped", "a fault of the provider")
@@ -152,7 +156,7 @@ def test_a_model_that_is_stopped_while_money_is_held_for_it_is_passed_over(
 
 
 def assert_overdrawn(run: Running) -> None:
-    """Nothing is left, which no number below 0 says, and a far time is a date."""
+    """Nothing is left of the day, which no number below 0 says; the next one begins anew."""
     above = run.gateway.money.total.spent - 20
     told, counts = run.state()["money"]["day"], run.metrics()
     assert (told["left"], told["overdrawn"]) == (0, pytest.approx(above))
@@ -161,11 +165,10 @@ def assert_overdrawn(run: Running) -> None:
     assert float(shown) == pytest.approx(above)
     refused = run.ask("x")
     assert refused.status_code == 429
-    days = int(refused.headers["retry-after"]) / 86400
-    assert days == pytest.approx(above / 20, rel=0.01)
-    day = datetime.now(timezone.utc) + timedelta(days=days)
-    why = f"0 usd of what may be spent is left: there is enough on {day:%Y-%m-%d} (UTC) at the earliest, so"
-    assert why in error_of(refused)
+    after = int(refused.headers["retry-after"])
+    assert after == pytest.approx(told["ends"] - time.time(), abs=30)
+    assert after <= 86_400
+    assert f"0 usd of what may be spent is left: try again in {after} s" in error_of(refused)
 
 
 @pytest.mark.parametrize("wait_s", [None, 1e11])

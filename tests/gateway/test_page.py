@@ -119,7 +119,7 @@ def test_from_the_shadow_to_a_policy_and_back(
     tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(app, "_EVENTS_S", 0.05)
-    spend = "{total: '2 usd', key: '1 usd/day'}"
+    spend = "{total: '2 usd', day: '2 usd', key: '1 usd/day'}"
     with running(tmp_path, spend=spend, run_length="100", units="request", period="0.4 s") as run:
         set_screen(page.browser, width=1400, scheme="light")
         page.browser.get(run.url)
@@ -255,7 +255,7 @@ def test_everything_is_said_of_a_policy_that_answers(
     page.has(escalated="A later request of its conversation, or in none\n11.1% (2,028)")
     page.has(escalated="under 0.1% (2)", escalated_about="27.2% of the requests")
     page.has(limits="52.90 usd spent, no limit", compared="no money")
-    page.has(limits="8.48 usd left of 20 usd/day")
+    page.has(limits="8.48 usd left of 20 usd/day until 3 Feb 2027")
     (problem,) = page.find(".note.problem")
     assert problem.replace("\u00a0", " ") == "0.01 usd left of 5 usd, 4.99 usd spent"
     share, allowed, chosen, still_open = page.shown("drawn").split("\n")
@@ -314,7 +314,14 @@ def test_where_audits_tell_too_little_there_is_no_interval(
 
 
 def test_a_policy_that_costs_more_and_loses_more(made_up: Any, page: Page) -> None:
-    day = {"limit": "20 usd/day", "most": 20.0, "spent": 10_001.0, "left": 0.0, "overdrawn": 9981.0}
+    day = {
+        "limit": "20 usd/day",
+        "most": 20.0,
+        "spent": 10_001.0,
+        "left": 0.0,
+        "overdrawn": 9981.0,
+        "ends": None,
+    }
     made_up(**{**LOSING, "money": {**LIVE["money"], "day": day}})
     page.has(limits="nothing left of 20 usd/day, 9,981.00 usd above it")
     page.says(saved="1.50 usd lost 3.1% of large\u2019s cost")

@@ -101,7 +101,7 @@ class _KeyOptions:
         "Whether requests of the new client may be sent to other models for comparison; they may by default. A further "
         "key of a client keeps what its first one had."
     )
-    spend: str | None = option("What requests of the new client may cost, such as '5 usd/day'.")
+    spend: str | None = option("What requests of the new client may cost, such as '5 usd/month'.")
 
     def __post_init__(self) -> None:
         if self.add is None and (self.spend is not None or self.shadow is not None):
@@ -202,6 +202,7 @@ def money(file: _File, options: _MoneyOptions) -> None:
     from exeunt.gateway.folder import gateway_folder
     from exeunt.gateway.key_store import Keys
     from exeunt.gateway.ledgers import decide_disputes, limits_in, resume_model, resumed_by
+    from exeunt.ledger.calendar import shown_time
     from exeunt.stream.bill import in_usd
 
     if (model := options.book or options.drop) is not None:
@@ -223,8 +224,10 @@ def money(file: _File, options: _MoneyOptions) -> None:
         left = "" if state["left"] is None else in_usd(state["left"])
         if state["overdrawn"]:
             left = f"nothing, {in_usd(state['overdrawn'])} above it"
-        rows.append([name, state["limit"] or _NO_LIMIT, in_usd(state["spent"]), left])
-    echo(text_table(["money", "limit", "spent since the first start", "left now"], rows))
+        ends = state["ends"]
+        until = "" if ends is None else shown_time(int(ends) * 10**9, config.spend.time_zone)
+        rows.append([name, state["limit"] or _NO_LIMIT, in_usd(state["spent"]), left, until])
+    echo(text_table(["money", "limit", "spent since the first start", "left now", "until"], rows))
     for model, bills in disputed.items():
         echo(
             f"{model} has billed {in_usd(bills.claimed)} for {counted(bills.bills, 'request')} that can cost "

@@ -23,6 +23,7 @@ from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, mapping, opti
 from exeunt.gateway.folder import JUDGE
 from exeunt.gateway.graders import find_grader_beside
 from exeunt.ledger import ledger_of
+from exeunt.ledger.calendar import PERIODS, UTC, zone_of
 from exeunt.live.function_model import checked_price
 from exeunt.live.http_model import checked_url, checked_variable
 from exeunt.stream.units import DAY_S, HOUR_S, UnitRules
@@ -59,10 +60,12 @@ _OF_AN_EMBEDDING = {name: _OF_A_MODEL[name] for name in _SHARED}
 """The options of a model that embeds texts, each with its kind: see `EmbeddingModel`."""
 
 
-def check_limit(text: str, name: str) -> None:
-    """Raise InputError unless the text is a limit in US dollars, such as "5 usd" or "2 usd/day"."""
+def check_limit(text: str, name: str, *, time_zone: str | None = None) -> None:
+    """Raise InputError unless the text is a limit in US dollars, such as "5 usd" or "2 usd/day". `time_zone`: in which
+    days, weeks and months are those of the calendar; None for rates alone.
+    """
     try:
-        unit = ledger_of(text).unit
+        unit = ledger_of(text, time_zone=time_zone).unit
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if unit != "usd":
@@ -116,8 +119,8 @@ class Shadow:
     """Which units of requests are also sent to which models, to be compared with the reference's answers.
 
     `share`: of the units, while the reference answers everything. `audit`: of the units, while a policy answers.
-    `spend`: what this may cost, such as "5 usd/day". `cap`: the most that a request may cost whoever answers it; dearer
-    ones are answered by the reference and not compared. `grader`: see `exeunt.gateway.graders.grader_named`.
+    `spend`: what this may cost, such as "5 usd/day", a rate. `cap`: the most that a request may cost whoever answers
+    it; dearer ones are answered by the reference and not compared. `grader`: see `exeunt.gateway.graders.grader_named`.
     `opted_out`: who answers clients whose requests are not compared: "reference", or also the "policy", of which nobody
     knows how good it is for them.
     """
@@ -209,20 +212,36 @@ class Features:
 
 @dataclass(frozen=True)
 class Spend:
-    """The most that all requests may cost, such as "100 usd" in `total` or "20 usd" a `day`; those of each client key,
-    such as "5 usd/day" or "50 usd"; and an attempt at one model for one `request`. What is not named has no limit.
+    """The most that all requests may cost, such as "100 usd" in `total` or "20 usd" a `day`, `week` or `month` of the
+    calendar in the `time_zone`; those of each client key, such as "5 usd/month" or "50 usd"; and an attempt at one
+    model for one `request`. What is not named has no limit.
     """
 
     total: Amount | None = None
     day: Amount | None = None
+    week: Amount | None = None
+    month: Amount | None = None
     key: Limit | None = None
     request: Amount | None = None
+    time_zone: str = UTC
 
     def __post_init__(self) -> None:
-        for name in ("total", "day", "key", "request"):
-            if (limit := getattr(self, name)) is None:
-                continue
-            (check_limit if name == "key" else check_amount)(limit, name)
+        zone_of(self.time_zone)
+        for name in ("total", *PERIODS, "request"):
+            if (limit := getattr(self, name)) is not None:
+                check_amount(limit, name)
+        if self.key is not None:
+            check_limit(self.key, "key", time_zone=self.time_zone)
+
+    @property
+    def periods(self) -> dict[str, str]:
+        """The limits by the calendar for all requests, such as "20 usd" by "day"."""
+        return {name: limit for name in PERIODS if (limit := getattr(self, name)) is not None}
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether all requests together have a limit."""
+        return bool(self.total or self.periods)
 
     @property
     def of_a_request(self) -> float:

@@ -19,7 +19,7 @@ Seconds: TypeAlias = float
 Amount: TypeAlias = str
 """An amount of money, such as "20 usd"."""
 Limit: TypeAlias = str
-"""A total such as "20 usd", or a rate such as "5 usd/day"."""
+"""A total such as "20 usd", or one by period such as "5 usd/day"."""
 Budget: TypeAlias = str
 """A share such as "40%", or an amount such as "0.002 usd"."""
 _DURATION = re.compile(r"\s*(\d*\.?\d+)\s*(s|min|h|days?|weeks?)\s*")

@@ -494,7 +494,7 @@ class Gateway:
     async def left(self, client: Client) -> float | None:
         """Return the US dollars that a client's requests may still cost; None without any limit."""
         spend = self.money.spend
-        if not (client.spend or spend.key or spend.day or spend.total):
+        if not (client.spend or spend.key or spend.is_limited):
             return None
         return await PAYING.run(lambda: max(self.money.of(client).available, 0.0))
 

@@ -22,6 +22,7 @@ from exeunt.costs.budget_text import exact_quantity
 from exeunt.errors import ArtefactError, FileError, InputError
 from exeunt.gateway.config import check_limit
 from exeunt.gateway.folder import FORMER_KEYS, KEYS
+from exeunt.ledger.calendar import UTC
 
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -122,7 +123,7 @@ class Keys:
         """
         _check_name(name)
         if spend is not None:
-            check_limit(spend, "spend")
+            check_limit(spend, "spend", time_zone=UTC)
             if exact_quantity(spend)[0] == 0:
                 raise InputError(
                     "spend must be above 0: whom nothing is allowed gets no key, or loses it by `exeunt gateway forget`"
@@ -336,7 +337,7 @@ def _client(**entry: Any) -> Client:
     if not _DIGEST.fullmatch(client.digest):
         raise ValueError(f"the digest of {client.name!r:.80} has not 64 hexadecimal digits")
     if client.spend is not None:
-        check_limit(client.spend, "spend")
+        check_limit(client.spend, "spend", time_zone=UTC)
     return client
 
 

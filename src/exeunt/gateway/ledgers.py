@@ -1,4 +1,4 @@
-"""The ledgers of a gateway: all requests, a day of them, those of each client, and what is asked for comparison."""
+"""The ledgers of a gateway: all requests, their days, weeks and months, clients, and what is asked for comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from exeunt.ledger.wanted import MOST
 
 MONEY, DISPUTES = "money.db", "disputes.jsonl"
 _ALL = "all"
-_COMPARED = "all/day/shadow"
+_BY_CALENDAR = "day"  # with all periods: folders of older versions have this name, within which clients lie
+_COMPARED = f"{_ALL}/{_BY_CALENDAR}/shadow"
 _NO_LIMIT = f"{MOST} usd/day"  # a rate: a total that becomes one begins without a burst
 
 
@@ -45,16 +46,22 @@ class Money:
         self.spend = spend
         self.total = ledger_of(spend.total or f"{MOST} usd", name=_ALL, store=self._store)
         self.total.resumed_by = resumed_by
-        day = _NO_LIMIT if spend.day is None else f"{spend.day}/day"
-        self._day = ledger_of(day, name="day", within=self.total)
+        self._by_calendar = _by_calendar(spend, self.total)
         self._shadow_limit = None if shadow is None else shadow.spend
-        self.shadow = None if shadow is None else ledger_of(shadow.spend, name="shadow", within=self._day)
+        self.shadow = (
+            None if shadow is None else ledger_of(shadow.spend, name="shadow", within=self._by_calendar)
+        )
 
     def of(self, client: Client) -> Ledger:
         """Return what pays for the requests of a client. Another key of the same name goes on with what is spent."""
         if (ledger := self._each.get(client.digest)) is None:
             limit = client.spend or self.spend.key or _NO_LIMIT
-            ledger = ledger_of(limit, name=f"client {client.name}", within=self._day)
+            ledger = ledger_of(
+                limit,
+                time_zone=self.spend.time_zone,
+                name=f"client {client.name}",
+                within=self._by_calendar,
+            )
             self._each[client.digest] = ledger
         return ledger
 
@@ -80,14 +87,14 @@ class Money:
 
     @property
     def _available(self) -> float:
-        return math.inf if self.spend.total is self.spend.day is None else self._day.available
+        return self._by_calendar.available if self.spend.is_limited else math.inf
 
     def state(self, clients: Iterable[Client]) -> dict[str, Any]:
         """Return the limits and what is spent and left of each, JSON-able."""
         spend = self.spend
         return {
             "all": _state(self.total, spend.total),
-            "day": _state(self._day, spend.day and f"{spend.day}/day"),
+            **{name: _state(self._by_calendar, limit) for name, limit in _periods(spend).items()},
             "shadow": None if self.shadow is None else _state(self.shadow, self._shadow_limit),
             "clients": {
                 client.name: _state(self.of(client), client.spend or spend.key)
@@ -159,18 +166,29 @@ def limits_in(
     """
     with _store_in(folder) as store:
         total = _opened(store, _ALL)
-        day = _opened(store, "day", total)
-        limits = {
-            "all": _state(total, spend.total),
-            "each day": _state(day, spend.day and f"{spend.day}/day"),
-        }
+        by_calendar = _opened(store, _BY_CALENDAR, total)
+        limits = {"all": _state(total, spend.total)}
+        limits |= {f"each {name}": _state(by_calendar, limit) for name, limit in _periods(spend).items()}
         if shadow is not None:
-            limits["comparisons"] = _state(_opened(store, "shadow", day), shadow.spend)
+            limits["comparisons"] = _state(_opened(store, "shadow", by_calendar), shadow.spend)
         for client in clients:
             if not client.admin:
                 name = f"client {client.name}"
-                limits[name] = _state(_opened(store, name, day), client.spend or spend.key)
+                limits[name] = _state(_opened(store, name, by_calendar), client.spend or spend.key)
         return limits, {} if total is None else _disputes(total.disputed)
+
+
+def _by_calendar(spend: Spend, total: Ledger) -> Ledger:
+    """Return the ledger of all requests with the limits by the calendar, within that of the total."""
+    if not spend.periods:
+        return Ledger(total=f"{MOST} usd", name=_BY_CALENDAR, within=total)
+    limits: dict[str, Any] = spend.periods
+    return Ledger(**limits, time_zone=spend.time_zone, name=_BY_CALENDAR, within=total)
+
+
+def _periods(spend: Spend) -> dict[str, str]:
+    """Return the limits by the calendar, as a limit of a client is written."""
+    return {name: f"{limit}/{name}" for name, limit in spend.periods.items()}
 
 
 @contextmanager
@@ -213,12 +231,16 @@ def _append(file: Path, line: Mapping[str, Any]) -> None:
 
 def _state(ledger: Ledger | None, limit: str | None) -> dict[str, Any]:
     """Return what is spent, since the beginning, and left of a limit, or spent above it. `most`: what may be left, in
-    US dollars. `ledger`: None if nothing was ever spent.
+    US dollars. `ends`: when it begins anew, in seconds since 1970; None if it never does. `ledger`: None if nothing was
+    ever spent.
     """
     spent = 0.0 if ledger is None else ledger.spent
-    state = {"limit": limit, "most": None, "spent": spent, "left": None, "overdrawn": 0.0}
+    state = {"limit": limit, "most": None, "spent": spent, "left": None, "overdrawn": 0.0, "ends": None}
     if limit is None:
         return state
-    most = float(exact_quantity(limit)[0])
-    left = most if ledger is None else ledger.left
-    return {**state, "most": most, "left": max(left, 0.0), "overdrawn": max(-left, 0.0)}
+    most, ends = float(exact_quantity(limit)[0]), None
+    left = most
+    if ledger is not None:
+        of_period = ledger.limits.get(limit.partition("/")[2].strip() or "total")
+        left, ends = (min(most, ledger.left), None) if of_period is None else (of_period.left, of_period.ends)
+    return {**state, "most": most, "left": max(left, 0.0), "overdrawn": max(-left, 0.0), "ends": ends}

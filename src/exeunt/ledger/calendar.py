@@ -53,7 +53,16 @@ class CalendarLimit(NamedTuple):
     @property
     def shown_end(self) -> str:
         """When the next period begins, as people there write it."""
-        return f"{_local(self.ends, zone_of(self.zone)):%Y-%m-%d %H:%M} {self.zone}"
+        return shown_time(self.ends, self.zone)
+
+
+def shown_time(time: int, zone: str) -> str:
+    """Write a time as people in a zone do.
+
+    >>> shown_time(1_796_644_800 * 10**9, "Europe/Paris")
+    '2026-12-07 13:00 Europe/Paris'
+    """
+    return f"{_local(time, zone_of(zone)):%Y-%m-%d %H:%M} {zone}"
 
 
 def zone_of(name: str) -> ZoneInfo:

@@ -59,7 +59,7 @@ function showNumbers(state) {
 }
 
 function showMoney({ money }) {
-  const limits = [["All requests", money.all], ["Each day", money.day.limit && { ...money.day, spent: null }], ["Comparisons", money.shadow]];
+  const limits = [["All requests", money.all], ...["day", "week", "month"].map((period) => [`Each ${period}`, money[period] && { ...money[period], spent: null }]), ["Comparisons", money.shadow]];
   drawBars($("limits"), limits.filter(([, one]) => one).map(([name, one]) => words.limit(name, one)));
   const clients = Object.entries(money.clients).sort(([, a], [, b]) => b.spent - a.spent);
   drawBars($("clients"), clients.slice(0, MOST_CLIENTS).map(([name, one]) => words.limit(name, one)));

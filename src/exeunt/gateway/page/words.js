@@ -131,9 +131,10 @@ export const escalated = ({ bill, unit }) => Object.entries(REASONS).filter(([re
   .map(([reason, name]) => bar(name.replace("unit", unit), bill.decided[reason], bill.requests));
 
 /** A limit as a bar. */
-export function limit(name, { limit: text, most, spent, left, overdrawn }) {
+export function limit(name, { limit: text, most, spent, left, overdrawn, ends }) {
   if (text === null) return { name, note: `${usd(spent)} spent, no limit` };
-  const rest = overdrawn > 0 ? `nothing left of ${text}, ${usd(overdrawn)} above it` : `${usd(left)} left of ${text}`;
+  const until = known(ends) ? ` until ${when(ends)}` : "";
+  const rest = overdrawn > 0 ? `nothing left of ${text}${until}, ${usd(overdrawn)} above it` : `${usd(left)} left of ${text}${until}`;
   return { name, note: known(spent) ? `${rest}, ${usd(spent)} spent` : rest, share: most > 0 ? 1 - left / most : 1, full: left <= NEARLY_NONE * most };
 }
 
