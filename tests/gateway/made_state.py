@@ -59,6 +59,7 @@ LIVE: dict[str, Any] = {
     "in_all": {"since": 1.795e9, "saved": [31.02, 28.4, 33.7], "compared": 21.38, "break_even": None,
                "told": "Since 18 Nov 2026, the first start, 31.02 usd were saved (95% interval 28.40 usd to 33.70 "
                        "usd), net of 21.38 usd for comparisons, audits and judges. These are earned back."},
+    "feedback": "Feedback of clients, as mean grades: large 0.90 (8). It certifies nothing.",
     "drawing": {"probability": 0.031, "since": 1.80009e9, "units": 1204, "chosen": 39, "refused": 1, "open": 38},
     "evidence": {"exits": [[0, 0], [4060, 0.4], [8120, 0.3]], "audits": [[0, 0], [201, 0.2], [402, 0.1]]},
     "alarms": [], "compared": {"compared": 897, "no money": 4, "the reference failed": 1}, "resting": [], "stopped": [],

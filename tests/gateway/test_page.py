@@ -239,6 +239,7 @@ def test_everything_is_said_of_a_policy_that_answers(
         saved_about="95% interval: 49.80 usd to 55.10 usd saved. This is net: since the policy answers, its requests "
         "have cost 41.37 usd; comparisons, audits and judges have cost 2.21 usd.",
         in_all=LIVE["in_all"]["told"],
+        feedback=LIVE["feedback"],
         quality="2.1 points below large, per request",
         quality_about="95% interval over all requests: 0.4 points above to 4.7 points below, from 402 audited "
         "conversations. Where the policy answered: 2.4 points below (0.5 points above to 5.3 points below).",

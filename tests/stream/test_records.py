@@ -28,7 +28,7 @@ FULL = Record(
     number=7, time=1.5, client="shop", request="0a" * 16, said={"small": SMALL, "large": LARGE}, setting=3, unit=5,
     row=2, is_open=True, retry=True, guessed=True, transcript=b"\0\xff" * 8, policy="p1", answered="small",
     asked=("small", "large"), decided="score", cost=2.5e-4, input_cost=1e-6, refused=("tiny", ""), compared=COMPARED,
-    features=(0.25, -1.5), text='{"a": "é"}',
+    features=(0.25, -1.5), text='{"a": "é"}', answer=b"\1" * 16, feedback=0.25,
 )  # fmt: skip
 BARE = Record(8, 2.0, "shop", "0b", {})
 UNIT = Unit(5, "shop", 1.0, 1.5, 3, 9.0, b"\0u", 4, 0.25, drawn=True, held_out=True, setting=3)
@@ -61,6 +61,57 @@ def test_every_field_is_read_as_it_was_added(tmp_path, records):
         assert (again.read(), again.count(), again.count("retry")) == ([FULL, BARE], 2, 1)
         assert (again.read("number > ?", (7,)), again.clients()) == ([BARE], {"shop"})
         assert again.latest_number() == 8
+
+
+def test_an_answer_is_graded_once_and_the_latest_of_its_name(tmp_path, records):
+    one, other = b"1" * 16, b"2" * 16
+    for number, (answer, answered) in enumerate(
+        [(one, "large"), (one, "small"), (other, "small"), (b"", "x")], 1
+    ):
+        records.add(replace(BARE, number=number, time=float(number), answer=answer, answered=answered))
+    assert records.feedback() == {}
+    assert records.give_feedback(one, 0.25) is True
+    assert records.give_feedback(one, 0.5) is False
+    assert records.give_feedback(b"3" * 16, 0.5) is records.give_feedback(b"", 0.5) is None
+    assert [record.feedback for record in records.read()] == [None, 0.25, None, None]
+    assert records.give_feedback(other, 0) is True  # which is a grade, too
+    assert records.feedback() == {"small": (2, 0.125)}
+    assert records.expire(3.0) == 2
+    assert records.feedback() == {"small": (1, 0.0)}
+    assert records.give_feedback(one, 0.5) is None
+    records.forget("shop")
+    assert records.feedback() == {}
+    assert records.give_feedback(other, 0.5) is None
+    assert other not in everything(tmp_path)
+
+
+def test_a_file_of_the_second_version_is_brought_to_this_one(tmp_path):
+    known = [name for name in module._NAMES if name not in ("answer", "feedback")]
+    schema = module._SCHEMA.replace(module._INDICES, "")
+    schema = schema.replace(module._columns(module._NAMES), module._columns(known))
+    assert "feedback" not in schema
+    replace(module.KIND, version=2, schema=schema).make(tmp_path / RECORDS)
+    values = [value for name, value in zip(module._NAMES, module._stored(FULL), strict=True) if name in known]
+    with closing(sqlite3.connect(tmp_path / RECORDS)) as connection, connection:
+        module._put(connection, "request", known, values)
+    for _ in range(2):
+        with closing(Records(tmp_path)) as records:
+            assert records.read() == [replace(FULL, answer=b"", feedback=None)]
+            assert records.give_feedback(FULL.answer, 1.0) is None
+    with closing(Records(tmp_path)) as records:
+        records.add(replace(FULL, number=8, feedback=None))
+        assert records.give_feedback(FULL.answer, 1.0) is True
+        assert records.feedback() == {"small": (1, 1.0)}
+        queries = (
+            "SELECT number FROM request WHERE answer = ? AND answer != x''",
+            "SELECT answered, COUNT(*), AVG(feedback) FROM request WHERE feedback IS NOT NULL GROUP BY answered",
+        )
+        with records.reading() as connection:  # an index is used, whatever there is
+            plans = [
+                str(connection.execute(f"EXPLAIN QUERY PLAN {query}", (b"",) * query.count("?")).fetchall())
+                for query in queries
+            ]
+        assert ["request_answer" in plans[0], "request_feedback" in plans[1]] == [True, True]
 
 
 def test_units_and_periods_are_read_as_they_were_added(records):
@@ -492,7 +543,7 @@ def test_a_damaged_file_of_the_first_version_stays_as_it_is(tmp_path):
 
 
 def test_a_file_of_a_newer_version(tmp_path):
-    replace(module.KIND, version=3).make(tmp_path / RECORDS)
+    replace(module.KIND, version=module.KIND.version + 1).make(tmp_path / RECORDS)
     with pytest.raises(ArtefactError, match="was written by a newer version of Exeunt"):
         Records(tmp_path)
 

@@ -66,6 +66,7 @@ def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
     folder, labels = _folder(file), options.labels
     from exeunt.gateway.certification_status import STATUS
     from exeunt.gateway.evidence import own_settings
+    from exeunt.gateway.feedback import feedback_told
     from exeunt.gateway.folder import REPORT, GatewayModels
     from exeunt.gateway.labels import agreement, read_labels
     from exeunt.gateway.ledgers import compared_in
@@ -79,6 +80,8 @@ def certify(file: _FileOrFolder, options: _CertifyOptions) -> None:
         if spans := records.kept("bill"):
             bill = Bill([Span.from_dict(span) for span in spans])
             lines.append(bill.told(compared_in(folder), time.time()))
+        if told := feedback_told(records.feedback()):
+            lines.append(told)
         if labels is not None:
             own = own_settings(records.settings(), models)
             where = f"compared = ? AND setting IN ({', '.join('?' * len(own))})"

@@ -12,11 +12,11 @@ from exeunt.errors import ExeuntError
 from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.key_store import Client
-from exeunt.gateway.protocols import PROTOCOLS, protocol_of
+from exeunt.gateway.protocols import PROTOCOLS, Messages, protocol_of
 from exeunt.web.security import SecurityMiddleware, bearer
 
 _PATH = re.compile(
-    r"(/v1/chat/completions|/v1/messages(?:/count_tokens)?|/v1/responses|/v1/embeddings|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
+    r"(/v1/chat/completions|/v1/messages(?:/count_tokens)?|/v1/responses|/v1/embeddings|/v1/feedback|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
 )
 _ADMINISTERS = re.compile("/(admin|metrics|events)")
 
@@ -53,16 +53,16 @@ class AccessMiddleware(SecurityMiddleware):
         # Not by the paths of routes, which match more, such as a line's end.
         if not (asks_models or client.admin):
             if _ADMINISTERS.match(path):
-                return error_response(path, 403, "this needs the key of who administers the gateway")
-            return error_response(path, 404, nothing_at(path))
+                return error_response(scope, 403, "this needs the key of who administers the gateway")
+            return error_response(scope, 404, nothing_at(path))
         if asks_models and client.admin:
             return error_response(
-                path, 403, "this key administers the gateway: ask models with the key of a client"
+                scope, 403, "this key administers the gateway: ask models with the key of a client"
             )
         return None
 
     def _error(self, scope: Scope, status: int, why: str, headers: dict[str, str]) -> JSONResponse:
-        return error_response(scope["path"], status, why, headers)
+        return error_response(scope, status, why, headers)
 
     def _path(self, scope: Scope) -> str:
         match = _PATH.fullmatch(scope["path"])
@@ -73,12 +73,17 @@ def nothing_at(path: str) -> str:
     """Return what is said of a path that is none of the gateway's, such as of a client whose base URL lacks /v1."""
     return (
         f"there is nothing at {path!r:.80}: clients ask {', '.join(protocol.path for protocol in PROTOCOLS)}, "
-        "/v1/embeddings and /v1/models, so their base URL ends with /v1, and that of Anthropic's clients ends before it"
+        "/v1/embeddings, /v1/feedback and /v1/models, so their base URL ends with /v1, and that of Anthropic's "
+        "clients ends before it"
     )
 
 
 def error_response(
-    path: str, status: int, why: str, headers: Mapping[str, str] | None = None
+    scope: Scope, status: int, why: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return an error as the clients read it that ask at this path."""
-    return JSONResponse(protocol_of(path).error(status, why), status, headers)
+    """Return an error as the client reads it. At paths that protocols share, Anthropic's clients tell their version."""
+    path = scope["path"]
+    shared = not any(path.startswith(protocol.path) for protocol in PROTOCOLS)
+    tells_version = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    protocol = Messages if shared and tells_version else protocol_of(path)
+    return JSONResponse(protocol.error(status, why), status, headers)

@@ -29,6 +29,8 @@ from exeunt.gateway.chat_request import ChatRequest, request_body
 from exeunt.gateway.completion_chunks import Sink, chunks_of
 from exeunt.gateway.embedding_request import PATH, EmbeddingRequest
 from exeunt.gateway.failure_log import log_failure
+from exeunt.gateway.feedback import PATH as FEEDBACK
+from exeunt.gateway.feedback import FeedbackRequest, GradedAlready, NoSuchAnswer
 from exeunt.gateway.gateway import Gateway, NoSuchModel
 from exeunt.gateway.key_store import Client
 from exeunt.gateway.metrics import CONNECTIONS
@@ -64,6 +66,7 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             *(Route(protocol.path, _asked, methods=["POST"]) for protocol in PROTOCOLS),
             Route("/v1/messages/count_tokens", _count, methods=["POST"]),
             Route(PATH, _embed, methods=["POST"]),
+            Route(FEEDBACK, _grade, methods=["POST"]),
             Route("/v1/models", _models),
             Route("/admin/state", _state),
             Route("/admin/policy", _set_policy, methods=["PUT"]),
@@ -116,7 +119,7 @@ async def _asked(request: Request) -> Response:
             return _stream(_events_of(exchange.begin(), first, chunks, answering), headers)
     answered = await asyncio.shield(answering)
     if answered.reply is None:
-        return await _unanswered(gateway, exchange.path, exchange.chat, client, answered)
+        return await _unanswered(request, exchange.chat, answered)
     body = {**(answered.reply.body or {}), "model": answered.model}
     headers = _headers(gateway, exchange, answered.model, answered.policy)
     headers |= await _money_headers(gateway, client, answered)
@@ -137,7 +140,7 @@ async def _embed(request: Request) -> Response:
         gateway.later(_answered(gateway, gateway.embed(asked, client)), awaited=True)
     )
     if answered.reply is None:
-        return await _unanswered(gateway, PATH, asked, client, answered)
+        return await _unanswered(request, asked, answered)
     headers = {
         "x-exeunt-model": answered.model,
         "x-exeunt-policy": "none",
@@ -210,14 +213,14 @@ async def _events_of(
 
 
 async def _unanswered(
-    gateway: Gateway, path: str, asked: ChatRequest | EmbeddingRequest, client: Client, answered: Answered
+    request: Request, asked: ChatRequest | EmbeddingRequest, answered: Answered
 ) -> Response:
     """Say why no model answered. Raises OverBudget where money is why."""
     if answered.short_of_money:
-        await gateway.raise_over_budget(asked, client, answered)
+        await _gateway(request).raise_over_budget(asked, request.state.key, answered)
     if answered.clients_fault:
-        return error_response(path, 400, f"the provider refuses this request: {answered.why}")
-    return error_response(path, 502, f"no model answered: {answered.why}", {"retry-after": "1"})
+        return error_response(request.scope, 400, f"the provider refuses this request: {answered.why}")
+    return error_response(request.scope, 502, f"no model answered: {answered.why}", {"retry-after": "1"})
 
 
 async def _count(request: Request) -> Response:
@@ -225,6 +228,13 @@ async def _count(request: Request) -> Response:
     data = await request.body()
     exchange = await read_beside(lambda data: Messages({"max_tokens": 1, **request_body(data)}), data)
     return JSONResponse({"input_tokens": _gateway(request).input_tokens(exchange.chat)})
+
+
+async def _grade(request: Request) -> Response:
+    """Keep the grade that a client gives to an answer of its own."""
+    feedback = FeedbackRequest.read(await request.body())
+    await _gateway(request).grade(feedback, request.state.key)
+    return JSONResponse({"id": feedback.id, "grade": feedback.grade})
 
 
 async def _models(request: Request) -> Response:
@@ -324,34 +334,34 @@ async def _http(request: Request, error: Any) -> Response:
         why = nothing_at(path)
     elif error.status_code == 405:
         why = f"{request.method} is not taken at {path!r:.80}, only {error.headers['Allow']}"
-    return error_response(path, error.status_code, why, error.headers)
+    return error_response(request.scope, error.status_code, why, error.headers)
 
 
 def _refused_connection(gateway: Gateway) -> bytes:
     """Count a connection for which there is no room, and return the body of its answer."""
     gateway.metrics.refused(CONNECTIONS)
-    return bytes(error_response("", 503, TOO_MANY).body)
+    return bytes(error_response({"path": "", "headers": ()}, 503, TOO_MANY).body)
 
 
 async def _left(request: Request, __: Exception) -> Response:
-    return error_response(request.url.path, 499, "the client disconnected")  # only the log reads it
+    return error_response(request.scope, 499, "the client disconnected")  # only the log reads it
 
 
 async def _bad_input(request: Request, error: Exception) -> Response:
-    return error_response(request.url.path, 404 if isinstance(error, NoSuchModel) else 400, str(error))
+    statuses: dict[type, int] = {NoSuchModel: 404, NoSuchAnswer: 404, GradedAlready: 409}
+    return error_response(request.scope, statuses.get(type(error), 400), str(error))
 
 
 async def _no_money(request: Request, error: Any) -> Response:
-    path = request.url.path
-    less = "send less at a time" if path == PATH else "lower max_tokens"
+    less = "send less at a time" if request.url.path == PATH else "lower max_tokens"
     status, why, headers = missing_money(error, program="gateway", unit="usd", less=less)
-    return error_response(path, status, why, headers)
+    return error_response(request.scope, status, why, headers)
 
 
 async def _failure(request: Request, error: Exception) -> Response:
     log_failure(error, "a request")
     if isinstance(error, FileError):
         why = "the gateway cannot read or write its files: see its log"
-        return error_response(request.url.path, 503, why, {"retry-after": "10"})
+        return error_response(request.scope, 503, why, {"retry-after": "10"})
     why = f"unexpected {type(error).__name__}: see the log of the gateway"
-    return error_response(request.url.path, 500, why)
+    return error_response(request.scope, 500, why)

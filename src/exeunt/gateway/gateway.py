@@ -27,6 +27,7 @@ from exeunt.gateway.embedding_request import PATH, EmbeddingRequest
 from exeunt.gateway.evidence import OVER_CAP, is_outside
 from exeunt.gateway.failure_log import FailureLog, log_failure
 from exeunt.gateway.features import feature_model
+from exeunt.gateway.feedback import Feedback, FeedbackRequest, feedback_told, provider_id
 from exeunt.gateway.folder import REPORT, GatewayModels, gateway_folder, hashed, secret
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.judge import grader_of
@@ -97,6 +98,7 @@ class Gateway:
         self.models.write(self.folder)
         self.policies = GatewayPolicies(self.folder, self.models)
         self.records = Records(self.folder)
+        self.feedback = Feedback(self.records)
         self._secret = secret(self.folder, self.records)
         self.answering = Answering(config.all_models, config.reference, config.fallback)
         self.failures = FailureLog()
@@ -276,6 +278,9 @@ class Gateway:
         place: Place,
     ) -> Record:
         replies = {name: reply for name, reply in answered.replies.items() if name != FEATURES}
+        body = (answered.reply and answered.reply.body) or {}
+        answer = self._answer(body.get("id"), client)
+        self.feedback.expect(answer)
         return Record(
             number,
             now,
@@ -295,6 +300,7 @@ class Gateway:
             cost=answered.cost,
             input_cost=self.config.models[self.config.reference].input_cost(_usage(answered)),
             text=told_text(request, replies) if self.config.keep.texts else None,
+            answer=answer,
         )
 
     async def _recorded(
@@ -319,10 +325,20 @@ class Gateway:
             if await self._is_known(client.name):  # else it was forgotten meanwhile
                 if place is not None:
                     self.traffic.count(record, opted_out=not client.shadow)
-                await asyncio.to_thread(self.traffic.keeping(record))
+                await self.feedback.add(record, self.traffic.keeping)
         finally:
+            self.feedback.drop(record.answer)
             if unit is not None:
                 self.traffic.ended(unit)
+
+    async def grade(self, request: FeedbackRequest, client: Client) -> None:
+        """Keep the grade that a client gives to an answer of its own. Raises NoSuchAnswer and GradedAlready."""
+        await self.feedback.give(self._answer(request.id, client), request)
+
+    def _answer(self, identity: object, client: Client) -> bytes:
+        """Return what stands for the id of an answer to a client; b"" for none."""
+        text = provider_id(identity)
+        return self._hmac(client, b"answer " + text.encode("utf-8", "surrogatepass")) if text else b""
 
     async def _is_known(self, name: str) -> bool:
         """Whether a client has a key. While another process writes the keys, one record at a time waits for it."""
@@ -479,7 +495,8 @@ class Gateway:
         if (current := self.status) is not None:
             now = self.clock()
             bill = self.traffic.bill.told(self.money.compared, now)
-            write_report(current, self.folder / REPORT, reference=self.config.reference, bill=bill, now=now)
+            told = {"bill": bill, "feedback": feedback_told(self.records.feedback())}
+            write_report(current, self.folder / REPORT, reference=self.config.reference, now=now, **told)
 
     def _changed(self, by_alarm: bool) -> None:
         """Begin another span of the bill, since another policy is active. After an alarm there is a new question."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.certification_status import Certified
+from exeunt.gateway.feedback import feedback_told
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.proposals import LOSS
 from exeunt.stream.ratios import FEWEST
@@ -41,7 +42,8 @@ class PageState:
 
         `certificate`: of the active policy, sentences; None without one. `policies`: those that can be chosen beside
         the reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
-        reason. `bill`: since `since`; `in_all`: since the first start. `evidence`: of the active policy or of that one,
+        reason. `bill`: since `since`; `in_all`: since the first start. `feedback`: a sentence, "" without
+        any. `evidence`: of the active policy or of that one,
         see `LiveWatch.curves`. `drawing`: what share of the units is compared, and what became of those of the latest
         periods, `since`. `alarms`: those with `ends` ended a certificate. `resting`: models and providers that are left
         alone, `for_s` seconds more. `stopped`: models that are asked no more.
@@ -64,6 +66,7 @@ class PageState:
             "shadow": None if config.shadow is None else asdict(config.shadow),
             "bill": self._bill(),
             "in_all": self._in_all(),
+            "feedback": feedback_told(gateway.records.feedback()),
             "drawing": self._drawing(),
             "evidence": (gateway.live.fallen or gateway.live.watch).curves,
             "alarms": list(gateway.live.alarms),

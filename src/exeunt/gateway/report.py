@@ -31,24 +31,28 @@ section > .caption { margin-top: 22px; }
 """
 
 
-def write_report(status: CertificationStatus, path: Path, *, reference: str, bill: str, now: float) -> None:
+def write_report(
+    status: CertificationStatus, path: Path, *, reference: str, bill: str, now: float, feedback: str = ""
+) -> None:
     """Write the page of what a gateway has certified, atomically, unless it says the same already, but for the time.
     `reference`: the model that it is measured by. `bill`: what was saved by the time `now`, see `Bill.told`.
+    `feedback`: see `feedback_told`.
     """
-    page, former = render(status, reference=reference, bill=bill, now=now), ""
+    page, former = render(status, reference=reference, bill=bill, now=now, feedback=feedback), ""
     with suppress(OSError, UnicodeDecodeError), open_regular(path) as file:
         former = file.read().decode()
     if _TIME.sub("", former) != _TIME.sub("", page):
         write_text(path, page)
 
 
-def render(status: CertificationStatus, *, reference: str, bill: str, now: float) -> str:
+def render(status: CertificationStatus, *, reference: str, bill: str, now: float, feedback: str = "") -> str:
     """Return the page: what is certified, what was measured, and what one would do otherwise."""
     style = page_part("page.css") + _STYLE
     allowed = f"default-src 'none'; style-src '{allowed_hash(style)}'; base-uri 'none'; form-action 'none'"
     made_by = f"Made by Exeunt {escape(__version__)}. This file is complete: it loads nothing from anywhere."
     time = datetime.fromtimestamp(now, timezone.utc)
     best_first = sorted(status.certified.values(), key=lambda policy: policy.cost)
+    told = [*filter(None, (bill, feedback)), *status.also(status.certified), *status.notes]
     parts = [_of_policy(policy, reference) for policy in best_first]
     return "\n".join(
         [
@@ -59,7 +63,7 @@ def render(status: CertificationStatus, *, reference: str, bill: str, now: float
             f"<title>Exeunt gateway</title>\n<style>{style}</style>\n</head>\n<body>",
             f'<header class="masthead"><p class="kicker">Exeunt gateway, {time:%Y-%m-%d %H:%M} UTC</p>',
             f"<h1>{escape(_title([policy.name for policy in best_first]))}</h1>",
-            f'<ul class="summary">{_items([bill, *status.also(status.certified), *status.notes])}</ul></header>',
+            f'<ul class="summary">{_items(told)}</ul></header>',
             *parts,
             f"<footer><p>{made_by}</p></footer>\n</body>\n</html>\n",
         ]

@@ -54,7 +54,8 @@ class Record:
     `input_cost`: what its input costs at the reference, if known. `said`: by model. `refused`: compared models that do
     not take it; "" among them if it could cost more than the cap. `compared`: "" if it was not drawn; "compared", or
     what stood in the way. `features`: kept with 32 bits each. `text`: JSON of request and answers, only where the
-    deployment keeps texts.
+    deployment keeps texts. `answer`: an HMAC of the id of its answer, b"" without one; `feedback`: the grade that its
+    client gave it, in [0, 1], which no certificate and no mean counts.
     """
 
     number: int
@@ -79,6 +80,8 @@ class Record:
     compared: str = ""
     features: tuple[float, ...] | None = None
     text: str | None = None
+    answer: bytes = b""
+    feedback: float | None = None
 
 
 def _columns(names: Sequence[str]) -> str:
@@ -111,10 +114,15 @@ IMPORTED = 0.0
 """The length of periods of a log that was brought in, which are told from the gateway's own by it."""
 IMPORTS = "imports"
 """Under this name is kept which logs were brought in."""
+_INDICES = """
+CREATE INDEX request_answer ON request (answer) WHERE answer != x'';
+CREATE INDEX request_feedback ON request (answered, feedback) WHERE feedback IS NOT NULL;
+"""
 _SCHEMA = f"""
 CREATE TABLE request ({_columns(_NAMES)});
 CREATE INDEX request_client ON request (client);
 CREATE INDEX request_unit ON request (unit) WHERE compared != '';
+{_INDICES}
 CREATE TABLE unit ({_columns(_UNIT)});
 CREATE INDEX unit_period ON unit (period);
 CREATE INDEX unit_fits ON unit (number) WHERE drawn AND NOT held_out AND closed IS NOT NULL;
@@ -141,7 +149,19 @@ CREATE TABLE factor (
 RECORDS = "records.db"
 _LATEST = "latest number"
 """Under this name the highest number is kept, of which the record may have been removed."""
-KIND = DatabaseKind("file of a gateway's records", 0x45584757, 2, _SCHEMA)
+
+
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file of the second version to this one: its answers cannot be graded any more."""
+    if version < 2:
+        raise sqlite3.DatabaseError(f"version {version} is taken over otherwise")
+    connection.execute("ALTER TABLE request ADD COLUMN answer DEFAULT x''")
+    connection.execute("ALTER TABLE request ADD COLUMN feedback")
+    for statement in filter(str.strip, _INDICES.split(";")):
+        connection.execute(statement)
+
+
+KIND = DatabaseKind("file of a gateway's records", 0x45584757, 3, _SCHEMA, upgrade=_upgrade)
 
 
 class Records:
@@ -214,6 +234,22 @@ class Records:
         """Keep something JSON-able under a name."""
         with self.writing() as connection:
             _keep(connection, {name: body})
+
+    def give_feedback(self, answer: bytes, grade: float) -> bool | None:
+        """Keep the grade that a client gives to an answer, the latest one of this HMAC. Return whether it had none
+        before; None if there is no such answer.
+        """
+        with self.writing() as connection:
+            row = connection.execute(
+                "SELECT number, feedback FROM request WHERE answer = ? AND answer != x'' "
+                "ORDER BY number DESC LIMIT 1",
+                (answer,),
+            ).fetchone()
+            if row is None:
+                return None
+            if row[1] is None:
+                connection.execute("UPDATE request SET feedback = ? WHERE number = ?", (grade, row[0]))
+            return row[1] is None
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -318,6 +354,14 @@ class Records:
                 (latest,),
             ).fetchall()
         return rows[::-1]
+
+    def feedback(self) -> dict[str, tuple[int, float]]:
+        """Return how many answers of each model clients have graded, and the mean of these grades."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT answered, COUNT(*), AVG(feedback) FROM request WHERE feedback IS NOT NULL GROUP BY answered"
+            )
+            return {model: (n, mean) for model, n, mean in rows}
 
     def clients(self) -> set[str]:
         """Return the clients of whom there are records."""

@@ -45,6 +45,7 @@ function showNumbers(state) {
   ["chance", "loss"].forEach((id) => $(id).classList.toggle("problem", isProblem));
   $("loss").hidden = !chance;
   if (chance) drawLoss($("loss"), state);
+  set("feedback", state.feedback);
   set("answered-about", state.bill.requests ? "" : "No requests yet.");
   drawBars($("answered"), words.answered(state));
   set("escalated-about", words.escalatedAbout(state));
