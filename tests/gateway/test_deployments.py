@@ -308,6 +308,32 @@ def test_no_minute_at_the_service_has_more_than_the_limits(seed: int) -> None:
             assert deployment.tpm is None or sum(window) <= deployment.tpm
 
 
+def test_metrics_that_read_in_other_threads_change_no_count() -> None:
+    clock, draw, stop = Clock(), random.Random(5), threading.Event()
+    group = made(clock, (10_000, 10**9))
+
+    def read() -> None:
+        while not stop.is_set():
+            group.told()
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        for i in range(5000):
+            use = group.begin(draw.randint(1, 500), i, [])
+            assert use is not None
+            use.arrived()
+            clock.now += draw.uniform(0, 60.2 if i % 7 == 0 else 0.1)
+            use.took(draw.randint(0, 500))
+            use.end("")
+        stop.set()
+        for reader in readers:
+            reader.result()
+    clock.now += 61
+    group.told()
+    (deployment,) = group.all
+    assert (deployment._requests, deployment._tokens, deployment.n_open) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("kind", ["rpm", "tpm"])
 def test_the_load_spreads_by_what_is_free(kind: str) -> None:
     clock, draw = Clock(), random.Random(3)

@@ -44,7 +44,8 @@ class Deployment:
     """A key at an address, and what was used of its limits in the last minute.
 
     A request counts from when it is sent until a minute after its status came, so that it counts for at least as long
-    as at the service, whenever it arrived there. `n_sent`: requests so far.
+    as at the service, whenever it arrived there. `n_sent`: requests so far. `lock`: of what is counted, which the
+    metrics read in another thread.
     """
 
     base_url: str
@@ -58,15 +59,17 @@ class Deployment:
     _tokens: int = 0
     _leaving: deque[Use] = field(default_factory=deque)
     _failed_until: float = 0.0
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def room(self, tokens: int) -> float:
         """Return the share of its limits that is left after one more request; below 0 if there is no room for it. A
         request of more tokens than a whole minute's takes those.
         """
         now = self.breaker.clock()
-        while self._leaving and self._leaving[0].until <= now:
-            self._forget(self._leaving.popleft())
-        return self._room(tokens, self._requests, self._tokens)
+        with self.lock:
+            while self._leaving and self._leaving[0].until <= now:
+                self._forget(self._leaving.popleft())
+            return self._room(tokens, self._requests, self._tokens)
 
     def _room(self, tokens: int, n_requests: int, n_tokens: int) -> float:
         left = 1.0
@@ -81,8 +84,10 @@ class Deployment:
         rests_s = max(self.breaker.rests_s, _LOOK_AGAIN_S if self.breaker.rests else 0.0)
         if self.room(tokens) >= 0:
             return rests_s
-        n_requests, n_tokens, now = self._requests, self._tokens, self.breaker.clock()
-        for use in self._leaving:
+        with self.lock:
+            n_requests, n_tokens, leaving = self._requests, self._tokens, list(self._leaving)
+        now = self.breaker.clock()
+        for use in leaving:
             n_requests, n_tokens = n_requests - 1, n_tokens - use.tokens
             if self._room(tokens, n_requests, n_tokens) >= 0:
                 return max(use.until - now, rests_s)
@@ -95,8 +100,9 @@ class Deployment:
 
     def begin(self, tokens: int) -> Use:
         """Count a request that is sent now."""
-        self.n_sent, self.n_open = self.n_sent + 1, self.n_open + 1
-        self._requests, self._tokens = self._requests + 1, self._tokens + tokens
+        with self.lock:
+            self.n_sent, self.n_open = self.n_sent + 1, self.n_open + 1
+            self._requests, self._tokens = self._requests + 1, self._tokens + tokens
         return Use(self, self.breaker.begin(), tokens)
 
     def _forget(self, use: Use) -> None:
@@ -119,15 +125,17 @@ class Use:
 
     def arrived(self) -> None:
         """Note that the service has the request: it counts for a minute from now."""
-        if not self.until:
-            self.until = self.deployment.breaker.clock() + _MINUTE_S
-            self.deployment._leaving.append(self)
+        with self.deployment.lock:
+            if not self.until:
+                self.until = self.deployment.breaker.clock() + _MINUTE_S
+                self.deployment._leaving.append(self)
 
     def took(self, tokens: int) -> None:
         """Note how many tokens it took."""
-        if self.counts:
-            self.deployment._tokens += tokens - self.tokens
-        self.tokens = tokens
+        with self.deployment.lock:
+            if self.counts:
+                self.deployment._tokens += tokens - self.tokens
+            self.tokens = tokens
 
     def end(self, failed: str | None, *, after_s: float = 0.0) -> None:
         """Note how the request ended, once, as `Call.end`. `after_s`: how long the service asks not to be asked."""
@@ -135,7 +143,8 @@ class Use:
             return
         self._ended = True
         self.arrived()
-        self.deployment.n_open -= 1
+        with self.deployment.lock:
+            self.deployment.n_open -= 1
         if failed:
             breaker = self.deployment.breaker
             self.deployment._failed_until = breaker.clock() + breaker.pause_s
