@@ -240,6 +240,9 @@ def _promised(
         "max_loss": lambda limit: true.lost <= limit + 1e-12,
         "max_early_loss": lambda limit: true.early_lost <= limit * true.early + 1e-12,
         "max_early_worse": lambda limit: true.early_worse <= limit * true.early + 1e-12,
+        "max_tail": lambda tail: (
+            1 - true.early <= tail[1] + 1e-12
+        ),  # of more than the exits before the last cost
         "budget": lambda limit: true.cost <= limit * (1 + 1e-12),
     }
     return not all(kept[name](limit) for name, limit in options.items() if name in kept)
@@ -285,6 +288,11 @@ def all_losses(population: Population, seed: int) -> bool | None:
     return _loss(population, seed, ex.cheapest, policy="eero", points=6, **limits)
 
 
+def tail(population: Population, seed: int) -> bool | None:
+    """The share of the inputs that cost more than 3, and the accuracy lost by `cheapest`, together."""
+    return _loss(population, seed, ex.cheapest, policy="eero", points=6, max_tail=(3.0, 0.6))
+
+
 def loss_of_one_threshold(population: Population, seed: int) -> bool | None:
     """The accuracy lost by `risk_controlled`."""
     return _loss(population, seed, ex.risk_controlled)
@@ -328,6 +336,7 @@ CERTIFICATES: dict[str, Callable[[Population, int], bool | None]] = {
     "early loss": early_loss,
     "early answers that are worse": early_worse,
     "all three losses together": all_losses,
+    "tail and loss together": tail,
 }
 
 

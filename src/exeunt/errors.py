@@ -28,6 +28,7 @@ Messages give the value, what is allowed, and the remedy.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
 
 __all__ = [
@@ -130,9 +131,9 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
     """No policy can be certified to keep all guarantees together.
 
     `binding` names the guarantee that fails, as an argument of `cheapest`: "max_loss", "budget", "max_early_loss",
-    "max_early_worse". `nearest_budget` (in the unit of the costs) is the least budget that can be certified with these
-    limits, `nearest_limit` the least limit of the guarantee that fails at this budget, `nearest_max_loss` the same
-    where that is the loss; each is None if there is no such number.
+    "max_early_worse", "max_tail". `nearest_budget` (in the unit of the costs) is the least budget that can be certified
+    with these limits, or None if there is none. `nearest_limits`: by name, the least limit (of a tail: the share) of
+    each guarantee at this budget, with the other limits as they were asked for; without those that would not do alone.
     """
 
     def __init__(
@@ -141,14 +142,17 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
         *,
         binding: str,
         nearest_budget: float | None = None,
-        nearest_max_loss: float | None = None,
-        nearest_limit: float | None = None,
+        nearest_limits: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(message)
         self.binding = binding
-        self.nearest_limit = nearest_limit
         self.nearest_budget = nearest_budget
-        self.nearest_max_loss = nearest_max_loss
+        self.nearest_limits = dict(nearest_limits or {})
+
+    @property
+    def nearest_max_loss(self) -> float | None:
+        """The least loss at this budget; None if there is none."""
+        return self.nearest_limits.get("max_loss")
 
 
 class OverBudget(InputError):  # noqa: N818 - named for what it says, not that it is an error

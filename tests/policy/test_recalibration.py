@@ -64,12 +64,19 @@ def test_a_certificate_is_asked_for_or_left_out_and_a_certified_loss_is_void(pol
     assert ex.recalibrate(without, latest).certificate is None
     assert ex.recalibrate(without, latest, delta=0.2).cost_certificate.delta == 0.2
     fit, calibrate = recorded(2000, 5), recorded(3000, 6)
-    for promised in ({"max_loss": 0.1}, {"max_early_loss": 0.3}, {"max_loss": 0.1, "max_early_worse": 0.5}):
+    for promised, voided in (
+        ({"max_loss": 0.1}, "loss is"),
+        ({"max_early_loss": 0.3}, "loss of early answers is"),
+        (
+            {"max_early_worse": 0.5, "max_tail": ("50%", 0.9)},
+            "share of worse early answers and tail of the cost are",
+        ),
+    ):
         certified = ex.cheapest(fit, calibrate, **promised, budget="90%", points=5)
-        assert len(certified.answer_certificates) == len(promised)
+        assert len(certified.tested_certificates) == len(promised)
         made = ex.recalibrate(certified, latest)
-        assert made.answer_certificates == ()
-        assert "The certified loss is void." in str(made)
+        assert made.tested_certificates == ()
+        assert f"The certified {voided} void." in str(made)
 
 
 def test_few_inputs_are_planned_with_care(policy):

@@ -12,8 +12,9 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.policy import EarlyCertificate
-from exeunt.rules.candidates import Candidates
-from exeunt.rules.promises import EarlyLoss, EarlyWorse, Outcome, early_exits
+from exeunt.rules.candidates import Candidates, FixedSequence
+from exeunt.rules.outcomes import Outcome, early_exits
+from exeunt.rules.promises import EarlyLoss, EarlyWorse, MeanLoss
 from exeunt.trace.cascade_step import CascadeStep
 
 parts = cache(lambda: (trace(800, 4, seed=1), trace(1500, 4, seed=2)))
@@ -76,7 +77,7 @@ def test_what_is_certified_is_measured_on_the_calibration_inputs_and_close_to_th
 
 def test_several_promises_are_tested_at_the_same_level_and_saved():
     policy = found(max_loss=0.02, max_early_loss=0.03, max_early_worse=0.1)
-    proofs = policy.answer_certificates
+    proofs = policy.tested_certificates
     assert [proof.delta for proof in proofs] == [0.05] * 3
     assert max(proof.p_value for proof in proofs) <= 0.05
     assert [proof.promise for proof in policy.promises] == ["max_early_loss", "max_early_worse"]
@@ -153,7 +154,7 @@ def test_how_it_is_said(of, said):
 def test_values_of_early_answers_count_and_others_are_void():
     rng = np.random.default_rng(0)
     loss, early = rng.choice([-1.0, 0.0, 0.4, 1.0], 50), rng.uniform(size=50) < 0.5
-    outcome = Outcome(loss, early)
+    outcome = Outcome(loss, early, np.ones(50))
     for promise, of in ((EarlyLoss(0.3), loss), (EarlyWorse(0.3), loss > 0)):
         values = promise.values(outcome)
         assert values[~early].tolist() == [0.3] * (50 - early.sum())
@@ -163,7 +164,7 @@ def test_values_of_early_answers_count_and_others_are_void():
         for limit in (promise.measured(outcome) - 1e-6, promise.measured(outcome) + 1e-6):
             at = promise.with_limit(limit)
             assert (at.units(outcome).mean() <= limit) == (limit >= promise.measured(outcome))
-    nothing = Outcome(loss, np.zeros(50, dtype=bool))
+    nothing = Outcome(loss, np.zeros(50, dtype=bool), np.ones(50))
     for promise in (EarlyLoss(0.3), EarlyWorse(0.3, "binomial")):
         assert promise.p_value(promise.units(nothing), 0.05) == 1.0
         assert promise.measured(nothing) == 0.0
@@ -176,7 +177,7 @@ def test_groups_weigh_as_in_other_guarantees(rows_per_group):
     key = rng.integers(0, 12, 80)
     groups = ex.Groups(key, rows_per_group)
     loss, early = rng.choice([-1.0, 0.0, 1.0], 80), rng.uniform(size=80) < 0.6
-    outcome, total, weight = Outcome(loss, early, groups), 0.0, 0.0
+    outcome, total, weight = Outcome(loss, early, np.ones(80), groups), 0.0, 0.0
     for row in range(80):
         if early[row]:
             size = int((key == key[row]).sum())
@@ -243,7 +244,7 @@ def test_early_is_before_the_last_exit_or_without_the_reference():
 )
 def test_a_promise_that_no_policy_keeps_is_certified_with_probability_delta_at_most(limits, worse, gained):
     """Of many policies, all of which break one promise by a hair: more of them, or more promises, divide nothing."""
-    fit, trials, delta, made = chance(400, worse, gained, 0), 150, 0.2, 0
+    fit, trials, delta, made = chance(400, worse, gained, 0), 50, 0.2, 0
     for seed in range(trials):
         calibrate = chance(300, worse, gained, 1000 + seed)
         try:
@@ -255,26 +256,32 @@ def test_a_promise_that_no_policy_keeps_is_certified_with_probability_delta_at_m
     assert made <= binom.ppf(1 - 1e-6, trials, delta)
 
 
-class WithPValues(Candidates):
-    """Candidates whose p-values are given: one list for each policy."""
-
-    p_values = ([0.01, 0.02], [0.05, 0.01], [0.01, 0.06], [0.01, 0.01])
-
-    def _tests(self, tested):
-        outcome = Outcome(np.zeros(tested.n), np.ones(tested.n, dtype=bool))
-        return [outcome] * len(self.policies), [list(each) for each in self.p_values]
-
-
-def test_the_first_policy_that_fails_the_test_of_any_promise_ends_the_tests():
+def test_the_first_policy_that_fails_the_test_of_any_promise_ends_the_tests(monkeypatch):
+    p_values = {0: (0.01, 0.02), 1: (0.05, 0.01), 2: (0.01, 0.06), 3: (0.01, 0.01)}
     fit, calibrate = parts()
-    made = [ex.eero(fit, calibrate, budget=budget, delta=None) for budget in ("70%", "80%", "60%", "50%")]
+    made = [ex.eero(fit, calibrate, budget=budget, delta=None) for budget in ("80%", "70%", "60%", "50%")]
     promises = [EarlyLoss(0.1), EarlyWorse(0.1)]
-    tested = WithPValues(made, promises, 0.05, fit.cost, None, "accuracy")
-    chosen = tested.cheapest(calibrate, None)
-    assert chosen.thresholds.tolist() == made[0].thresholds.tolist()
-    assert [proof.p_value for proof in chosen.promises] == [0.01, 0.02]
-    # The second passed as well, and is dearer.
-    assert tested.cheapest(calibrate, 0.65 * fit.cost.full) is None
+    outcomes = [Outcome.of(policy, fit, None) for policy in made]
+    candidates = Candidates(made, promises, 0.05, fit.cost, None, "accuracy", outcomes, 1500)
+
+    def p_value(_, promise, k, *, on_fit=False):
+        return k / 10 if on_fit else p_values[k][promises.index(promise)]
+
+    monkeypatch.setattr(FixedSequence, "p_value", p_value)
+    chosen = candidates.cheapest(calibrate, None)
+    assert chosen.thresholds.tolist() == made[1].thresholds.tolist()
+    assert [proof.p_value for proof in chosen.promises] == [0.05, 0.01]
+    assert candidates.cheapest(calibrate, 0.65 * fit.cost.full) is None
+    # Of those that pass the cheapest is taken, whatever the order; before the likeliest nothing is tested.
+    likely = {0: 0.4, 1: 0.1, 2: 0.3, 3: 0.2}
+    monkeypatch.setattr(
+        FixedSequence, "p_value", lambda _, promise, k, on_fit=False: likely[k] if on_fit else (k == 0) + 0.01
+    )
+    tests = FixedSequence(candidates, calibrate)
+    assert list(tests.order(promises)) == [1, 3, 2]
+    assert tests.cheapest(promises, np.inf) == 3
+    assert tests.cheapest(promises, 0.65 * fit.cost.full) == 3
+    assert list(tests.order([MeanLoss(0.1)])) == [0, 1, 2, 3]
 
 
 def test_a_promise_that_is_kept_is_mostly_certified():
@@ -299,7 +306,7 @@ def test_worse_answers_are_found_where_better_ones_hide_them():
         ex.Infeasible, match="share of early answers that are worse stands in the way"
     ) as refused:
         ex.cheapest(fit, calibrate, policy="eero", max_early_worse=0.2)
-    assert 0.28 <= refused.value.nearest_limit <= 0.36
+    assert 0.28 <= refused.value.nearest_limits["max_early_worse"] <= 0.36
 
 
 def test_few_bad_answers_among_many_that_were_never_at_risk_are_found():
@@ -322,9 +329,10 @@ def test_what_stands_in_the_way_is_named_and_what_it_says_can_be_had(name):
         make(budget="50%", **{name: 0.05})
     error = refused.value
     assert (error.binding, error.nearest_max_loss) == (name, None)
-    assert error.nearest_limit > 0.05
-    assert f"{100 * error.nearest_limit:.4g}%" in str(error)
-    assert make(budget="50%", **{name: error.nearest_limit + 1e-9}).promises
+    nearest = error.nearest_limits[name]
+    assert nearest > 0.05
+    assert f"{100 * nearest:.4g}%" in str(error)
+    assert make(budget="50%", **{name: nearest + 1e-9}).promises
     assert make(budget=error.nearest_budget, **{name: 0.05}).promises
     with pytest.raises(ex.Infeasible) as refused:
         ex.cheapest(

@@ -80,7 +80,7 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
     if result.warning:
         echo("for inputs like the calibration inputs, but not for the test part (see the warning above):")
     echo(policy.guarantee)
-    for certificate in policy.answer_certificates:
+    for certificate in policy.tested_certificates:
         echo(certificate)
     if time := _time_text(run):
         echo(time)

@@ -14,7 +14,7 @@ from exeunt.costs.cost_model import CostModel
 from exeunt.gateway.folder import GatewayModels
 from exeunt.live.live_cascade import short_of_money
 from exeunt.policy import Policy
-from exeunt.rules.promises import Outcome
+from exeunt.rules.outcomes import Outcome
 from exeunt.stream.records import ASKED, COMPARED, Record, Said, one_each
 from exeunt.stream.units import Unit
 from exeunt.trace import CascadeTrace, ExitTrace

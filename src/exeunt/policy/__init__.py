@@ -1,6 +1,6 @@
 """The decision: which inputs answer at which exit, and what is guaranteed of the mean cost and of the accuracy."""
 
-from exeunt.policy.certificates import Certificate, EarlyCertificate, LossCertificate
+from exeunt.policy.certificates import Certificate, EarlyCertificate, LossCertificate, TailCertificate
 from exeunt.policy.pacing import Pace
 from exeunt.policy.policy import Policy
 from exeunt.policy.policy_set import PolicySet
@@ -15,4 +15,5 @@ __all__ = [
     "Policy",
     "PolicySet",
     "PolicyState",
+    "TailCertificate",
 ]

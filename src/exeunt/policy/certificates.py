@@ -1,9 +1,9 @@
-"""What a policy guarantees: of the mean cost, of the loss against the full network, and of what is answered early."""
+"""What a policy guarantees: of the mean cost and its tail, and of the loss of all answers and of early ones."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from exeunt.costs.budget_text import amount_text, readable_unit
 from exeunt.trace.grades import known_by
@@ -108,6 +108,8 @@ class LossCertificate(_OfGroups):
     measure: str = "accuracy"
     of: str = "answers"
 
+    subject: ClassVar[str] = "loss"
+
     def __str__(self) -> str:
         reference, agrees = self.reference or "the full network", self.measure == "agreement"
         if self.bound == CERTAIN:
@@ -170,6 +172,11 @@ class EarlyCertificate(_OfGroups):
     measure: str = "accuracy"
     of: str = "answers"
 
+    @property
+    def subject(self) -> str:
+        """What it is about, in a few words."""
+        return "loss of early answers" if self.promise == "max_early_loss" else "share of worse early answers"
+
     def __str__(self) -> str:
         reference, agrees = self.reference or "the full network", self.measure == "agreement"
         early = f"the {self.of} that come early"
@@ -183,13 +190,52 @@ class EarlyCertificate(_OfGroups):
             how = "differ from" if agrees else "are worse than"
             promise = f"at most {100 * self.limit:.4g}% of {early} {how} those of {reference}"
             measured = f"{self.measured:.2%}"
-        if (most := self.rows_per_group) is not None:
-            promise += f" ({self.row}s of {GROUP_OF[self.row]}s of more than {most:,} weigh {most:,}/size)"
         return (
             f"Guarantee: with probability {_percent(self.delta)} over the "
-            f"{_tested(self)}, in the long run {promise} (measured on {self.n_early:,}: {measured}; "
+            f"{_tested(self)}, in the long run {promise}{_weighing(self)} (measured on {self.n_early:,}: {measured}; "
             f"p = {self.p_value:.2g}, {self.bound.replace('_', '-')} bound). {_assumed(self)}"
         )
+
+
+@dataclass(frozen=True)
+class TailCertificate(_OfGroups):
+    """The guarantee P(share of the inputs that cost more than `amount` <= limit) >= 1 - delta, `amount` in `unit`.
+
+    It is about the long run, as a `LossCertificate` is. `p_value`: of the policy, by `bound`; `measured`: the share of
+    the `n_test` inputs that tested the policy.
+    """
+
+    amount: float
+    unit: str
+    limit: float
+    p_value: float
+    bound: str
+    measured: float
+    delta: float
+    n_test: int
+
+    subject: ClassVar[str] = "tail of the cost"
+    promise: ClassVar[str] = "max_tail"
+
+    def __str__(self) -> str:
+        tested = units_text(self.n_test, self.n_groups, "calibration", self.row)
+        return (
+            f"Guarantee: with probability {_percent(self.delta)} over the {tested}, in the long run at most "
+            f"{100 * self.limit:.4g}% of the {self.row}s cost more than {amount_text(self.amount, self.unit)}"
+            f"{_weighing(self)} (measured: {self.measured:.2%}; p = {self.p_value:.2g}, {self.bound} bound). "
+            f"{_assumed(self)}"
+        )
+
+
+PromiseCertificate: TypeAlias = EarlyCertificate | TailCertificate
+"""What `Policy.promises` holds."""
+
+
+def _weighing(of: EarlyCertificate | TailCertificate) -> str:
+    """Return how the inputs of groups weigh in a share."""
+    if (most := of.rows_per_group) is None:
+        return ""
+    return f" ({of.row}s of {GROUP_OF[of.row]}s of more than {most:,} weigh {most:,}/size)"
 
 
 def _tested(of: LossCertificate | EarlyCertificate) -> str:
@@ -198,7 +244,7 @@ def _tested(of: LossCertificate | EarlyCertificate) -> str:
     return units_text(of.n_test, of.n_groups, known, of.row)
 
 
-def _assumed(of: LossCertificate | EarlyCertificate) -> str:
+def _assumed(of: LossCertificate | EarlyCertificate | TailCertificate) -> str:
     unit = of.row if of.n_groups is None else GROUP_OF[of.row]
     return f"It assumes that future {unit}s {_ASSUMED}{of._beside}."
 

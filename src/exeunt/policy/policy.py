@@ -22,7 +22,13 @@ from exeunt.costs.cost_model import CostModel
 from exeunt.costs.mean_cost import MeanCostDistribution
 from exeunt.errors import InputError
 from exeunt.policy.calibration import ALWAYS, NEVER, WORDS, Thresholds, at_least
-from exeunt.policy.certificates import Certificate, EarlyCertificate, LossCertificate
+from exeunt.policy.certificates import (
+    Certificate,
+    EarlyCertificate,
+    LossCertificate,
+    PromiseCertificate,
+    TailCertificate,
+)
 from exeunt.policy.ensemble_answer import Answer, OwnAnswer, answer_from_dict
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.policy.watched_cells import MOST_COUNTED, WatchedCells
@@ -59,8 +65,8 @@ class Policy:
     mean cost (sequential calibration only); where copies leave together, one that it stays below.
     `certificate`: the guarantee on the mean cost made with `delta`, and that on accuracy within it (`loss`); without
     the first, the second alone; without either, None. `loss_certificate`: the guarantee on accuracy, or None.
-    `promises`: further guarantees, of what is answered early. `notes`: how the policy was made, by name of the rule, as
-    JSON can hold it; a note's "text" is shown with the policy.
+    `promises`: further guarantees, of what is answered early, and of the tail of the cost. `notes`: how the policy was
+    made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
     `answer`: the prediction returned at an exit, by default its own. `cascade`: the models that its exits belong to,
     and which exits of each; empty for one network.
     `calibration_cost`: what calibration inputs cost on average, where inputs differ in that. `run`: digest of the run
@@ -90,7 +96,7 @@ class Policy:
     ties: Ties = "content"
     n_groups: int | None = None
     watched: WatchedCells | None = None
-    promises: tuple[EarlyCertificate, ...] = ()
+    promises: tuple[PromiseCertificate, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -105,8 +111,8 @@ class Policy:
         return replace(self.certificate, loss=None) if isinstance(self.certificate, Certificate) else None
 
     @property
-    def answer_certificates(self) -> tuple[LossCertificate | EarlyCertificate, ...]:
-        """All guarantees on answers: `loss_certificate`, and `promises`."""
+    def tested_certificates(self) -> tuple[LossCertificate | PromiseCertificate, ...]:
+        """All guarantees by a test of the policy on calibration inputs: `loss_certificate`, and `promises`."""
         loss = () if self.loss_certificate is None else (self.loss_certificate,)
         return (*loss, *self.promises)
 
@@ -163,7 +169,7 @@ class Policy:
     @property
     def limit(self) -> float | None:
         """The mean cost that was asked for; None where losses alone were limited, and `budget` is what that costs."""
-        return None if self.answer_certificates and not self.cost_certificate else self.budget
+        return None if self.tested_certificates and not self.cost_certificate else self.budget
 
     @property
     def expected_cost(self) -> float:
@@ -416,7 +422,10 @@ class Policy:
             "counts": None if counts is None else arrays.integers(counts, "counts", ndim=1),
             "certificate": None if certificate is None else of_kinds(Certificate(**certificate)),
             "loss_certificate": None if loss is None else of_kinds(LossCertificate(**loss)),
-            "promises": tuple(of_kinds(EarlyCertificate(**one)) for one in fields.get("promises", ())),
+            "promises": tuple(
+                of_kinds(TailCertificate(**promise) if "amount" in promise else EarlyCertificate(**promise))
+                for promise in fields.get("promises", ())
+            ),
             "cascade": tuple(of_kinds(CascadeStep(*step)) for step in fields["cascade"]),
         }
         if fields.get("watched") is not None:
@@ -493,7 +502,7 @@ class Policy:
     def _remarks(self) -> list[str]:
         """Return the notes on how the policy was made, and what is guaranteed."""
         notes = [note["text"] for note in self.notes.values() if "text" in note]
-        return [*notes, *map(str, self.answer_certificates), self.guarantee]
+        return [*notes, *map(str, self.tested_certificates), self.guarantee]
 
 
 def body_to_save(policy: Policy) -> dict[str, Any]:

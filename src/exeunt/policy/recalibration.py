@@ -29,7 +29,8 @@ def recalibrate(
     exit. `delta`: of the certificate; by default that of the certificate before, or none if there was none.
 
     The note "recalibration" of the policy is a receipt: what changed, and from when the new certificate counts.
-    Certified losses are left out, because they were about other inputs: test them again on labelled ones (`cheapest`).
+    A certified loss or tail is left out, because it was about other inputs: test it again (`cheapest`), a loss on
+    labelled ones.
 
     Raises InputError for policies that were not planned by counts (routers, marginal calibration, costs per input,
     groups), InfeasibleBudget for a budget that so few inputs cannot certify.
@@ -121,7 +122,11 @@ def _receipt(before: Policy, after: Policy, paid: float) -> str:
         for name, old, new in zip(before.exit_names, before.thresholds, after.thresholds, strict=True)
         if old != new and not {old, new} & {ALWAYS, NEVER}
     ]
-    show, lost = before.cost.show, " The certified loss is void." if before.answer_certificates else ""
+    voided = [certificate.subject for certificate in before.tested_certificates]
+    lost = (
+        f" The certified {' and '.join(voided)} {'is' if len(voided) == 1 else 'are'} void." if voided else ""
+    )
+    show = before.cost.show
     return (
         f"Calibrated again on {counted(after.n_calibration, 'input')}, which cost {show(paid)} on average under the "
         f"thresholds before, and {show(after.expected_cost)} are expected now. "

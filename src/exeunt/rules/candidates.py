@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
 
 from exeunt.costs.cost_model import CostModel
-from exeunt.errors import Infeasible, InfeasibleBudget
-from exeunt.policy import EarlyCertificate, LossCertificate, Policy
+from exeunt.errors import InfeasibleBudget
+from exeunt.policy import LossCertificate, Policy
 from exeunt.policy.certificates import CERTAIN
-from exeunt.rules.promises import MeanLoss, Outcome, Promise, instead, passed
+from exeunt.rules.outcomes import Outcome, instead
+from exeunt.rules.promises import MeanLoss, Promise
 from exeunt.trace import CascadeTrace, ExitTrace
-from exeunt.trace.grades import known_by
-from exeunt.trace.groups import counts_of, mean, n_groups, units_text
+from exeunt.trace.groups import counts_of, mean, n_groups
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Policies in the order of their tests; the first that fails ends the tests.
+    """Policies from the most expensive down, of which tests say what they keep; the first that fails ends the tests.
 
     `promises`, `delta`: what certificates say. A policy passes if it passes the tests of all promises, each at level
     `delta`: one that breaks any of them passes the test of that one with probability `delta` at most, so nothing is
     divided. `cost`: between which costs the budgets lie. `reference`: the model of a cascade that the loss is measured
-    against.
+    against. `outcomes`: of each policy, on the fit inputs. `n_tests`: how many inputs, or groups, test.
     """
 
     policies: list[Policy]
@@ -36,6 +35,8 @@ class Candidates:
     cost: CostModel
     reference: str | None
     measure: str
+    outcomes: Sequence[Outcome]
+    n_tests: int
 
     @classmethod
     def made(
@@ -53,10 +54,8 @@ class Candidates:
     ) -> Candidates:
         """Return policies at `points` budgets, `evenly` spaced; or at half as many, and more near the limit on `fit`.
 
-        `make`: returns a policy for a `budget`. `n_tests`: how many inputs, or groups, will test. A mean loss alone is
-        tested from the most expensive policy down; with the limit 0 from the best on `fit` down. Where there are other
-        promises, it is not the most expensive policy that is the safest: it answers nothing early. Then the policy that
-        is the most likely to pass, by `fit`, comes first, and cheaper ones after it, the more likely ones first.
+        `make`: returns a policy for a `budget`. `n_tests`: how many inputs, or groups, will test. Where a mean loss of
+        0 is all that is promised, the first is the best on `fit`.
         """
         cost = instead(fit, reference).cost
         if isinstance(fit, CascadeTrace):
@@ -82,46 +81,31 @@ class Candidates:
             promise.with_tightest_bound(units, delta, grouped=fit.groups is not None)
             for promise, units in zip(promises, samples, strict=True)
         ]
-        candidates = cls(policies, promises, delta, cost, fit.reference or reference, fit.measure)
-        if not policies or (candidates.is_of_loss_alone and not none_lost):
-            return candidates
-        if candidates.is_of_loss_alone:
+        if none_lost and len(promises) == 1 and policies:
             best = int(np.argmin([promises[0].measured(outcome) for outcome in outcomes]))
-            return replace(candidates, policies=policies[best:])
-        p_values = [
-            max(promise.p_value(units, delta) for promise, units in zip(promises, each, strict=True))
-            for each in zip(*samples, strict=True)
-        ]
-        order = sorted(range(int(np.argmin(p_values)), len(policies)), key=p_values.__getitem__)
-        return replace(candidates, policies=[policies[k] for k in order])
-
-    @property
-    def is_of_loss_alone(self) -> bool:
-        """Whether a mean loss is all that is promised."""
-        return [promise.name for promise in self.promises] == [MeanLoss.name]
+            policies, outcomes = policies[best:], outcomes[best:]
+        reference = fit.reference or reference
+        return cls(policies, promises, delta, cost, reference, fit.measure, outcomes, n_tests)
 
     def cheapest(self, tested: ExitTrace | CascadeTrace, allowed: float | None) -> Policy | None:
         """Return the cheapest policy that passes and whose budget is at most `allowed`, with its certificates.
 
         With None, where no budget was asked for, the mean cost of the tested inputs is the policy's budget.
         """
-        outcomes, p_values = self._tests(tested)
-        limit = np.inf if allowed is None else allowed * (1 + 1e-12)
-        n_passed = passed([max(each) for each in p_values], self.delta)
-        within = [k for k in range(n_passed) if self.policies[k].budget <= limit]
-        if not within:
+        tests = FixedSequence(self, tested)
+        k = tests.cheapest(self.promises, np.inf if allowed is None else allowed)
+        if k is None:
             return None
-        k = min(within, key=lambda passing: self.policies[passing].budget)
         cheapest = self.policies[k] if allowed is not None else _measured_on(tested, self.policies[k])
         watched = cheapest.watched and replace(cheapest.watched, plans=len(self.policies))
         proofs = [
-            promise.certificate(outcomes[k], p_value, **self._about(tested))
-            for promise, p_value in zip(self.promises, p_values[k], strict=True)
+            promise.certificate(tests.outcome(k), tests.p_value(promise, k), **self._about(tested))
+            for promise in self.promises
         ]
         return replace(
             cheapest,
             loss_certificate=next((one for one in proofs if isinstance(one, LossCertificate)), None),
-            promises=tuple(one for one in proofs if isinstance(one, EarlyCertificate)),
+            promises=tuple(one for one in proofs if not isinstance(one, LossCertificate)),
             watched=watched,
         )
 
@@ -140,90 +124,54 @@ class Candidates:
             "of": tested.counted,
         }
 
-    def infeasible(self, tested: ExitTrace | CascadeTrace, allowed: float) -> Infeasible:
-        """Return the error that names the guarantee in the way and the nearest pair that can be certified."""
-        groups = tested.groups
-        known, agrees, counted = known_by(self.measure), self.measure == "agreement", tested.counted
-        outcomes, p_values = self._tests(tested)
-        cost, family = self.cost, self.policies
-        instead_of, full_cost = "The full network", "the full cost"
-        if self.reference not in (None, "the full network"):
-            instead_of, full_cost = f"{self.reference} alone", f"the cost of {self.reference} alone"
 
-        def share(amount: float) -> str:
-            return f"{cost.show(amount)} ({cost.share(amount):.1%} of {full_cost})"
+class FixedSequence:
+    """The tests of candidates in a row, on inputs that had no part in them; the first that fails ends them."""
 
-        reached = next((k for k, policy in enumerate(family) if policy.budget <= allowed * (1 + 1e-12)), None)
-        if reached is None:
-            smallest = min((policy.budget for policy in family), default=None)
-            smallest_text = "none can" if smallest is None else f"the smallest that can is {share(smallest)}"
-            max_loss = next((one.limit for one in self.promises if one.name == MeanLoss.name), None)
-            return Infeasible(
-                f"the budget stands in the way: {share(allowed)} cannot be certified with these calibration "
-                f"inputs, {smallest_text}; give more of them or a higher budget",
-                binding="budget",
-                nearest_budget=smallest,
-                nearest_max_loss=max_loss,
-            )
-        if not self.is_of_loss_alone and not any(outcome.early.any() for outcome in outcomes):
-            return Infeasible(
-                f"every policy that was tried asks {self.reference} first, so nothing is answered early: name a dearer "
-                "model as the reference",
-                binding=next(one.name for one in self.promises if one.name != MeanLoss.name),
-            )
-        n_passed = passed([max(each) for each in p_values], self.delta)
-        place = int(np.argmax(p_values[n_passed]))
-        promise = self.promises[place]
-        nearest = self._nearest_limit(place, outcomes[: reached + 1])
-        nearest_budget = min((policy.budget for policy in family[:n_passed]), default=None)
-        could = []
-        if nearest_budget is not None:
-            could.append(
-                f"{promise.words(self.measure, counted).instead} at a budget of {share(nearest_budget)}"
-            )
-        if nearest is not None:
-            wider = promise.with_limit(nearest).words(self.measure, counted)
-            could.append(f"{wider.instead} at {share(family[reached].budget)}")
-        units = units_text(tested.n, n_groups(groups), known)
-        early = alone = ""
-        if self.is_of_loss_alone:
-            same, option = (
-                ("agrees with itself", "agree=1 (--agree 100%)")
-                if agrees
-                else ("loses nothing", "max_loss=0 (--max-loss 0)")
-            )
-            early = " by answering early"
-            alone = f". {instead_of} {same}, at its full cost: it is what {option} gives where nothing better is found"
-        words = promise.words(self.measure, counted)
-        return Infeasible(
-            f"the {words.subject} stands in the way: {units} cannot show that {words.claim} at "
-            f"{share(allowed)}{early}; what can be shown: {' or '.join(could) or 'nothing with so few'}. "
-            f"More {f'{known} inputs' if groups is None else 'groups'} show more{alone}",
-            binding=promise.name,
-            nearest_budget=nearest_budget,
-            nearest_max_loss=nearest if promise.name == MeanLoss.name else None,
-            nearest_limit=nearest,
-        )
+    def __init__(self, candidates: Candidates, tested: ExitTrace | CascadeTrace) -> None:
+        self._of, self._tested = candidates, tested
+        self._outcomes: dict[int, Outcome] = {}
+        self._p_values: dict[tuple[Promise, int, bool], float] = {}
 
-    def _nearest_limit(self, place: int, outcomes: Sequence[Outcome]) -> float | None:
-        """Return the least limit of one promise, in steps of 0.1 points, with which all of these pass every promise."""
-        promise = self.promises[place]
-        steps = np.arange(promise.limit, 1.0, 0.001).tolist()
+    def outcome(self, k: int) -> Outcome:
+        """Return what policy k does to the inputs."""
+        if k not in self._outcomes:
+            self._outcomes[k] = Outcome.of(self._of.policies[k], self._tested, self._of.reference)
+        return self._outcomes[k]
 
-        def pass_at(step: float) -> bool:
-            promises = [*self.promises[:place], promise.with_limit(step), *self.promises[place + 1 :]]
-            return all(p <= self.delta for outcome in outcomes for p in self._p_values(outcome, promises))
+    def p_value(self, promise: Promise, k: int, *, on_fit: bool = False) -> float:
+        """Return the p-value of a promise of policy k; `on_fit`: of as many fit inputs, which guarantee nothing."""
+        if (key := (promise, k, on_fit)) not in self._p_values:
+            units = promise.units(self._of.outcomes[k] if on_fit else self.outcome(k))
+            units = np.resize(units, self._of.n_tests) if on_fit else units
+            self._p_values[key] = promise.p_value(units, self._of.delta)
+        return self._p_values[key]
 
-        found = bisect_left(steps, True, key=pass_at)
-        return steps[found] if found < len(steps) else None
+    def _largest(self, promises: Sequence[Promise], k: int, *, on_fit: bool = False) -> float:
+        return max(self.p_value(promise, k, on_fit=on_fit) for promise in promises)
 
-    def _tests(self, tested: ExitTrace | CascadeTrace) -> tuple[list[Outcome], list[list[float]]]:
-        """Return what each policy does to the inputs, and its p-values, one for each promise."""
-        outcomes = [Outcome.of(policy, tested, self.reference) for policy in self.policies]
-        return outcomes, [self._p_values(outcome, self.promises) for outcome in outcomes]
+    def order(self, promises: Sequence[Promise]) -> Sequence[int]:
+        """Return the policies in the order of their tests, by what fit inputs say.
 
-    def _p_values(self, outcome: Outcome, promises: Sequence[Promise]) -> list[float]:
-        return [promise.p_value(promise.units(outcome), self.delta) for promise in promises]
+        A mean loss alone is tested from the most expensive policy down. With other promises it is not the safest: it
+        answers nothing early. Then the policy that is the most likely to pass comes first, and cheaper ones after it,
+        the more likely ones first.
+        """
+        every = range(len(self._of.policies))
+        if not every or [promise.name for promise in promises] == [MeanLoss.name]:
+            return every
+        p_values = [self._largest(promises, k, on_fit=True) for k in every]
+        return sorted(every[int(np.argmin(p_values)) :], key=p_values.__getitem__)
+
+    def passed(self, promises: Sequence[Promise]) -> list[int]:
+        """Return the policies that pass the tests of all promises, up to the first that does not."""
+        return list(takewhile(lambda k: self._largest(promises, k) <= self._of.delta, self.order(promises)))
+
+    def cheapest(self, promises: Sequence[Promise], allowed: float) -> int | None:
+        """Return the cheapest policy that passes and whose budget is at most `allowed`; None if there is none."""
+        budgets = {k: self._of.policies[k].budget for k in self.passed(promises)}
+        within = [k for k, budget in budgets.items() if budget <= allowed * (1 + 1e-12)]
+        return min(within, key=budgets.__getitem__, default=None)
 
 
 def _policies(

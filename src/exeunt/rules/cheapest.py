@@ -18,7 +18,9 @@ from exeunt.policy.compose import compose
 from exeunt.rules.by_name import rule_for
 from exeunt.rules.candidates import Candidates
 from exeunt.rules.cascade import noting_reference
-from exeunt.rules.promises import MeanLoss, instead, promised
+from exeunt.rules.infeasible import infeasible
+from exeunt.rules.outcomes import instead
+from exeunt.rules.promises import MeanLoss, Tail, early_promises
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import agreeing, single_exits
@@ -38,6 +40,7 @@ def cheapest(
     agree: float | None = None,
     max_early_loss: float | None = None,
     max_early_worse: float | None = None,
+    max_tail: tuple[float | str, float] | None = None,
     delta: float = 0.05,
     budget: float | str | None = None,
     policy: str | Callable[..., Policy] = "auto",
@@ -56,6 +59,9 @@ def cheapest(
     so much on average over them. `max_early_worse`: at most this share of them is worse than the reference's. A mean
     over all inputs hides a few bad answers among many that were never at risk; these do not.
 
+    `max_tail`: a cost and a share, such as ("0.01 usd", 0.01): at most this share of the inputs costs more. A share of
+    the cost, "50%", is of the last exit's or the reference's.
+
     `agree`, in its place, needs no labels: at most the share 1 - `agree` of the answers differ from those of the last
     exit, or of the model `reference`, by default the most expensive one. The same holds of traces that are measured by
     agreement (`with_reference`), of which at most `max_loss` differ.
@@ -69,7 +75,7 @@ def cheapest(
     policies at up to 1.5 `points` budgets, from the full cost of the network or of the reference down, most of them
     where what is promised is near its limit on `fit`; `calibrate` tests them in an order that `fit` says, and the first
     that fails ends the test (fixed-sequence testing, so no correction is needed). A loss alone is tested from the full
-    cost down; with promises of early answers the policy that is the most likely to pass comes first. The bound,
+    cost down; with other promises the policy that is the most likely to pass comes first. The bound,
     betting, Hoeffding-Bentkus or the binomial law, is the one that is tighter on `fit`.
 
     `max_loss` 0: only a policy that is better than the last exit, or the reference, can pass, so the test begins with
@@ -84,14 +90,14 @@ def cheapest(
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
-    promises = promised(max_early_loss=max_early_loss, max_early_worse=max_early_worse)
-    if not promises or (max_loss, agree) != (None, None):
-        promises = [MeanLoss(checked_loss(max_loss, agree)), *promises]
-    if promises[-1].name != MeanLoss.name and single_exits(fit).n_exits == 1:
+    promises = early_promises(max_early_loss=max_early_loss, max_early_worse=max_early_worse)
+    if promises and single_exits(fit).n_exits == 1:
         raise InputError(
             f"there is a single exit, which answers nothing early: leave out {promises[-1].name}, or add an exit, or a "
             "cheaper model to ask first"
         )
+    if not promises or (max_loss, agree) != (None, None):
+        promises = [MeanLoss(checked_loss(max_loss, agree)), *promises]
     arrays.check_delta(delta)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
@@ -108,6 +114,8 @@ def cheapest(
             notes = {"cheapest": {"reference": reference, "text": _chosen(fit, reference)}}
         make = partial(make, reference=reference)
     check_disjoint(instead(fit, reference), instead(calibrate, reference))
+    if max_tail is not None:
+        promises.append(Tail.of(max_tail, fit, reference))
     fit, shaped, tested = _parts(fit, calibrate, budget is None, seed)
     # The guarantees of all policies on cost hold together.
     each = None if budget is None else delta / 2 / points
@@ -134,7 +142,7 @@ def cheapest(
                 instead(fit, reference), instead(shaped, reference), of_cascade, delta=each, seed=seed
             )
             return replace(alone, loss_certificate=candidates.nothing_lost(tested), notes=notes)
-    raise candidates.infeasible(tested, allowed)
+    raise infeasible(candidates, tested, allowed)
 
 
 def _gives_the_reference(fit: Any, tested: Any, reference: str | None) -> bool:

@@ -13,65 +13,25 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from exeunt._support.arrays import Booleans, Floats, check_between
+from exeunt._support.arrays import Floats, check_between, short
+from exeunt.costs.budget_text import amount_text
+from exeunt.errors import InputError
 from exeunt.guarantees.p_values import LOSS_BOUNDS
-from exeunt.policy import EarlyCertificate, LossCertificate, Policy
-from exeunt.policy.certificates import EarlyName
+from exeunt.policy import EarlyCertificate, LossCertificate, TailCertificate
+from exeunt.policy.certificates import EarlyName, PromiseCertificate
+from exeunt.rules.outcomes import Outcome, instead
 from exeunt.trace import CascadeTrace, ExitTrace
-from exeunt.trace.cascade_step import is_tree, path_to
-from exeunt.trace.groups import Groups, mean, per_unit
+from exeunt.trace.groups import mean, per_unit
 
-
-def instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrace:
-    """Return the trace whose last exit a user would ask otherwise."""
-    return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
-
-
-class Outcome(NamedTuple):
-    """What a policy does to n inputs.
-
-    `loss` (n,): the quality that each loses, in [-1, 1]: 1 is a wrong answer in place of a right one. `early` (n,):
-    which were answered early.
-    """
-
-    loss: Floats
-    early: Booleans
-    groups: Groups | None = None
-
-    @classmethod
-    def of(cls, policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Outcome:
-        """Return what a policy does to these inputs; `reference`: the model that the loss is measured against."""
-        exits = policy.route(inputs)
-        answered = policy.answer.on(policy.along(inputs)).quality[np.arange(len(exits)), exits]
-        # The reference agrees with itself, also where it is no exit of the trace.
-        best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
-        return cls(best - answered, early_exits(policy, inputs, reference)[exits], inputs.groups)
-
-    @property
-    def n_early(self) -> int:
-        """Number of inputs that were answered early."""
-        return int(self.early.sum())
-
-
-def early_exits(policy: Policy, inputs: ExitTrace | CascadeTrace, reference: str | None) -> Booleans:
-    """Return of each exit of a policy whether its answers are early, (m,).
-
-    Those of one network are, but at its last exit; those of a cascade, unless the last exit of `reference` was run.
-    """
-    run = [(step.model, exit_) for step in policy.cascade for exit_ in step.exits]
-    if isinstance(inputs, ExitTrace):
-        numbers = [exit_ for _, exit_ in run] or range(policy.n_exits)
-        return np.asarray(numbers) < inputs.n_exits - 1
-    last = (str(reference), instead(inputs, reference).n_exits - 1)
-    tree = is_tree(policy.cascade)
-    paths = [path_to(policy.cascade, place) if tree else range(place + 1) for place in range(len(run))]
-    return np.array([last not in [run[place] for place in path] for path in paths])
+_ROUNDING = 1e-6
+"""Costs that differ by so little are equal: those of cascades are sums, and equal exits differ by less."""
 
 
 class Words(NamedTuple):
     """What an error says of a promise: what it is about, what it claims, and what can be shown in its place.
 
-    `{limit}` stands for the limit in percent, `{rest}` for 100 less that, `{counted}` for what is counted.
+    `{limit}` stands for the limit in percent, `{rest}` for 100 less that, `{counted}` for what is counted, `{amount}`
+    for a cost.
     """
 
     subject: str
@@ -132,12 +92,18 @@ class Promise(ABC):
         """Return what an error says of it; `counted`: "answers", "tokens" or "pixels"."""
         limit, rest = (f"{100 * value:.4g}" for value in (self.limit, 1 - self.limit))
         words = self.agreement if measure == "agreement" else self.graded
-        return Words(*(text.format(limit=limit, rest=rest, counted=counted) for text in words))
+        fields = {"limit": limit, "rest": rest, "counted": counted, "amount": self.amount_text}
+        return Words(*(text.format(**fields) for text in words))
+
+    @property
+    def amount_text(self) -> str:
+        """The cost that it is about; "" if it is about none."""
+        return ""
 
     @abstractmethod
     def certificate(
         self, outcome: Outcome, p_value: float, **about: Any
-    ) -> LossCertificate | EarlyCertificate:
+    ) -> LossCertificate | PromiseCertificate:
         """Return what is certified of a policy with this outcome; `about`: the other fields."""
 
 
@@ -226,7 +192,65 @@ class EarlyWorse(EarlyPromise):
         return (loss > 0).astype(np.float64)
 
 
-def promised(**limits: float | None) -> list[Promise]:
+@dataclass(frozen=True)
+class Tail(Promise):
+    """The share of the inputs that cost more than `amount`, in `unit`."""
+
+    amount: float = 0.0
+    unit: str = ""
+
+    name = "max_tail"
+    bounds = ("binomial", "betting")
+    graded = agreement = Words(
+        "tail",
+        "at most {limit}% of the inputs cost more than {amount}",
+        "{limit}% of the inputs above {amount}",
+    )
+
+    @property
+    def amount_text(self) -> str:
+        """The cost that it is about."""
+        return amount_text(self.amount, self.unit)
+
+    def values(self, outcome: Outcome) -> Floats:
+        """Return 1 for each input that costs more, (n,)."""
+        return (outcome.paid > self.amount * (1 + _ROUNDING)).astype(np.float64)
+
+    def certificate(self, outcome: Outcome, p_value: float, **about: Any) -> TailCertificate:
+        """Return what is certified of a policy with this outcome; `about`: the other fields."""
+        of_answers = ("reference", "measure", "of")
+        return TailCertificate(
+            self.amount,
+            self.unit,
+            self.limit,
+            p_value,
+            self.bound,
+            self.measured(outcome),
+            **{name: field for name, field in about.items() if name not in of_answers},
+        )
+
+    @classmethod
+    def of(
+        cls, asked: tuple[float | str, float], inputs: ExitTrace | CascadeTrace, reference: str | None
+    ) -> Tail:
+        """Return the promise of a (cost, share). Raises InputError unless some input costs that little at first."""
+        if not isinstance(asked, tuple | list) or len(asked) != 2:
+            raise InputError(
+                f"max_tail is a cost and a share, such as ('0.01 usd', 0.01), got {short(asked)}"
+            )
+        limit = check_between(asked[1], "the share of max_tail", 0.0, 1.0)
+        cost = instead(inputs, reference).cost
+        models = [inputs] if isinstance(inputs, ExitTrace) else [inputs[name] for name in inputs.names]
+        least = min(float(model.cost.of_inputs(model.n)[:, 0].min()) for model in models)
+        if (amount := cost.amount(asked[0])) < least * (1 - _ROUNDING):
+            raise InputError(
+                f"every input costs more than {cost.show(amount)}, the cost of max_tail: the cheapest exit costs "
+                f"{cost.show(least)}; give at least that"
+            )
+        return cls(limit, amount=amount, unit=cost.unit)
+
+
+def early_promises(**limits: float | None) -> list[Promise]:
     """Return the promises of early answers with these limits, by name. Raises InputError for what is no share."""
     asked = [(kind, limits[kind.name]) for kind in (EarlyLoss, EarlyWorse)]
     return [kind(check_between(limit, kind.name, 0.0, 1.0)) for kind, limit in asked if limit is not None]

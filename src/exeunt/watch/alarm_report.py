@@ -161,8 +161,7 @@ def _guarantees(policy: Policy) -> list[str]:
 def _voided(policy: Policy) -> list[str]:
     """Return what the policy guarantees by its calibration inputs."""
     cost = ["the cost"] if policy.cost_certificate is not None and not policy.is_certain else []
-    early = ["early answers"] * bool(policy.promises)
-    return cost + ["the loss"] * (policy.loss_certificate is not None) + early
+    return cost + [f"the {certificate.subject}" for certificate in policy.tested_certificates]
 
 
 def loss_alarm(policy: Policy, place: int, since: int, mean: float, certified: float) -> Alarm:

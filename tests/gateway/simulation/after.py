@@ -22,7 +22,7 @@ from exeunt.gateway.config import read_config
 from exeunt.gateway.evidence import paid_for
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.saved_policies import REFERENCE
-from exeunt.rules.promises import Outcome
+from exeunt.rules.outcomes import Outcome
 from exeunt.trace import CascadeTrace, ExitTrace
 
 DELTA = 0.05
