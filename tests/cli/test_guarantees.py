@@ -55,6 +55,45 @@ def test_many_budgets_in_one_file(run, jointly):
     assert f"{accuracy:.2%}" in evaluate(run)
 
 
+def test_early_answers_and_the_tail_are_promised_beside_a_loss_and_shown_everywhere(run):
+    told = calibrate(
+        run, "--max-loss 5% --max-early-loss 8% --max-early-worse 15% --tail 90% 60% --policy eero"
+    )
+    policy = run.policy
+    assert [proof.promise for proof in policy.promises] == ["max_early_loss", "max_early_worse", "max_tail"]
+    assert [proof.limit for proof in policy.promises] == [0.08, 0.15, 0.6]
+    assert policy.loss_certificate.max_loss == 0.05
+    shown = evaluate(run)
+    for proof in policy.tested_certificates:
+        assert all(str(proof) in text for text in (told, shown, exeunt("show", run.path)))
+    test = run.trace("test")
+    exits = policy.route(test)
+    early = exits < test.n_exits - 1
+    lost = test.correct[early, -1].astype(float) - test.correct[np.flatnonzero(early), exits[early]]
+    dear = test.cost.cumulative[exits] > 0.9 * test.cost.full
+    amount = test.cost.show(0.9 * test.cost.full)
+    assert (
+        f"on the test part: a loss of early answers of {100 * lost.mean():.4g}%, {100 * (lost > 0).mean():.4g}% of "
+        f"early answers that are worse, {100 * dear.mean():.4g}% of the inputs above {amount}"
+    ) in shown
+
+
+def test_early_answers_alone_are_promised_also_where_agreement_counts(run):
+    told = calibrate(run, "--max-early-worse 10% --policy eero")
+    assert run.policy.loss_certificate is None
+    assert "The mean cost is not certified" in told
+    assert "on the test part: " in evaluate(run)
+    told = calibrate(run, "--agree 90% --max-early-worse 15% --policy eero")
+    assert "% of the answers that come early differ from those of the full network" in told
+    assert "of early answers that differ" in evaluate(run)
+    calibrate(run, "--max-early-worse 10% --budget 80% --policy eero")
+    assert run.policy.cost_certificate.delta < run.policy.promises[0].delta == 0.025
+    with pytest.raises(ex.InputError, match=r"stands in the way: .* what can be shown: "):
+        calibrate(run, "--max-early-worse 0.2% --budget 30% --policy eero")
+    calibrate(run, "--budget 60% --policy eero")
+    assert "\non the test part" not in evaluate(run)
+
+
 def test_recorded_outputs_in_a_folder_take_the_place_of_the_runs_own(run, tmp_path):
     held_out, more = run.trace("calibrate"), tmp_path / "more"
     more.mkdir()
@@ -138,6 +177,33 @@ SHARE = "--agree must be a share above 0% and at most 100%, such as 98%, got"
         ("--budget 50% --reference huge", "--reference is the model that answers are measured against"),
         ("--agree 98% --delta none", "--agree is a guarantee"),
         ("--agree 98% --budgets 50%,60%", "neither --budget nor --agree"),
+        ("--max-early-loss 5% --budgets 50%,60%", "neither --budget nor --max-early-loss"),
+        ("--max-early-loss 0", "--max-early-loss must be a share between 0 and 1, such as 10%, got '0'"),
+        ("--max-early-loss 5", "--max-early-loss must be a share between 0 and 1, such as 10%, got '5'"),
+        (
+            "--max-early-worse 100%",
+            "--max-early-worse must be a share between 0 and 1, such as 10%, got '100%'",
+        ),
+        ("--max-early-worse few", "'few'"),
+        ("--max-early-worse 5% --delta none", "--max-early-worse is a guarantee and needs a --delta"),
+        (
+            "--max-loss 5% --max-early-worse 5% --delta none",
+            "--max-loss and --max-early-worse are guarantees and need",
+        ),
+        ("--max-early-worse 5% --reference huge", "is one network, which loses against its last exit"),
+        (
+            "--tail 50% 1%",
+            "--tail alone is kept by answering everything at the cheapest exit: limit what is lost",
+        ),
+        ("--tail 50% 1% --budget 60%", "--tail alone"),
+        ("--tail 50% 0 --max-loss 5%", "the share of --tail must be a share between 0 and 1"),
+        ("--tail 50% 2 --max-loss 5%", "the share of --tail must be a share between 0 and 1"),
+        (
+            "--tail 1% 1% --max-loss 5%",
+            "every input costs more than .*, the cost of max_tail: the cheapest exit costs",
+        ),
+        ("--tail 4usd 1% --max-loss 5%", "'4usd' is in 'usd', which is no unit of these costs"),
+        ("--tail 4ms 1% --budget 50% --max-loss 5%", "shares of time and of multiply-adds differ"),
     ],
 )
 def test_what_does_not_go_together_is_refused(run, options, told):

@@ -158,6 +158,7 @@ BASES = {
         "{run} --budget 60% --policy eero --delta none",
         "{run} --max-loss 40% --policy eero --delta 0.2",
         "{run} --budgets 60%,70% --policy eero --delta none",
+        "{run} --max-early-worse 95% --tail 90% 99% --policy eero --delta 0.2",
     ],
     "evaluate": ["{run} --splits 1"],
     "compare": [

@@ -1,4 +1,4 @@
-"""`exeunt calibrate RUN --budget 50%`, `--max-loss 1%` or `--budgets 20%:95%:5%`: choose thresholds."""
+"""`exeunt calibrate RUN --budget 50%`, `--max-loss 1%`, or `--budgets 20%:95%:5%`: choose thresholds."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def _calibrate_run(
     delta = guarantee.checked_delta(certifies=rule.calibration != "marginal")
     rule.check(certified=delta is not None and (guarantee.budget, guarantee.budgets) != (None, None))
     amounts = guarantee.amounts
-    in_time = is_of_time(options.of, amounts)
-    loss = guarantee.loss
-    if options.traces is not None and loss is not None and guarantee.agree is None:
-        raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
+    promises = guarantee.promises
+    in_time = is_of_time(options.of, amounts if guarantee.tail is None else [*amounts, guarantee.tail[0]])
+    if options.traces is not None and guarantee.of_answers and guarantee.agree is None:
+        raise InputError(f"{guarantee.of_answers} is tested on labelled inputs in memory: leave out --traces")
     if guarantee.per != Guarantee.per:
         raise InputError("--per is about the tokens of a language model that generates: leave it out")
     make = rule.made(live=run.kind.is_paid)
@@ -118,12 +118,12 @@ def _calibrate_run(
         )
         removed = run.save_policy_set(policies)
         echo("\n".join([str(run.policy_set), *_coinciding(policies, amounts), run.active_text]))
-    elif loss is not None:
+    elif guarantee.of_answers:
         with Progress("policies made") as bar:
             policy = cheapest(
                 fit,
                 held_out,
-                max_loss=loss,
+                **promises,
                 budget=guarantee.budget,
                 policy=make,
                 reference=reference,
@@ -152,7 +152,7 @@ def _run_of_table(path: Path, tables: Tables, guarantee: Guarantee, options: _Op
         raise InputError(f"{path} is a table: name the folder of the run that it becomes with --out")
     # What is wrong is told before anything is written.
     guarantee.checked_delta(certifies=True)
-    _ = guarantee.loss, guarantee.amounts
+    _ = guarantee.promises, guarantee.amounts
     checked_ungraded(options.ungraded)
     if tables.cost is not None:
         raise InputError(
@@ -232,7 +232,7 @@ def _inputs(run: RunFolder, guarantee: Guarantee, traces: str | None) -> tuple[A
 def _reference(run: RunFolder, guarantee: Guarantee) -> str | None:
     """Return the model that a loss is measured against; None for the usual one, and where agreement names it."""
     stated, worst_against = guarantee.reference, run.manifest["data"].get("worst_against")
-    if guarantee.agree is not None or guarantee.max_loss is None:
+    if guarantee.agree is not None or not guarantee.of_answers:
         return None
     if stated is not None and not run.cascade:
         raise InputError(

@@ -32,8 +32,21 @@ class Guarantee:
         "Share of answers that must be those of the full network, or the most expensive model of a cascade, such as "
         "98%: chooses the cheapest policy that provably keeps it. Needs no labels. With --budget, both are guaranteed."
     )
+    max_early_loss: str | None = _guarantee(
+        "Accuracy that the answers which come early may lose, on average over them, such as 10%: those before the last "
+        "exit, or without the reference of a cascade. Alone, or with --max-loss or --agree and --budget: then all hold."
+    )
+    max_early_worse: str | None = _guarantee(
+        "Share of the answers that come early which may be worse than the full network's, or the reference's, such as "
+        "10%. Goes with all others."
+    )
+    tail: tuple[str, str] | None = _guarantee(
+        "Share of the inputs that may cost more than an amount: '0.01 usd' 1%. Beside a limit of the loss.",
+        metavar="COST SHARE",
+    )
     reference: str | None = _guarantee(
-        "The model of a cascade to agree with (--agree), or to lose quality against (--max-loss)."
+        "The model of a cascade to agree with (--agree), or to lose quality against (--max-loss, --max-early-loss, "
+        "--max-early-worse)."
     )
     per: str = _guarantee(
         "With --agree, of a language model: what must agree, token (after the same tokens) or answer (all of its "
@@ -70,6 +83,28 @@ class Guarantee:
             return round(1 - share(self.agree, "--agree", example="98%", or_one=True), 12)
         return None if self.max_loss is None else share(self.max_loss, "max-loss", or_zero=True)
 
+    @property
+    def promises(self) -> dict[str, Any]:
+        """What is promised of answers and of single costs, as `cheapest` takes it. Raises InputError for no shares."""
+        early = {
+            name: share(text, f"--{name.replace('_', '-')}", example="10%")
+            for name in ("max_early_loss", "max_early_worse")
+            if (text := getattr(self, name)) is not None
+        }
+        tail = (
+            {}
+            if self.tail is None
+            else {"max_tail": (self.tail[0], share(self.tail[1], "the share of --tail"))}
+        )
+        return {"max_loss": self.loss, **early, **tail}
+
+    @property
+    def of_answers(self) -> str:
+        """The options that limit what answers lose, as people write them; "" for none."""
+        names = ("agree", "max_loss", "max_early_loss", "max_early_worse")
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
+        return " and ".join(given)
+
     def checked_delta(self, *, certifies: bool) -> float | None:
         """Return the probability with which the guarantee may be broken; None without a guarantee.
 
@@ -79,7 +114,12 @@ class Guarantee:
         # A guarantee of a loss is tested, whatever the calibration.
         if self.agree is not None and self.max_loss is not None:
             raise InputError("--agree and --max-loss are two guarantees of answers: give one of them")
-        answers = "--agree" if self.agree is not None else "--max-loss" if self.max_loss is not None else ""
+        answers = self.of_answers
+        if self.tail is not None and not answers:
+            raise InputError(
+                "--tail alone is kept by answering everything at the cheapest exit: limit what is lost as well, such "
+                "as with --max-loss 1%"
+            )
         if self.reference is not None and not answers:
             raise InputError(
                 "--reference is the model that answers are measured against: give --agree or --max-loss"
@@ -98,7 +138,8 @@ class Guarantee:
         if self.jointly and self.budgets is None:
             raise InputError("--jointly is about the guarantees of several budgets: give them with --budgets")
         if delta is None and (answers or self.jointly):
-            raise InputError(f"{answers or '--jointly'} is a guarantee and needs a --delta")
+            verbs = "are guarantees and need" if " and " in answers else "is a guarantee and needs"
+            raise InputError(f"{answers or '--jointly'} {verbs} a --delta")
         return delta
 
 

@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from exeunt.evaluation.replay import Result
-    from exeunt.policy import Policy
+    from exeunt.policy import EarlyCertificate, LossCertificate, Policy
     from exeunt.runs.folder import RunFolder
 
 
@@ -80,8 +80,8 @@ def _evaluate(run: RunFolder, options: _Options) -> None:
     if result.warning:
         echo("for inputs like the calibration inputs, but not for the test part (see the warning above):")
     echo(policy.guarantee)
-    for certificate in policy.tested_certificates:
-        echo(certificate)
+    for line in [*policy.tested_certificates, *_promises_on(run, policy)]:
+        echo(line)
     if time := _time_text(run):
         echo(time)
     guaranteed = None if policy.cost_certificate is None else policy.cost_certificate.to_dict()
@@ -121,7 +121,7 @@ def _compare_with_reference(run: RunFolder, policy: Policy) -> dict[str, Any]:
     import exeunt as ex
     from exeunt.trace.cascade_trace import agreeing
 
-    test, proof = run.recorded("test"), policy.loss_certificate
+    test, proof = run.recorded("test"), _of_answers(policy)
     if proof is not None and proof.measure == "agreement" and proof.reference != test.reference:
         test = agreeing(test, proof.reference)
     if not test.reference:
@@ -140,7 +140,7 @@ def _compare_with_full(run: RunFolder, policy: Policy) -> float | None:
         return None
     name, original = "the full network", test
     if run.cascade:
-        proof = policy.loss_certificate
+        proof = _of_answers(policy)
         model = test.most_expensive if proof is None or proof.reference is None else proof.reference
         name, original = f"{model} alone", test[model]
     full = 1.0 - float(original.risk[-1])
@@ -148,6 +148,40 @@ def _compare_with_full(run: RunFolder, policy: Policy) -> float | None:
     good = f"is {full:.2%} right" if test.measure == "accuracy" else f"has {test.measure} {full:.2%}"
     echo(f"{name} {good}: {_gap(early.accuracy or 0.0, full)}")
     return full
+
+
+def _promises_on(run: RunFolder, policy: Policy) -> list[str]:
+    """Return a line of what the test part has of each further promise; none if there is none, or nothing tells."""
+    from exeunt.rules.outcomes import Outcome
+    from exeunt.rules.promises import promise_of
+    from exeunt.trace.cascade_trace import agreeing
+
+    proof = _of_answers(policy)
+    if not policy.promises or proof is None:
+        return []
+    test: Any = run.recorded("test")
+    if proof.measure != "agreement":
+        test = run.by_model(run.labelled_trace("test"))
+    elif proof.reference != test.reference:
+        test = agreeing(test, proof.reference)
+    if not test.has_loss:
+        return []
+    outcome = Outcome.of(policy, test, proof.reference)
+    promises = map(promise_of, policy.promises)
+    shares = ", ".join(
+        promise.with_limit(promise.measured(outcome)).words(proof.measure, test.counted).instead
+        for promise in promises
+    )
+    return [f"on the test part: {shares}"]
+
+
+def _of_answers(policy: Policy) -> LossCertificate | EarlyCertificate | None:
+    """Return the guarantee that says what answers of the policy are measured against; None if there is none."""
+    from exeunt.policy import TailCertificate
+
+    return next(
+        (proof for proof in policy.tested_certificates if not isinstance(proof, TailCertificate)), None
+    )
 
 
 def _evaluated(run: RunFolder, policy: Policy) -> Result:
@@ -158,7 +192,7 @@ def _evaluated(run: RunFolder, policy: Policy) -> Result:
     import exeunt as ex
 
     held_out = run.replayed(policy, "calibrate")
-    proof = policy.loss_certificate
+    proof = _of_answers(policy)
     in_parts = policy.n_calibration + (0 if proof is None else proof.n_test) == held_out.n
     own = policy.calibration_cost is not None if proof is None else in_parts
     calibration = held_out if own or policy.was_calibrated_on(held_out) else None

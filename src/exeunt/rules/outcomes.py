@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
         answered = policy.answer.on(trace).quality[answered_at]
         # The reference agrees with itself, also where it is no exit of the trace.
         best = 1.0 if inputs.reference else instead(inputs, reference).quality[:, -1]
-        paid = trace.cost.of_inputs(trace.n)[answered_at]
+        paid = policy.priced(inputs).cost.of_inputs(trace.n)[answered_at]
         return cls(best - answered, early_exits(policy, inputs, reference)[exits], paid, inputs.groups)
 
     @property

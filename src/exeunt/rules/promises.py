@@ -250,6 +250,14 @@ class Tail(Promise):
         return cls(limit, amount=amount, unit=cost.unit)
 
 
+def promise_of(certificate: PromiseCertificate) -> Promise:
+    """Return the promise that a certificate is about."""
+    if isinstance(certificate, TailCertificate):
+        return Tail(certificate.limit, amount=certificate.amount, unit=certificate.unit)
+    kind = next(kind for kind in (EarlyLoss, EarlyWorse) if kind.name == certificate.promise)
+    return kind(certificate.limit)
+
+
 def early_promises(**limits: float | None) -> list[Promise]:
     """Return the promises of early answers with these limits, by name. Raises InputError for what is no share."""
     asked = [(kind, limits[kind.name]) for kind in (EarlyLoss, EarlyWorse)]
