@@ -16,8 +16,9 @@ from starlette.responses import Response
 
 from exeunt.cli.app import run as exeunt
 from exeunt.errors import FileError, InputError, OverBudget
+from exeunt.gateway.audit_log import append_line
 from exeunt.gateway.config import Spend
-from exeunt.gateway.ledgers import Money, _append, decide_disputes
+from exeunt.gateway.ledgers import Money, decide_disputes
 from exeunt.gateway.mock_provider import MockProvider
 from exeunt.ledger import Ledger, Reservation
 from exeunt.web.answers import missing_money
@@ -74,7 +75,7 @@ def test_it_counts_at_the_most_stops_its_model_and_is_disputed(
 
         log = run.gateway.folder / "disputes.jsonl"
         log.mkdir()
-        with pytest.raises(FileError, match=r"^cannot write .*disputes\.jsonl, so nothing was decided: "):
+        with pytest.raises(FileError, match=r"^cannot write .*disputes\.jsonl, so nothing was done: "):
             exeunt(["gateway", "money", file, "--book", "large", "--reason", "no"])
         assert money.disputed
         log.rmdir()
@@ -123,8 +124,8 @@ def test_a_bill_that_comes_after_the_log_was_written_stays_disputed(
         append(file, line)
         bill(7.0)
 
-    append = _append
-    monkeypatch.setattr("exeunt.gateway.ledgers._append", log_and_bill)
+    append = append_line
+    monkeypatch.setattr("exeunt.gateway.ledgers.append_line", log_and_bill)
     bill(5.0)
     decide_disputes(tmp_path, "large", book=True, reason="it was right", now=0.0)
     (line,) = map(json.loads, (tmp_path / "disputes.jsonl").read_text().splitlines())

@@ -16,7 +16,7 @@ from exeunt.gateway.protocols import PROTOCOLS, Messages, protocol_of
 from exeunt.web.security import SecurityMiddleware, bearer
 
 _PATH = re.compile(
-    r"(/v1/chat/completions|/v1/messages(?:/count_tokens)?|/v1/responses|/v1/embeddings|/v1/feedback|/v1/models|/admin/(?:state|policy|rollback|clients|models)|/metrics|/events|/health|/)(/.*)?"
+    r"(/v1/chat/completions|/v1/messages(?:/count_tokens)?|/v1/responses|/v1/embeddings|/v1/feedback|/v1/models|/admin/(?:state|policy|rollback|clients|models|keys)|/metrics|/events|/health|/)(/.*)?"
 )
 _ADMINISTERS = re.compile("/(admin|metrics|events)")
 

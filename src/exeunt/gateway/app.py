@@ -32,7 +32,8 @@ from exeunt.gateway.failure_log import log_failure
 from exeunt.gateway.feedback import PATH as FEEDBACK
 from exeunt.gateway.feedback import FeedbackRequest, GradedAlready, NoSuchAnswer
 from exeunt.gateway.gateway import Gateway, NoSuchModel
-from exeunt.gateway.key_store import Client
+from exeunt.gateway.key_api import KEY_ROUTES
+from exeunt.gateway.key_store import Client, KeyConflict, NoSuchClient, check_name
 from exeunt.gateway.metrics import CONNECTIONS
 from exeunt.gateway.page_state import PageState
 from exeunt.gateway.protocols import PROTOCOLS, Exchange, Messages, Writer, protocol_of
@@ -45,6 +46,11 @@ _PAGE = Path(__file__).parent / "page"
 _EVENTS_S = 1.0
 _RETRY = "x-stainless-retry-count"
 """How often a request was sent before, as the clients of OpenAI say."""
+_STATUSES: Mapping[type, int] = {
+    **dict.fromkeys((NoSuchModel, NoSuchAnswer, NoSuchClient), 404),
+    **dict.fromkeys((GradedAlready, KeyConflict), 409),
+}
+"""Of what is asked amiss; 400 for all else."""
 
 
 def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -> Starlette:
@@ -73,6 +79,7 @@ def make_app(gateway: Gateway, *, on_start: Callable[[], None] = lambda: None) -
             Route("/admin/rollback", _roll_back, methods=["POST"]),
             Route("/admin/models/{name:path}/resume", _resume, methods=["POST"]),
             Route("/admin/clients/{name}", _forget, methods=["DELETE"]),
+            *KEY_ROUTES,
             Route("/metrics", _metrics),
             Route("/events", _events),
             Route("/health", _health),
@@ -293,8 +300,11 @@ async def _resume(request: Request) -> Response:
 
 async def _forget(request: Request) -> Response:
     """Remove what is kept of a client."""
-    removed = await _gateway(request).forget(request.path_params["name"])
-    return JSONResponse({"removed": removed})
+    gateway = _gateway(request)
+    async with gateway.audit.use(request.state.key.name, "forget") as note:
+        name = check_name(request.path_params["name"])
+        await note(client=name)
+        return JSONResponse({"removed": await gateway.forget(name)})
 
 
 async def _metrics(request: Request) -> Response:
@@ -348,8 +358,7 @@ async def _left(request: Request, __: Exception) -> Response:
 
 
 async def _bad_input(request: Request, error: Exception) -> Response:
-    statuses: dict[type, int] = {NoSuchModel: 404, NoSuchAnswer: 404, GradedAlready: 409}
-    return error_response(request.scope, statuses.get(type(error), 400), str(error))
+    return error_response(request.scope, _STATUSES.get(type(error), 400), str(error))
 
 
 async def _no_money(request: Request, error: Any) -> Response:

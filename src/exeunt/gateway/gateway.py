@@ -18,6 +18,7 @@ from exeunt._support.sqlite import WAIT_S
 from exeunt._support.threads import GRADING, PAYING
 from exeunt.errors import ExeuntError, InputError
 from exeunt.gateway.answering import CLIENT, REQUEST, UNIT, Active, Answered, Answering, short_of_money
+from exeunt.gateway.audit_log import AuditLog
 from exeunt.gateway.certification_status import STATUS, CertificationStatus, certification_status
 from exeunt.gateway.certifier import Apart, Certifier
 from exeunt.gateway.chat_model import ChatReply
@@ -79,7 +80,8 @@ class Gateway:
 
     `live`: the policy that answers. `traffic`: the stream of requests, in units. `certifier`: tests what is promised;
     `status`: what is certified now, None before it is known.
-    `clock`: the time in seconds since 1970. `apart`: runs what computes for long. `closing`: set at the end.
+    `audit`: who has used keys to administer it. `clock`: the time in seconds since 1970. `apart`: runs what computes
+    for long. `closing`: set at the end.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Gateway:
         self.folder = gateway_folder(config.folder)
         self.keys, self._asking_keys = Keys(self.folder), asyncio.Lock()
         self.money = Money(self.folder / MONEY, config.spend, config.shadow)
+        self.audit = AuditLog(self.folder, clock)
         self.features = None if config.features is None else feature_model(config.features)
         self.models = _bound_models(config)
         self.models.write(self.folder)

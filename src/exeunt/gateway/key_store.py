@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from exeunt._support.checked_types import of_kinds
 from exeunt._support.files import file_digest, read_json
@@ -24,7 +24,7 @@ from exeunt.gateway.config import check_limit
 from exeunt.gateway.folder import FORMER_KEYS, KEYS
 from exeunt.ledger.calendar import UTC
 
-_NAME = re.compile(r"[\w.@-]{1,64}")
+_NAME, _KEY = re.compile(r"[\w.@-]{1,64}"), re.compile(r"ex-[\w-]{43}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SCHEMA = """
 CREATE TABLE client (
@@ -64,6 +64,14 @@ class _Clients:
 
 
 _NOBODY = _Clients()
+
+
+class NoSuchClient(InputError):  # noqa: N818 - says what happened
+    """Nobody of this name has a key."""
+
+
+class KeyConflict(InputError):  # noqa: N818 - says what happened
+    """A key is there already, or must stay."""
 
 
 class KeysLocked(FileError):  # noqa: N818 - says what happened
@@ -115,22 +123,29 @@ class Keys:
         """Return who has this name; None if nobody has. Raises KeysLocked if another process writes all the time."""
         return self._read(wait_s).by_name.get(name)
 
+    def client(self, name: str) -> Client:
+        """Return who has this name. Raises NoSuchClient if nobody has, and as `named` does."""
+        return self.named(name) or _missing(name)
+
     def add(
-        self, name: str, *, admin: bool = False, shadow: bool | None = None, spend: str | None = None
+        self,
+        name: str,
+        *,
+        admin: bool = False,
+        shadow: bool | None = None,
+        spend: str | None = None,
+        is_new: bool = False,
     ) -> str:
         """Make a key and return it; nobody can tell it again. The same name gets another key in place of its own, and
-        keeps what is not given.
+        keeps what is not given. Raises KeyConflict for a name that has a key, if it `is_new`.
         """
-        _check_name(name)
-        if spend is not None:
-            check_limit(spend, "spend", time_zone=UTC)
-            if exact_quantity(spend)[0] == 0:
-                raise InputError(
-                    "spend must be above 0: whom nothing is allowed gets no key, or loses it by `exeunt gateway forget`"
-                )
-        key = f"ex-{secrets.token_urlsafe(32)}"
+        check_name(name)
+        check_spend(spend)
+        key, digest = _new_key()
         with self._writing() as connection:
             client = next(iter(_clients(connection, "name = ?", name)), Client(name, "", admin))
+            if is_new and client.digest:
+                raise KeyConflict(f"{name} has a key: rotate that one, or choose another name")
             if client.admin != admin:
                 raise InputError(
                     f"{name} has a key of the other kind: choose another name, or remove that one with `exeunt "
@@ -138,14 +153,46 @@ class Keys:
                 )
             client = replace(
                 client,
-                digest=hashlib.sha256(key.encode()).hexdigest(),
+                digest=digest,
                 shadow=client.shadow if shadow is None else shadow,
                 spend=client.spend if spend is None else spend,
             )
-            connection.execute("DELETE FROM client WHERE name = ?", (name,))
-            _put(connection, [client])
+            _put_in_place(connection, client)
         self._changed(name, client)
         return key
+
+    def rotate(self, name: str) -> str:
+        """Make another key in place of a client's, which keeps all else, and return it. Raises NoSuchClient."""
+        key, digest = _new_key()
+        self._replace(name, digest=digest)
+        return key
+
+    def change(self, name: str, **changes: Any) -> Client:
+        """Change `spend` or `shadow` of a client, whose key stays, and return it. Raises NoSuchClient, and InputError
+        for who administers the gateway.
+        """
+        check_spend(changes.get("spend"))
+        if self.client(name).admin:
+            raise InputError(f"{name} administers the gateway and asks no models: nothing limits it")
+        return self._replace(name, **changes)
+
+    def _replace(self, name: str, **changes: Any) -> Client:
+        with self._writing() as connection:
+            known = next(iter(_clients(connection, "name = ?", name)), None) or _missing(name)
+            client = replace(known, **changes)
+            _put_in_place(connection, client)
+        self._changed(name, client)
+        return client
+
+    def revoke(self, name: str) -> None:
+        """Take the key of a client back. Raises NoSuchClient, and KeyConflict for the last key to administer with."""
+        with self._writing() as connection:
+            clients = {client.name: client for client in _clients(connection)}
+            client = clients.pop(name, None) or _missing(name)
+            if client.admin and not any(other.admin for other in clients.values()):
+                raise KeyConflict(f"{name} has the last key to administer with: make another one first")
+            connection.execute("DELETE FROM client WHERE name = ?", (name,))
+        self._changed(name)
 
     def remove(self, name: str) -> bool:
         """Take the key of a client back; return whether it had one."""
@@ -290,9 +337,40 @@ def write_keys(folder: Path, clients: Iterable[Client], taken_over: str = "") ->
     _KIND.make(folder / KEYS, fill)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> str:
+    """Return a client's name. Raises InputError if it is none, such as a key, which would be shown."""
+    if _KEY.fullmatch(name):
+        raise InputError("that is a key, not a name: give the name of the client")
     if not _NAME.fullmatch(name):
         raise InputError(f"a client's name has up to 64 letters, digits and .@_-, got {name!r:.80}")
+    return name
+
+
+def check_spend(spend: str | None) -> None:
+    """Raise InputError unless this may limit a client; None for no limit of its own."""
+    if spend is None:
+        return
+    check_limit(spend, "spend", time_zone=UTC)
+    if exact_quantity(spend)[0] == 0:
+        raise InputError(
+            "spend must be above 0: whom nothing is allowed gets no key, or loses it by `exeunt gateway forget`"
+        )
+
+
+def _new_key() -> tuple[str, str]:
+    """Return a key, and its digest."""
+    key = f"ex-{secrets.token_urlsafe(32)}"
+    return key, hashlib.sha256(key.encode()).hexdigest()
+
+
+def _missing(name: str) -> NoReturn:
+    raise NoSuchClient(f"nobody has the name {name!r:.80}: GET /admin/keys names who has a key")
+
+
+def _put_in_place(connection: sqlite3.Connection, client: Client) -> None:
+    """Put a client in place of who has its name."""
+    connection.execute("DELETE FROM client WHERE name = ?", (client.name,))
+    _put(connection, [client])
 
 
 def _clients(connection: sqlite3.Connection, where: str = "1", *arguments: str) -> list[Client]:
@@ -333,7 +411,7 @@ def _former(file: Path) -> tuple[list[Client], str]:
 def _client(**entry: Any) -> Client:
     """Return the client of an entry. Raises TypeError or ValueError if the entry is not a client."""
     client = of_kinds(Client(**entry))
-    _check_name(client.name)
+    check_name(client.name)
     if not _DIGEST.fullmatch(client.digest):
         raise ValueError(f"the digest of {client.name!r:.80} has not 64 hexadecimal digits")
     if client.spend is not None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from exeunt._support.files import why_it_failed
 from exeunt.costs.budget_text import exact_quantity
-from exeunt.errors import FileError, InputError
+from exeunt.errors import InputError
+from exeunt.gateway.audit_log import append_line
 from exeunt.gateway.config import Shadow, Spend
 from exeunt.gateway.key_store import Client
 from exeunt.ledger import Ledger, Reservation, ledger_of
@@ -54,16 +53,14 @@ class Money:
 
     def of(self, client: Client) -> Ledger:
         """Return what pays for the requests of a client. Another key of the same name goes on with what is spent."""
-        if (ledger := self._each.get(client.digest)) is None:
-            limit = client.spend or self.spend.key or _NO_LIMIT
-            ledger = ledger_of(
-                limit,
-                time_zone=self.spend.time_zone,
-                name=f"client {client.name}",
-                within=self._by_calendar,
-            )
-            self._each[client.digest] = ledger
-        return ledger
+        return self._each.get(client.digest) or self.limit(client)
+
+    def limit(self, client: Client) -> Ledger:
+        """Let the limit of a client be what its key says now, and return what pays for it."""
+        limit, name = client.spend or self.spend.key or _NO_LIMIT, f"client {client.name}"
+        zone = self.spend.time_zone
+        self._each[client.digest] = ledger_of(limit, time_zone=zone, name=name, within=self._by_calendar)
+        return self._each[client.digest]
 
     @property
     def disputed(self) -> dict[str, Disputed]:
@@ -143,7 +140,7 @@ def decide_disputes(
         dispute = _disputes(bills)[model]
         decision = "booked" if book else "dropped"
         line = {"time": now, "model": model, **dispute._asdict(), "decision": decision, "reason": reason}
-        _append(folder / DISPUTES, line)
+        append_line(folder / DISPUTES, line)
         ledger.decide(bills, book=book)
     return dispute, is_stopped
 
@@ -218,15 +215,6 @@ def _disputes(bills: Iterable[Reservation]) -> dict[str, Disputed]:
         n, claimed, maximum = disputes.get(bill.model, Disputed())
         disputes[bill.model] = Disputed(n + 1, claimed + (bill.claimed or 0.0), maximum + bill.maximum)
     return disputes
-
-
-def _append(file: Path, line: Mapping[str, Any]) -> None:
-    """Add a line to a log, before what it says is done. Raises FileError if it cannot be kept."""
-    try:
-        with file.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise FileError(f"cannot write {file}, so nothing was decided: {why_it_failed(error)}") from None
 
 
 def _state(ledger: Ledger | None, limit: str | None) -> dict[str, Any]:
