@@ -37,7 +37,15 @@ def limit(
 ) -> dict[str, Any]:
     """Return a limit as the state has it."""
     most = None if text is None else float(text.split()[0])
-    return {"limit": text, "most": most, "spent": spent, "left": left, "overdrawn": 0.0, "ends": ends}
+    return {
+        "limit": text,
+        "most": most,
+        "spent": spent,
+        "left": left,
+        "overdrawn": 0.0,
+        "ends": ends,
+        "near": False,
+    }
 
 
 LIVE: dict[str, Any] = {

@@ -90,6 +90,20 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         ),
         ({"spend": "{time_zone: 5}"}, "spend: time_zone: give a text, got 5"),
         (
+            {"spend": "{warn: 0%}"},
+            "spend: warn is a share of the limit above 0, up to 100%, such as 80%, got 0$",
+        ),
+        ({"spend": "{warn: 80}"}, "spend: warn is a share .*, got 80$"),
+        ({"spend": "{warn: often}"}, "spend: warn: give a number, got 'often'"),
+        (
+            {"spend": "{webhook: 'ftp://a/b'}"},
+            "spend: webhook is a URL that begins with http:// or https:// and",
+        ),
+        ({"spend": "{webhook: 'https://'}"}, "spend: webhook is a URL that begins with"),
+        ({"spend": "{webhook: 'http://[a/b'}"}, "spend: webhook is a URL that begins with"),
+        ({"spend": "{webhook: hook}"}, "spend: webhook is a URL .*: this does not$"),
+        ({"spend": "{webhook: 5}"}, "spend: webhook: give a text, got 5"),
+        (
             {"spend": "{key: '1 usd/year'}"},
             "spend: key: a rate is an amount per second, .*, got '1 usd/year'$",
         ),

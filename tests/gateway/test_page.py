@@ -314,6 +314,14 @@ def test_where_audits_tell_too_little_there_is_no_interval(
     assert not page.displays("loss")
 
 
+def test_a_limit_that_is_nearly_reached_is_marked(made_up: Any, page: Page) -> None:
+    day = {**LIVE["money"]["day"], "left": 3.5, "near": True}
+    made_up(money={**LIVE["money"], "day": day, "clients": {}})
+    page.has(limits="3.50 usd left of 20 usd/day until 3 Feb 2027")
+    (problem,) = page.find(".note.problem")
+    assert problem.endswith(", nearly reached")
+
+
 def test_a_policy_that_costs_more_and_loses_more(made_up: Any, page: Page) -> None:
     day = {
         "limit": "20 usd/day",

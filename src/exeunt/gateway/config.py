@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from exeunt._support.arrays import check_between, check_delta, check_positive
 from exeunt._support.yaml_text import read_yaml
@@ -22,6 +23,7 @@ from exeunt.gateway.embedding_model import EmbeddingModel
 from exeunt.gateway.entries import Amount, Budget, Limit, Seconds, mapping, options_of, read_as, read_entry
 from exeunt.gateway.folder import JUDGE
 from exeunt.gateway.graders import find_grader_beside
+from exeunt.ledger import Limit as LedgerLimit
 from exeunt.ledger import ledger_of
 from exeunt.ledger.calendar import PERIODS, UTC, zone_of
 from exeunt.live.function_model import checked_price
@@ -85,6 +87,14 @@ def check_base_url(url: str, prefix: str = "") -> None:
     for end in ("/chat/completions", "/messages", "/embeddings"):
         if path.endswith(end):
             raise InputError(f"{prefix}base_url ends before {end}: write {path.removesuffix(end)!r}")
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -214,7 +224,8 @@ class Features:
 class Spend:
     """The most that all requests may cost, such as "100 usd" in `total` or "20 usd" a `day`, `week` or `month` of the
     calendar in the `time_zone`; those of each client key, such as "5 usd/month" or "50 usd"; and an attempt at one
-    model for one `request`. What is not named has no limit.
+    model for one `request`. What is not named has no limit. `warn`: the share of a limit at which it is nearly reached;
+    `webhook`: the URL that is then told.
     """
 
     total: Amount | None = None
@@ -224,9 +235,19 @@ class Spend:
     key: Limit | None = None
     request: Amount | None = None
     time_zone: str = UTC
+    warn: float = 0.8
+    webhook: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         zone_of(self.time_zone)
+        if not 0 < self.warn <= 1:
+            raise InputError(
+                f"warn is a share of the limit above 0, up to 100%, such as 80%, got {self.warn:g}"
+            )
+        if self.webhook is not None and not _is_web(self.webhook):
+            raise InputError(
+                "webhook is a URL that begins with http:// or https:// and a host: this does not"
+            )
         for name in ("total", *PERIODS, "request"):
             if (limit := getattr(self, name)) is not None:
                 check_amount(limit, name)
@@ -237,6 +258,10 @@ class Spend:
     def periods(self) -> dict[str, str]:
         """The limits by the calendar for all requests, such as "20 usd" by "day"."""
         return {name: limit for name in PERIODS if (limit := getattr(self, name)) is not None}
+
+    def is_near(self, limit: LedgerLimit) -> bool:
+        """Whether a limit is nearly reached."""
+        return limit.used >= self.warn - 1e-9  # of floats that were divided
 
     @property
     def is_limited(self) -> bool:

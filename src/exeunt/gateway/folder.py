@@ -4,6 +4,7 @@
 `records.db`: see `exeunt.stream.records`. `secret.key`: the secret of the HMACs in it.
 `proposals/`: plans that are tested. `policies/`, `active.json`: those that passed, see `exeunt.gateway.saved_policies`.
 `report.html`: what `exeunt gateway certify` shows.
+`warned.json`: see `exeunt.gateway.spend_warnings`.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ from exeunt.gateway.report import write_report
 from exeunt.gateway.request_stream import RequestStream
 from exeunt.gateway.saved_policies import REFERENCE, GatewayPolicies
 from exeunt.gateway.shadow_requests import ShadowRequests, said_of, told_text
+from exeunt.gateway.spend_warnings import SpendWarnings
 from exeunt.live.live_run import digest_of
 from exeunt.stream.records import Record, Records
 from exeunt.stream.units import Arrival, Place, Unit
@@ -50,6 +51,7 @@ _log = logging.getLogger("exeunt.gateway")
 AUTO = "auto"
 """The virtual model: asks as the active policy says. "auto:NAME" asks by another policy."""
 _TIDY_S, _SAVE_S, _STEP_S, _LOOK_S = 3600.0, 30.0, 1.0, 0.05
+_WARN_S = 5.0
 _END_S = 60.0
 
 
@@ -106,6 +108,7 @@ class Gateway:
         self.answering = Answering(config.all_models, config.reference, config.fallback)
         self.failures = FailureLog()
         self.comparing = _shadow_requests(self)
+        self.warnings = SpendWarnings(self.folder, config.spend, self.money)
         self.metrics = GatewayMetrics(lambda kind: self.failures.refused(kind, time.monotonic()))
         self.closing = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -435,10 +438,10 @@ class Gateway:
             await asyncio.to_thread(self.find_status)
 
     async def tidy(self) -> None:
-        """Go on with units and certificates, remove what has been kept for long enough, and save what the watch knows,
-        for as long as this runs.
+        """Go on with units and certificates, look at limits, remove what has been kept for long enough, and save what
+        the watch knows, for as long as this runs.
         """
-        tidied = saved = -_TIDY_S
+        tidied = saved = looked = -_TIDY_S
         while True:
             with _logged("units"):
                 await self._close_units()
@@ -459,7 +462,16 @@ class Gateway:
                     await asyncio.to_thread(self.find_status if waits else self._write_report)
                 with _logged("policies"):  # of a client that the command has forgotten
                     await self._leave_forgotten()
+            if time.monotonic() - looked >= _WARN_S:
+                looked = time.monotonic()
+                with _logged("limits of money"):
+                    await self._warn()
             await asyncio.sleep(min(_STEP_S, self.config.period / 4))
+
+    async def _warn(self) -> None:
+        """Tell limits that are nearly reached. Nobody waits for the webhook."""
+        if near := await self.warnings.look(await asyncio.to_thread(lambda: self.keys.clients)):
+            self.later(self.warnings.call(near))
 
     async def forget(self, client: str) -> int:
         """Remove the key and the records of a client, and the policies that hold features of its requests; return how
@@ -594,6 +606,12 @@ def _measure(gateway: Gateway) -> None:
         "disputed_usd",
         "US dollars billed above what requests can cost, of which nobody has decided.",
         lambda: sum(dispute.claimed - dispute.maximum for dispute in money.disputed.values()),
+    )
+    gateway.metrics.family(
+        "limit_nearly_reached",
+        "Share that is used of each limit that is nearly reached (warn of spend); only those.",
+        ["limit"],
+        lambda: [([name], share) for name, share in gateway.warnings.near.items()],
     )
     gauge("compared_usd", "US dollars spent on comparing.", lambda: money.compared)
     gauge("saved_usd", "US dollars saved since the first start, net of comparing.", saved)

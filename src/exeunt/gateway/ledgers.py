@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 from exeunt.gateway.audit_log import append_line
 from exeunt.gateway.config import Shadow, Spend
 from exeunt.gateway.key_store import Client
-from exeunt.ledger import Ledger, Reservation, ledger_of
+from exeunt.ledger import Ledger, Limit, Reservation, ledger_of
 from exeunt.ledger.sqlite_store import SQLiteStore
 from exeunt.ledger.wanted import MOST
 
@@ -90,15 +90,26 @@ class Money:
         """Return the limits and what is spent and left of each, JSON-able."""
         spend = self.spend
         return {
-            "all": _state(self.total, spend.total),
-            **{name: _state(self._by_calendar, limit) for name, limit in _periods(spend).items()},
-            "shadow": None if self.shadow is None else _state(self.shadow, self._shadow_limit),
+            "all": _state(self.total, spend.total, spend),
+            **{name: _state(self._by_calendar, limit, spend) for name, limit in _periods(spend).items()},
+            "shadow": None if self.shadow is None else _state(self.shadow, self._shadow_limit, spend),
             "clients": {
-                client.name: _state(self.of(client), client.spend or spend.key)
+                client.name: _state(self.of(client), client.spend or spend.key, spend)
                 for client in clients
                 if not client.admin
             },
         }
+
+    def limits(self, clients: Iterable[Client]) -> dict[str, Limit]:
+        """Return the limits that are totals, or begin anew by the calendar, by name as `limits_in` has them."""
+        each = {f"each {name}": limit for name, limit in self._by_calendar.limits.items()}
+        ledgers = {"all": self.total}
+        if self.shadow is not None:
+            ledgers["comparisons"] = self.shadow
+        for client in clients:
+            if not client.admin and (client.spend or self.spend.key):
+                ledgers[f"client {client.name}"] = self.of(client)
+        return each | {name: limit for name, ledger in ledgers.items() for limit in ledger.limits.values()}
 
     def close(self) -> None:
         """Close the file."""
@@ -164,14 +175,16 @@ def limits_in(
     with _store_in(folder) as store:
         total = _opened(store, _ALL)
         by_calendar = _opened(store, _BY_CALENDAR, total)
-        limits = {"all": _state(total, spend.total)}
-        limits |= {f"each {name}": _state(by_calendar, limit) for name, limit in _periods(spend).items()}
+        limits = {"all": _state(total, spend.total, spend)}
+        limits |= {
+            f"each {name}": _state(by_calendar, limit, spend) for name, limit in _periods(spend).items()
+        }
         if shadow is not None:
-            limits["comparisons"] = _state(_opened(store, "shadow", by_calendar), shadow.spend)
+            limits["comparisons"] = _state(_opened(store, "shadow", by_calendar), shadow.spend, spend)
         for client in clients:
             if not client.admin:
                 name = f"client {client.name}"
-                limits[name] = _state(_opened(store, name, by_calendar), client.spend or spend.key)
+                limits[name] = _state(_opened(store, name, by_calendar), client.spend or spend.key, spend)
         return limits, {} if total is None else _disputes(total.disputed)
 
 
@@ -217,18 +230,25 @@ def _disputes(bills: Iterable[Reservation]) -> dict[str, Disputed]:
     return disputes
 
 
-def _state(ledger: Ledger | None, limit: str | None) -> dict[str, Any]:
+def _state(ledger: Ledger | None, limit: str | None, spend: Spend) -> dict[str, Any]:
     """Return what is spent, since the beginning, and left of a limit, or spent above it. `most`: what may be left, in
-    US dollars. `ends`: when it begins anew, in seconds since 1970; None if it never does. `ledger`: None if nothing was
-    ever spent.
+    US dollars. `ends`: when it begins anew, in seconds since 1970; None if it never does. `near`: whether it is nearly
+    reached; a rate never is. `ledger`: None if nothing was ever spent.
     """
     spent = 0.0 if ledger is None else ledger.spent
-    state = {"limit": limit, "most": None, "spent": spent, "left": None, "overdrawn": 0.0, "ends": None}
+    state = {
+        "limit": limit,
+        "most": None,
+        "spent": spent,
+        "left": None,
+        "overdrawn": 0.0,
+        "ends": None,
+        "near": False,
+    }
     if limit is None:
         return state
-    most, ends = float(exact_quantity(limit)[0]), None
-    left = most
-    if ledger is not None:
-        of_period = ledger.limits.get(limit.partition("/")[2].strip() or "total")
-        left, ends = (min(most, ledger.left), None) if of_period is None else (of_period.left, of_period.ends)
-    return {**state, "most": most, "left": max(left, 0.0), "overdrawn": max(-left, 0.0), "ends": ends}
+    most = float(exact_quantity(limit)[0])
+    found = None if ledger is None else ledger.limits.get(limit.partition("/")[2].strip() or "total")
+    left = most if ledger is None else min(most, ledger.left) if found is None else found.left
+    state |= {"most": most, "left": max(left, 0.0), "overdrawn": max(-left, 0.0)}
+    return state if found is None else {**state, "ends": found.ends, "near": spend.is_near(found)}

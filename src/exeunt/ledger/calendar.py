@@ -84,9 +84,7 @@ def period_of(period: str, zone: str, time: int) -> tuple[int, int]:
     first_day, next_day = _DAYS[period]
     where = zone_of(zone)
     first = first_day(_local(time, where).date())
-    while (
-        _midnight(next_day(first), where) <= time
-    ):  # clocks that went back over midnight show the day before
+    if _midnight(next_day(first), where) <= time:  # clocks that went back over midnight show the day before
         first = next_day(first)
     return _midnight(first, where), _midnight(next_day(first), where)
 

@@ -294,6 +294,11 @@ class Limit(NamedTuple):
     left: float
     ends: float | None = None
 
+    @property
+    def used(self) -> float:
+        """The share that is spent or reserved."""
+        return 1 - self.left / self.most if self.most else 1.0
+
 
 class Reservation:
     """Money that is held for one attempt. `state` is that of the last call here."""

@@ -131,11 +131,11 @@ export const escalated = ({ bill, unit }) => Object.entries(REASONS).filter(([re
   .map(([reason, name]) => bar(name.replace("unit", unit), bill.decided[reason], bill.requests));
 
 /** A limit as a bar. */
-export function limit(name, { limit: text, most, spent, left, overdrawn, ends }) {
+export function limit(name, { limit: text, most, spent, left, overdrawn, ends, near }) {
   if (text === null) return { name, note: `${usd(spent)} spent, no limit` };
   const until = known(ends) ? ` until ${when(ends)}` : "";
-  const rest = overdrawn > 0 ? `nothing left of ${text}${until}, ${usd(overdrawn)} above it` : `${usd(left)} left of ${text}${until}`;
-  return { name, note: known(spent) ? `${rest}, ${usd(spent)} spent` : rest, share: most > 0 ? 1 - left / most : 1, full: left <= NEARLY_NONE * most };
+  const rest = overdrawn > 0 ? `nothing left of ${text}${until}, ${usd(overdrawn)} above it` : `${usd(left)} left of ${text}${until}${near ? ", nearly reached" : ""}`;
+  return { name, note: known(spent) ? `${rest}, ${usd(spent)} spent` : rest, share: most > 0 ? 1 - left / most : 1, full: near || left <= NEARLY_NONE * most };
 }
 
 export const compared = ({ compared: { compared: n = 0, ...others } }) => [["compared", n], ...Object.entries(others).sort()];
