@@ -254,6 +254,46 @@ def test_without_a_promise_nothing_is_proposed_and_one_that_comes_later_is_a_que
     assert (world.question.number, world.question.tests_from) == (1, 501)
 
 
+def test_answers_without_the_reference_and_the_tail_are_certified_together(tmp_path: Path) -> None:
+    """Of the requests that the small model is sure of it is wrong about 2%; the others cost 0.00011 usd."""
+    promise = "{max_early_loss: 10%, max_early_worse: 15%, max_tail: ['0.000105 usd', 80%]}"
+    world = World(tmp_path, promise=promise)
+    passed = world.days(14)
+    assert passed
+    said = world.said()
+    early = "of the requests that are answered without asking large"
+    assert f"in the long run the mean grade {early} is at most 10 points below that of large." in said
+    assert f"in the long run at most 15% {early} have a lower grade than that of large." in said
+    assert (
+        "in the long run at most 80% of the requests that the policy may answer cost more than 0.000105 usd."
+        in said
+    )
+    plans = [
+        plan for proposal in world.certifier.proposals for plan in proposal.plans if plan.passed is not None
+    ]
+    assert all(
+        {*world.certifier.wealths(plan)} == {"max_early_loss", "max_early_worse", "max_tail"}
+        for plan in plans
+    )
+    world.reopen()
+    assert world.question.number == 1
+    assert world.said() == said
+    world.reopen(promise=promise.replace("80%", "79%"))
+    assert world.question.number == 2
+
+
+@pytest.mark.parametrize(
+    "promise",
+    ["max_early_loss: 15%", "max_early_worse: 15%", "max_early_worse: 90%, max_tail: ['0.00005 usd', 1%]"],
+)
+def test_what_every_plan_breaks_is_not_certified(tmp_path: Path, promise: str) -> None:
+    """Of what the small model answers a fifth is lost and wrong, and whatever asks the large one costs more."""
+    world = World(tmp_path, promise=f"{{{promise}, max_loss: 50%}}")
+    world.wrong = 0.2
+    assert not world.days(14)
+    assert "certified" in world.said()
+
+
 def test_a_budget_is_certified_for_what_the_policy_may_answer(tmp_path: Path) -> None:
     shadow = f"{{{SHADOW}, cap: '0.0002 usd'}}"
     world = World(tmp_path, promise="{max_loss: 10%, budget: 90%}", shadow=shadow)

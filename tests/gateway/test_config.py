@@ -128,6 +128,30 @@ def provider(url: str, options: str = "failures: 3") -> dict[str, str]:
         ({"min_periods": "0"}, "min_periods must be at least 1, got 0"),
         (promise(""), "promise: give max_loss, such as 5%, or budget, such as 40%, or both"),
         (promise("max_loss: 0%"), "promise: max_loss must lie"),
+        (promise("max_early_loss: 0%"), "promise: max_early_loss must lie"),
+        (
+            promise("max_early_worse: 10"),
+            "promise: max_early_worse is a share .*, got 10: write 10% if 10 in 100",
+        ),
+        (
+            promise("max_tail: ['1 usd', 1%]"),
+            "promise: give max_loss, .* \\(max_tail alone is kept by asking the",
+        ),
+        (promise("max_loss: 5%, max_tail: ['1 usd']"), "promise: max_tail is an amount and a share, such as"),
+        (promise("max_loss: 5%, max_tail: 1 usd"), "promise: max_tail: give a list such as"),
+        (
+            promise("max_loss: 5%, max_tail: ['1 usd', 0%]"),
+            r"promise: the share of max_tail must lie in \(0, 1\)",
+        ),
+        (
+            promise("max_loss: 5%, max_tail: ['1 usd', few]"),
+            "promise: the share of max_tail: give a number, got 'few'",
+        ),
+        (promise("max_loss: 5%, max_tail: ['0 usd', 1%]"), "promise: the amount of max_tail must be above 0"),
+        (
+            promise("max_loss: 5%, max_tail: ['5 eur', 1%]"),
+            "promise: budget '5 eur' is neither a share nor in usd",
+        ),
         (promise("max_loss: 5"), "promise: max_loss is a share .*, got 5: write 5% if 5 in 100 is meant"),
         (promise("max_loss: 5%, delta: 1"), "promise: delta is a share .*, got 1: write 1%"),
         (

@@ -67,27 +67,28 @@ def is_known(record, models):
 
 
 def outcome(record, policy, models, cap=CAP):
-    """Return what a row loses and costs: METHOD 16, sentence by sentence."""
+    """Return what a row loses and costs, and whether it is answered early: METHOD 16, sentence by sentence."""
     if record is None:
-        return 1.0, cap
+        return 1.0, cap, True
     reference = record.said.get(models.reference)
     if OVER_CAP in record.refused or any(model in record.refused for model in policy.models):
-        return 0.0, cap if reference is None else reference.cost  # always goes to the reference, at its cost
+        # Always goes to the reference, at its cost.
+        return 0.0, cap if reference is None else reference.cost, False
     if not is_known(record, models):
-        return 1.0, cap
+        return 1.0, cap, True
     best = 1.0 if reference.grade is None else reference.grade
     cost, given_by = 0.0, None
     for model in policy.models:
         said = record.said[model]
         cost += said.cost
         if model == models.reference:
-            return 0.0, cost
+            return 0.0, cost, False
         if said.failed:
             continue
         given_by = said
         if (said.score or 0.0) > 0.5:
             break
-    return best - (given_by.grade or 0.0), cost
+    return best - (given_by.grade or 0.0), cost, True
 
 
 def some(rate):
@@ -137,7 +138,7 @@ def drawn_units(draw):
 def check(made, most, policy):
     """Compare evidence with the loop, row by row."""
     evidence = evidence_of(made, THREE, CAP, most)
-    lost, cost = evidence.outcomes(policy)
+    lost, cost, early = evidence.outcomes(policy)
     k = 0
     for place, (unit, inside) in enumerate(made):
         assert evidence.weight[place] == 1 / unit.probability
@@ -147,7 +148,9 @@ def check(made, most, policy):
                 continue  # nobody has an answer to it
             assert (evidence.unit[k], evidence.row[k]) == (place, row)
             assert evidence.records[k] is record
-            assert (lost[k], cost[k]) == pytest.approx(outcome(record, policy, THREE), abs=1e-9), record
+            *amounts, is_early = outcome(record, policy, THREE)
+            assert (lost[k], cost[k]) == pytest.approx(tuple(amounts), abs=1e-9), record
+            assert bool(early[k]) is is_early, record
             reference = None if record is None else record.said.get("large")
             assert evidence.reference_cost[k] == (CAP if reference is None else reference.cost)
             assert evidence.least_reference_cost[k] == (0.0 if reference is None else reference.cost)
@@ -210,7 +213,7 @@ def of_unit(*inside, rows=1, most=None, models=WITHOUT_FEATURES, probability=1.0
 
 def shown(*inside, models=WITHOUT_FEATURES, policy=TWO_STEPS):
     """Return what one row loses and costs."""
-    lost, cost = of_unit(*inside, models=models).outcomes(policy)
+    lost, cost, _ = of_unit(*inside, models=models).outcomes(policy)
     return lost[0], pytest.approx(cost[0])
 
 
@@ -268,10 +271,46 @@ def test_the_values_of_a_loss_count_the_first_rows_alone():
         assert highest == 0.96
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 8])
+def test_the_values_of_early_answers_and_of_the_tail_are_those_of_a_loop(rows):
+    """Of early answers, first rows that are answered without the reference count; of the tail, those below the cap."""
+    records = [
+        one(row=0), one({"small": UNSURE, "large": LARGE}, row=1), one({"large": LARGE}, row=2, refused=("small",)),
+        one({"large": LARGE}, row=3, refused=(OVER_CAP,)),
+        one({"small": replace(SMALL, grade=1.0), "large": LARGE}, row=4),
+    ]  # fmt: skip
+    evidence = of_unit(*records, rows=6)  # of the last there is no record
+    expected = {"max_early_loss": 0.0, "max_early_worse": 0.0, "max_tail": 0.0}
+    for record, row in zip(evidence.records, evidence.row.tolist(), strict=True):
+        if row >= rows:
+            continue
+        lost, cost, early = outcome(record, TWO_STEPS, WITHOUT_FEATURES)
+        if early:
+            expected["max_early_loss"] += lost - 0.8 * 0.05
+            expected["max_early_worse"] += (lost > 0) - 0.8 * 0.05
+        if record is None or OVER_CAP not in record.refused:
+            expected["max_tail"] += (cost > 1e-4) - 0.8 * 0.05
+    outcomes = evidence.outcomes(TWO_STEPS)
+    for name, value in expected.items():
+        limit = "0.05 above 0.0001 usd" if name == "max_tail" else 0.05
+        values, highest = values_of(name, limit, 0.8, evidence, outcomes, rows)
+        assert values == pytest.approx([value / rows]), name
+        assert highest == pytest.approx(0.96)
+        assert np.all(values <= highest)
+
+
+def test_a_tail_may_be_a_share_of_what_the_reference_costs_for_the_request():
+    evidence = of_unit(one(), one({"small": UNSURE, "large": LARGE}, row=1), rows=2)
+    values, _ = values_of("max_tail", "0.05 above 100%", 1.0, evidence, evidence.outcomes(TWO_STEPS), 2)
+    assert values == pytest.approx(
+        [(0 + 1 - 2 * 0.05) / 2]
+    )  # asking both costs more than the reference alone
+
+
 def test_without_units_or_records_there_is_no_trace():
     for made, rows in (([], 0), ([(Unit(1, "shop", 0.0, 0.0, rows=2, drawn=True, probability=1.0), [])], 2)):
         evidence = evidence_of(made, WITHOUT_FEATURES, CAP, 5)
-        lost, cost = evidence.outcomes(TWO_STEPS)
+        lost, cost, _ = evidence.outcomes(TWO_STEPS)
         assert (evidence.trace, evidence.for_learning(), evidence.n_units) == (None, None, len(made))
         assert lost.tolist() == [1.0] * rows
         assert cost.tolist() == [CAP] * rows

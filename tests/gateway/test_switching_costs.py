@@ -78,14 +78,16 @@ def stays(record: Record | None, name: str) -> tuple[float, float, list[str]]:
     return best - (said.grade or 0.0), said.cost, [name]
 
 
-def by_hand(unit: Unit, inside: Sequence[Record], policy: Any, sticky: bool) -> list[tuple[float, float]]:
-    """Return what each row of a unit loses and costs, row after row."""
+def by_hand(
+    unit: Unit, inside: Sequence[Record], policy: Any, sticky: bool
+) -> list[tuple[float, float, bool]]:
+    """Return what each row of a unit loses and costs, and whether it is answered early, row after row."""
     outcomes, before, last, first = [], list[str](), -1, "large"
     for row in range(unit.rows):
         record = counted(inside, row)
         if record is not None and OVER_CAP in record.refused and not record.answered:
             continue
-        lost, cost = outcome(record, policy, THREE)
+        lost, cost, early = outcome(record, policy, THREE)
         asked = asked_by(record, policy)
         if row == 0:
             told = (
@@ -96,10 +98,11 @@ def by_hand(unit: Unit, inside: Sequence[Record], policy: Any, sticky: bool) -> 
             first = told[-1] if told else "large" if asked else ""
         elif sticky and not (record is not None and is_outside(record, policy)):
             lost, cost, asked = stays(record, first)
+            early = "large" not in asked
         for name in asked if row and record is not None else ():
             if name in record.said and not (name in before and last == row - 1):
                 cost += record.said[name].cached
-        outcomes.append((lost, cost))
+        outcomes.append((lost, cost, early))
         before, last = asked, row
     return outcomes
 
@@ -112,9 +115,11 @@ def test_a_model_that_was_not_asked_for_the_row_before_costs_what_it_does_withou
     policy: Any, sticky: bool, made: list[tuple[Unit, list[Record]]]
 ) -> None:
     evidence = evidence_of(made, THREE, CAP, 20, sticky=sticky)
-    lost, cost = evidence.outcomes(policy)
+    lost, cost, early = evidence.outcomes(policy)
     rows = [row for unit, inside in made for row in by_hand(unit, inside, policy, sticky)]
-    assert [*zip(lost.tolist(), cost.tolist(), strict=True)] == [pytest.approx(row, abs=1e-9) for row in rows]
+    found = zip(lost.tolist(), cost.tolist(), strict=True)
+    assert [*found] == [pytest.approx(row[:2], abs=1e-9) for row in rows]
+    assert early.tolist() == [row[2] for row in rows]
     if sticky and (trace := evidence.for_learning()) is not None:
         assert trace.n <= sum(1 for row in evidence.row.tolist() if row == 0)
 
@@ -284,7 +289,7 @@ def test_a_model_from_which_nothing_is_taken_has_no_cache_to_miss() -> None:
     )
     unit = Unit(1, "shop", 0.0, 1.0, rows=2, drawn=True, probability=1.0)
     made = [(unit, [compared(0, refused=("medium",)), compared(1)])]
-    _, cost = evidence_of(made, THREE, CAP, 20).outcomes(small_unasked)
+    _, cost, _ = evidence_of(made, THREE, CAP, 20).outcomes(small_unasked)
     assert cost.tolist() == pytest.approx([1, 3 + 10])  # large, then all three, of which medium had no cache
 
 
@@ -293,6 +298,6 @@ def test_where_the_model_of_a_unit_fails_the_reference_answers_without_its_cache
     sure = [replace(row, said={**row.said, "small": replace(row.said["small"], score=0.9)}) for row in rows]
     worse = [replace(row, said={**row.said, "small": replace(row.said["small"], grade=0.25)}) for row in sure]
     unit = Unit(1, "shop", 0.0, 1.0, rows=3, drawn=True, probability=1.0)
-    lost, cost = evidence_of([(unit, worse)], THREE, CAP, 20, sticky=True).outcomes(TWO_STEPS)
+    lost, cost, _ = evidence_of([(unit, worse)], THREE, CAP, 20, sticky=True).outcomes(TWO_STEPS)
     assert lost.tolist() == pytest.approx([0.75, 0.0, 0.75])
     assert cost.tolist() == pytest.approx([1, 1 + 1 + 10, 1])

@@ -277,7 +277,7 @@ def test_the_first_policy_that_fails_the_test_of_any_promise_ends_the_tests(monk
     monkeypatch.setattr(
         FixedSequence, "p_value", lambda _, promise, k, on_fit=False: likely[k] if on_fit else (k == 0) + 0.01
     )
-    tests = FixedSequence(candidates, calibrate)
+    tests = candidates.tested_on(calibrate)
     assert list(tests.order(promises)) == [1, 3, 2]
     assert tests.cheapest(promises, np.inf) == 3
     assert tests.cheapest(promises, 0.65 * fit.cost.full) == 3

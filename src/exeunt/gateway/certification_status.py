@@ -16,7 +16,17 @@ from exeunt.gateway.certifier import DEPENDENT, Certifier, Plan, ProposalUnderTe
 from exeunt.gateway.config import GatewayConfig, Promise
 from exeunt.gateway.evidence import Evidence
 from exeunt.gateway.plan_measurement import Measured, measured
-from exeunt.gateway.proposals import BUDGET, FEWEST, LOSS, SAVES, limits_of, values_of
+from exeunt.gateway.proposals import (
+    BUDGET,
+    EARLY_LOSS,
+    EARLY_WORSE,
+    FEWEST,
+    LOSS,
+    SAVES,
+    TAIL,
+    limits_of,
+    values_of,
+)
 from exeunt.stream import bets
 from exeunt.stream.ratios import Interval
 from exeunt.stream.records import NOT_GRADED, NOT_PAID
@@ -190,8 +200,13 @@ class _Passed:
         if promise.max_loss is not None:
             guarantees.append(self._of_loss(promise.max_loss))
             promised[LOSS] = promise.max_loss
+        for name, early in ((EARLY_LOSS, promise.max_early_loss), (EARLY_WORSE, promise.max_early_worse)):
+            if early is not None:
+                guarantees.append(self._of_early(name, early))
         if promise.budget is not None:
             guarantees.append(self._of_cost(promise.budget, numbers))
+        if promise.tail is not None:
+            guarantees.append(self._of_tail(*promise.tail))
         return Certified(self.plan.name, [*guarantees, *self._assumptions()], numbers, promised)
 
     @property
@@ -210,6 +225,29 @@ class _Passed:
             f"{self.config.reference}."
         )
         return text + _tighter(tightest, _points(tightest * limit))
+
+    def _of_early(self, name: str, limit: float) -> str:
+        tightest = self.certifier.tightest(self.proposal, self.plan, name)
+        early = f"the requests that are answered without asking {self.config.reference}"
+        if name == EARLY_LOSS:
+            what = f"the mean {self.certifier.models.measure} of {early} is at most {_points(limit)} below that of "
+            tighter = _points(tightest * limit)
+        else:
+            what = f"at most {_share(limit)} of {early} have a lower {self.certifier.models.measure} than that of "
+            tighter = _share(tightest * limit)
+        return (
+            f"Guarantee: with probability {self._chance}, together with the other guarantees, in the long run {what}"
+            f"{self.config.reference}.{_tighter(tightest, tighter)}"
+        )
+
+    def _of_tail(self, cost: str, limit: float) -> str:
+        tightest = self.certifier.tightest(self.proposal, self.plan, TAIL)
+        of = "" if "usd" in cost else f" of what {self.config.reference} costs for them"
+        return (
+            f"Guarantee: with probability {self._chance}, together with the other guarantees, in the long run at most "
+            f"{_share(limit)} of the requests that the policy may answer cost more than {cost}{of}."
+            f"{_tighter(tightest, _share(tightest * limit))}"
+        )
 
     def _of_cost(self, budget: str, numbers: Measured | None) -> str:
         of = "" if "usd" in budget else f" of that of {self.config.reference}"
@@ -280,6 +318,10 @@ def _tighter(tightest: float, limit: str) -> str:
     if tightest >= 1:
         return ""
     return f" For this policy alone, with the same probability, the limit is {limit}."
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.4g}%"
 
 
 def _points(share: float) -> str:

@@ -160,7 +160,10 @@ class Shadow:
 @dataclass(frozen=True)
 class Promise:
     """What the gateway is to certify. `max_loss`: by how much the mean grade per request may be below the reference's.
-    `budget`: the mean cost per request, as a share of the reference's such as "40%", or an amount such as "0.002 usd".
+    `max_early_loss`: the same on average over the requests that are answered without the reference; `max_early_worse`:
+    the share of these that may have a lower grade. `max_tail`: an amount such as "0.01 usd", or a share of what the
+    reference costs for a request, and the share of the requests that may cost more. `budget`: the mean cost per
+    request, as a share of the reference's such as "40%", or an amount such as "0.002 usd".
     `delta`: the probability that a certificate is ever false, however often one looks.
 
     Raises InputError if nothing is promised, or a limit is out of range.
@@ -169,11 +172,19 @@ class Promise:
     max_loss: float | None = None
     budget: Budget | None = None
     delta: float = 0.05
+    max_early_loss: float | None = None
+    max_early_worse: float | None = None
+    max_tail: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_loss is None and self.budget is None:
-            raise InputError("give max_loss, such as 5%, or budget, such as 40%, or both")
-        for name in ("max_loss", "delta"):
+        early = self.max_early_loss is not None or self.max_early_worse is not None
+        if self.max_loss is None and self.budget is None and not early:
+            raise InputError(
+                "give max_loss, such as 5%, or budget, such as 40%, or both"
+                + " (max_tail alone is kept by asking the cheapest model)" * bool(self.max_tail)
+            )
+        _ = self.tail
+        for name in ("max_loss", "max_early_loss", "max_early_worse", "delta"):
             if (share := getattr(self, name)) is None:
                 continue
             if 1 <= share < 100:
@@ -188,6 +199,22 @@ class Promise:
                     f"budget is a share of the reference's cost below 100%, such as 40%, or an amount per request such "
                     f"as '0.002 usd', got {self.budget!r}"
                 )
+
+    @property
+    def tail(self) -> tuple[str, float] | None:
+        """The amount of `max_tail`, and the share of the requests that may cost more. Raises InputError for others."""
+        if not self.max_tail:
+            return None
+        if len(self.max_tail) != 2:
+            raise InputError(
+                f"max_tail is an amount and a share, such as ['0.01 usd', 1%], got {list(self.max_tail)!r:.80}"
+            )
+        cost, share = self.max_tail
+        if sum(self.parts_of(cost)) <= 0:
+            raise InputError(f"the amount of max_tail must be above 0, got {cost!r}")
+        return cost, check_between(
+            read_as("float", share, "the share of max_tail"), "the share of max_tail", 0.0, 1.0
+        )
 
     @staticmethod
     def parts_of(budget: str) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,16 @@ from exeunt.trace.groups import Groups
 
 OVER_CAP = ""
 """Among the models that refuse a request: it could cost more than the cap, whoever answers."""
+
+
+class RowOutcomes(NamedTuple):
+    """What each row loses, in [-1, 1], and costs under a policy, and whether it is answered without the reference, (n,)
+    each.
+    """
+
+    lost: Floats
+    cost: Floats
+    early: Booleans
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,27 +111,31 @@ class Evidence:
         """Return of which rows there are records for which a condition holds, (n,)."""
         return np.array([record is not None and holds(record) for record in self.records], bool)
 
-    def outcomes(self, policy: Policy) -> tuple[Floats, Floats]:
-        """Return what each row loses, in [-1, 1], and what it costs under a policy, (n,) each.
+    def outcomes(self, policy: Policy) -> RowOutcomes:
+        """Return what becomes of each row under a policy.
 
-        A row that the reference answers anyway loses nothing. One of which something is missing loses 1 and costs the
-        cap, unless it is sure that the reference answers it. Recorded costs are those of models that followed the whole
-        conversation: a model that was not asked for the row before costs what it does without a prompt cache.
+        A row that the reference answers anyway loses nothing. One of which something is missing loses 1, costs the cap,
+        and is answered without the reference, unless it is sure that the reference answers it. Recorded costs are those
+        of models that followed the whole conversation: a model that was not asked for the row before costs what it does
+        without a prompt cache.
         """
         lost, cost = np.ones(len(self.unit)), np.full(len(self.unit), self.cap)
+        early = np.ones(len(self.unit), bool)
         in_trace = self.place >= 0
         if self.trace is not None:
             rows = self.place[in_trace]
-            lost[in_trace] = Outcome.of(policy, self.trace, self.reference).loss[rows]
-            cost[in_trace] = paid_for(policy, self.trace)[rows]
+            outcome = Outcome.of(policy, self.trace, self.reference)
+            lost[in_trace], cost[in_trace] = outcome.loss[rows], outcome.paid[rows]
+            early[in_trace] = outcome.early[rows]
         outside = self.outside(policy)
-        lost[outside], cost[outside] = 0.0, self.reference_cost[outside]
+        lost[outside], cost[outside], early[outside] = 0.0, self.reference_cost[outside], False
         if self.sticky or self._cached:
             paths = self._paths(policy)
             if self.sticky:
                 self._stay(paths, lost, cost)
+                early = np.array([self.reference not in path for path in paths], bool)
             cost += self._of_switches(paths)
-        return lost, cost
+        return RowOutcomes(lost, cost, early)
 
     @cached_property
     def _cached(self) -> Mapping[str, Floats]:

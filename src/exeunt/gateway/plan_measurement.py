@@ -66,7 +66,7 @@ def measured(policy: Policy, rows: int, evidence: Evidence) -> Measured | None:
     trace, in_trace = evidence.trace, evidence.place >= 0
     if trace is None:
         return None
-    lost, cost = evidence.outcomes(policy)
+    lost, cost, _ = evidence.outcomes(policy)
     outside = evidence.outside(policy)
     complete = (in_trace & evidence.graded) | (outside & evidence.has_reference)
     reference = np.where(complete, evidence.reference_cost, 0.0)

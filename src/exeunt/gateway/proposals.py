@@ -18,11 +18,12 @@ import numpy as np
 from exeunt._support.arrays import Floats, Integers
 from exeunt.errors import InfeasibleBudget
 from exeunt.gateway.config import Promise
-from exeunt.gateway.evidence import Evidence
+from exeunt.gateway.evidence import Evidence, RowOutcomes
 from exeunt.policy import Policy
 from exeunt.policy.calibration import RankedInMemory
 from exeunt.policy.watched_cells import cells_of_first_exit
 from exeunt.rules.by_name import rule_for
+from exeunt.rules.promises import ROUNDING
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.stream import bets
 from exeunt.trace import CascadeTrace
@@ -42,7 +43,13 @@ _SHAPING = 0.2
 """The share of the units that fit which thresholds come from."""
 SAVES = 0.05
 """A plan that saves less of the reference's cost is not what anybody waits for."""
-LOSS, BUDGET = "max_loss", "budget"
+LOSS, BUDGET, EARLY_LOSS, EARLY_WORSE, TAIL = (
+    "max_loss",
+    "budget",
+    "max_early_loss",
+    "max_early_worse",
+    "max_tail",
+)
 """The promises."""
 
 
@@ -63,16 +70,15 @@ class Proposal:
 
 
 class _Candidate(NamedTuple):
-    """A policy's kind at a budget, by units that it did not learn from: what each row loses and costs, (n,) each."""
+    """A policy's kind at a budget, by units that it did not learn from: what becomes of each row."""
 
     budget: float
-    lost: Floats
-    cost: Floats
+    outcomes: RowOutcomes
 
     @classmethod
     def unjudged(cls, budget: float, n: int) -> _Candidate:
         """Return a candidate of which nothing is known yet: NaN for each row."""
-        return cls(budget, np.full(n, np.nan), np.full(n, np.nan))
+        return cls(budget, RowOutcomes(np.full(n, np.nan), np.full(n, np.nan), np.ones(n, bool)))
 
 
 class _Prospect(NamedTuple):
@@ -84,8 +90,14 @@ class _Prospect(NamedTuple):
 
 
 def limits_of(promise: Promise) -> dict[str, float | str]:
-    """Return the limits of a promise by name: of the loss, and of the cost as people write it."""
-    limits: dict[str, float | str | None] = {LOSS: promise.max_loss, BUDGET: promise.budget}
+    """Return the limits of a promise by name: of losses and shares, and of costs as people write them."""
+    limits: dict[str, float | str | None] = {
+        LOSS: promise.max_loss,
+        BUDGET: promise.budget,
+        EARLY_LOSS: promise.max_early_loss,
+        EARLY_WORSE: promise.max_early_worse,
+        TAIL: None if promise.tail is None else f"{promise.tail[1]!r} above {promise.tail[0]}",
+    }
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
@@ -94,20 +106,34 @@ def values_of(
     limit: float | str,
     share: float,
     evidence: Evidence,
-    outcomes: tuple[Floats, Floats],
+    outcomes: RowOutcomes,
     rows: int,
 ) -> tuple[Floats, float]:
     """Return Z of each unit, (u,), and the most that it can be, for a share of a promised limit (see `bets`).
 
-    `outcomes`: what each row loses and costs under the plan, which answers the first `rows` of a unit.
+    `outcomes`: what becomes of each row under the plan, which answers the first `rows` of a unit. To a promise of
+    answers without the reference, other rows change nothing. A tail is of the rows that the policy may answer, as a
+    mean cost is.
     """
-    lost, cost = outcomes
+    lost, cost, early = outcomes
     first = evidence.row < rows
-    if promise == LOSS:
+    counted = {LOSS: lost, EARLY_LOSS: lost, EARLY_WORSE: (lost > 0).astype(np.float64)}
+    if promise in counted:
         of_loss = share * float(limit)
-        values = bets.loss_values(lost[first], evidence.unit[first], evidence.n_units, of_loss, rows)
+        if promise != LOSS:
+            first &= early
+        values = bets.loss_values(
+            counted[promise][first], evidence.unit[first], evidence.n_units, of_loss, rows
+        )
         return values, 1 - of_loss
     first &= ~evidence.over_cap
+    if promise == TAIL:
+        of_requests, _, amount = str(limit).partition(" above ")
+        most = allowed_cost(amount, evidence.least_reference_cost) * (1 + ROUNDING)
+        dear = (cost > most).astype(np.float64)
+        of_tail = share * float(of_requests)
+        values = bets.loss_values(dear[first], evidence.unit[first], evidence.n_units, of_tail, rows)
+        return values, 1 - of_tail
     allowed = allowed_cost(limit, evidence.least_reference_cost) * share
     values = bets.cost_values(
         cost[first], allowed[first], evidence.unit[first], evidence.n_units, rows, evidence.cap
@@ -158,7 +184,7 @@ def _different(order: list[int], candidates: list[_Candidate]) -> list[int]:
     """Return those that do not do the same as one before them."""
     outcomes_so_far, different = set(), []
     for place in order:
-        outcomes = candidates[place].lost.tobytes() + candidates[place].cost.tobytes()
+        outcomes = b"".join(part.tobytes() for part in candidates[place].outcomes)
         if outcomes not in outcomes_so_far:
             different.append(place)
         outcomes_so_far.add(outcomes)
@@ -209,7 +235,7 @@ def _best_kind(evidence: Evidence, trace: CascadeTrace, seed: int) -> str:
     lost: dict[str, dict[float, Floats]] = {}
     for kind in kinds:
         candidates = _candidates(kind, evidence, budgets, seed)
-        lost[kind] = {candidate.budget: candidate.lost for candidate in candidates}
+        lost[kind] = {candidate.budget: candidate.outcomes.lost for candidate in candidates}
     common = [amount for amount in budgets if all(amount in by_budget for by_budget in lost.values())]
     best = kinds[0]
     for kind in kinds[1:] if common else ():
@@ -235,9 +261,9 @@ def _candidates(kind: str, evidence: Evidence, budgets: list[float], seed: int) 
         training = np.sort(np.delete(order, np.s_[fold::_FOLDS]))
         rows, judged = np.isin(evidence.unit, judging), evidence.only(judging)
         for amount, policy in _policies(kind, evidence.only(training), budgets, seed):
-            candidate = candidates[amount]
-            candidate.lost[rows], candidate.cost[rows] = judged.outcomes(policy)
-    return [candidate for candidate in candidates.values() if not np.isnan(candidate.lost).any()]
+            for part, own in zip(candidates[amount].outcomes, judged.outcomes(policy), strict=True):
+                part[rows] = own
+    return [candidate for candidate in candidates.values() if not np.isnan(candidate.outcomes.lost).any()]
 
 
 def _policies(
@@ -298,12 +324,11 @@ def _prospect(
     saved, needed = [], []
     for candidate in candidates:
         # Of a row of which something is missing nothing is known to be saved.
-        spent = np.where(first & (evidence.place >= 0), candidate.cost, reference)
+        spent = np.where(first & (evidence.place >= 0), candidate.outcomes.cost, reference)
         saved.append(float(weight @ (reference - spent)) / total)
         within = (1 - saved[-1]) * total <= share * total + amount * requests
-        outcomes = candidate.lost, candidate.cost
         units = [
-            _units_needed(*values_of(name, limit, 1.0, evidence, outcomes, rows), rows, level)
+            _units_needed(*values_of(name, limit, 1.0, evidence, candidate.outcomes, rows), rows, level)
             for name, limit in limits_of(promise).items()
         ]
         needed.append(max(units) if within or promise.budget is None else math.inf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise, takewhile
 from typing import Any
 
@@ -92,7 +93,7 @@ class Candidates:
 
         With None, where no budget was asked for, the mean cost of the tested inputs is the policy's budget.
         """
-        tests = FixedSequence(self, tested)
+        tests = self.tested_on(tested)
         k = tests.cheapest(self.promises, np.inf if allowed is None else allowed)
         if k is None:
             return None
@@ -108,6 +109,10 @@ class Candidates:
             promises=tuple(one for one in proofs if not isinstance(one, LossCertificate)),
             watched=watched,
         )
+
+    def tested_on(self, tested: ExitTrace | CascadeTrace) -> FixedSequence:
+        """Return the tests on these inputs."""
+        return FixedSequence(self, lambda k: Outcome.of(self.policies[k], tested, self.reference))
 
     def nothing_lost(self, tested: ExitTrace | CascadeTrace) -> LossCertificate:
         """Return the certificate of a policy that gives the answers of the reference."""
@@ -128,16 +133,10 @@ class Candidates:
 class FixedSequence:
     """The tests of candidates in a row, on inputs that had no part in them; the first that fails ends them."""
 
-    def __init__(self, candidates: Candidates, tested: ExitTrace | CascadeTrace) -> None:
-        self._of, self._tested = candidates, tested
-        self._outcomes: dict[int, Outcome] = {}
+    def __init__(self, candidates: Candidates, outcome: Callable[[int], Outcome]) -> None:
+        """`outcome`: what policy k does to the inputs."""
+        self._of, self.outcome = candidates, cache(outcome)
         self._p_values: dict[tuple[Promise, int, bool], float] = {}
-
-    def outcome(self, k: int) -> Outcome:
-        """Return what policy k does to the inputs."""
-        if k not in self._outcomes:
-            self._outcomes[k] = Outcome.of(self._of.policies[k], self._tested, self._of.reference)
-        return self._outcomes[k]
 
     def p_value(self, promise: Promise, k: int, *, on_fit: bool = False) -> float:
         """Return the p-value of a promise of policy k; `on_fit`: of as many fit inputs, which guarantee nothing."""

@@ -17,7 +17,7 @@ from exeunt.trace.groups import n_groups, units_text
 
 def infeasible(candidates: Candidates, tested: ExitTrace | CascadeTrace, allowed: float) -> Infeasible:
     """Return the error that names the guarantee in the way, and the nearest limits that can be certified."""
-    cost, promises, tests = candidates.cost, candidates.promises, FixedSequence(candidates, tested)
+    cost, promises, tests = candidates.cost, candidates.promises, candidates.tested_on(tested)
     instead_of, full_cost = "The full network", "the full cost"
     if candidates.reference not in (None, "the full network"):
         instead_of, full_cost = (

@@ -23,7 +23,7 @@ from exeunt.rules.outcomes import Outcome, instead
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.groups import mean, per_unit
 
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 """Costs that differ by so little are equal: those of cascades are sums, and equal exits differ by less."""
 
 
@@ -214,7 +214,7 @@ class Tail(Promise):
 
     def values(self, outcome: Outcome) -> Floats:
         """Return 1 for each input that costs more, (n,)."""
-        return (outcome.paid > self.amount * (1 + _ROUNDING)).astype(np.float64)
+        return (outcome.paid > self.amount * (1 + ROUNDING)).astype(np.float64)
 
     def certificate(self, outcome: Outcome, p_value: float, **about: Any) -> TailCertificate:
         """Return what is certified of a policy with this outcome; `about`: the other fields."""
@@ -242,7 +242,7 @@ class Tail(Promise):
         cost = instead(inputs, reference).cost
         models = [inputs] if isinstance(inputs, ExitTrace) else [inputs[name] for name in inputs.names]
         least = min(float(model.cost.of_inputs(model.n)[:, 0].min()) for model in models)
-        if (amount := cost.amount(asked[0])) < least * (1 - _ROUNDING):
+        if (amount := cost.amount(asked[0])) < least * (1 - ROUNDING):
             raise InputError(
                 f"every input costs more than {cost.show(amount)}, the cost of max_tail: the cheapest exit costs "
                 f"{cost.show(least)}; give at least that"

@@ -69,7 +69,10 @@ export function ended(alarms, name) {
 export function standing({ promise, policies, standing: notes }) {
   if (!promise) return notes;
   const names = Object.keys(policies).filter((name) => policies[name].certificate);
-  const limits = [known(promise.max_loss) && `at most ${points(promise.max_loss, 1)} lost per request`, promise.budget && `a cost of at most ${promise.budget}`];
+  const limits = [known(promise.max_loss) && `at most ${points(promise.max_loss, 1)} lost per request`,
+    known(promise.max_early_loss) && `at most ${points(promise.max_early_loss, 1)} lost per request that is answered without the reference`,
+    known(promise.max_early_worse) && `at most ${percent(promise.max_early_worse)} of these worse`,
+    promise.max_tail?.length && `at most ${promise.max_tail[1]} of the requests above ${promise.max_tail[0]}`, promise.budget && `a cost of at most ${promise.budget}`];
   return [`To be certified, with probability ${percent(1 - promise.delta)}: ${list(limits.filter(Boolean))}.`,
     `${list(names) || "Nothing"} ${names.length > 1 ? "are" : "is"} certified now.`, ...notes];
 }
