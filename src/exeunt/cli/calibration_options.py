@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy
 
 _guarantee, _policy = options_under("What is guaranteed"), options_under("The policy")
+_further = options_under("Further guarantees, and several budgets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +33,19 @@ class Guarantee:
         "Share of answers that must be those of the full network, or the most expensive model of a cascade, such as "
         "98%: chooses the cheapest policy that provably keeps it. Needs no labels. With --budget, both are guaranteed."
     )
-    max_early_loss: str | None = _guarantee(
+    max_early_loss: str | None = _further(
         "Accuracy that the answers which come early may lose, on average over them, such as 10%: those before the last "
         "exit, or without the reference of a cascade. Alone, or with --max-loss or --agree and --budget: then all hold."
     )
-    max_early_worse: str | None = _guarantee(
+    max_early_worse: str | None = _further(
         "Share of the answers that come early which may be worse than the full network's, or the reference's, such as "
         "10%. Goes with all others."
     )
-    tail: tuple[str, str] | None = _guarantee(
+    tail: tuple[str, str] | None = _further(
         "Share of the inputs that may cost more than an amount: '0.01 usd' 1%. Beside a limit of the loss.",
         metavar="COST SHARE",
     )
-    reference: str | None = _guarantee(
+    reference: str | None = _further(
         "The model of a cascade to agree with (--agree), or to lose quality against (--max-loss, --max-early-loss, "
         "--max-early-worse)."
     )
@@ -53,11 +54,11 @@ class Guarantee:
         "tokens).",
         default="token",
     )
-    budgets: str | None = _guarantee(
+    budgets: str | None = _further(
         "Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy each, in one "
         "file. Choose among them by time, price or load, not by the inputs to be answered."
     )
-    jointly: bool = _guarantee(
+    jointly: bool = _further(
         "With --budgets: all guarantees hold together, not each on its own. The budget may then be changed while "
         "serving, by anything but the inputs to be answered.",
         default=False,
