@@ -35,7 +35,7 @@ import numpy as np
 from benchmarks.gateway_opening import measured as opening
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 CAP, CALLS = 0.45, {5: 150, 50: 200, 500: 500}
 PRICE = {
@@ -106,7 +106,14 @@ def running(
 
 @contextmanager
 def gateway(
-    folder: Path, upstream: str, port: int, cap: str | None, *, source: str = ""
+    folder: Path,
+    upstream: str,
+    port: int,
+    cap: str | None,
+    *,
+    source: str = "",
+    price: Mapping[str, float] = PRICE,
+    max_tokens: int = 1,
 ) -> Iterator[tuple[str, str, int]]:
     """Run `exeunt gateway`; yield its address, a client's key and its process. `source`: of another version."""
     environment = {"PYTHONPATH": source} if source else {}
@@ -114,8 +121,8 @@ def gateway(
     file = folder / "gateway.yaml"
     file.write_text(
         f"providers: {{mock: {{base_url: '{upstream}/v1'}}}}\n"
-        f"models: {{large: {{provider: mock, price: {{input: {PRICE['input']}, output: {PRICE['output']}}}, "
-        "max_tokens: 1, image_tokens: 1500, concurrency: 512, retries: 0}}\n"
+        f"models: {{large: {{provider: mock, price: {{input: {price['input']}, output: {price['output']}}}, "
+        f"max_tokens: {max_tokens}, image_tokens: 1500, concurrency: 512, retries: 0}}}}\n"
         f"reference: large\nlisten: {{port: {port}}}\n{limit}\n"
     )
     program = [sys.executable, "-m", "exeunt", "gateway", str(file)]

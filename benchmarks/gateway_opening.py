@@ -120,7 +120,9 @@ def scans(records: Records, asked: list[str]) -> list[str]:
         for statement in dict.fromkeys(one for one in asked if one.lstrip().upper().startswith("SELECT")):
             plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
             if any(
-                step.startswith(("SCAN request", "SCAN unit")) and "unit_open" not in step for step in plan
+                step.startswith(("SCAN request", "SCAN unit"))
+                and not ("unit_open" in step or "request_feedback" in step)
+                for step in plan
             ):
                 found.append(statement)
     return found

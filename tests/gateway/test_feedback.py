@@ -254,10 +254,31 @@ def test_it_is_forgotten_with_its_client_and_with_time(plain: Running) -> None:
         identity = http.post("/v1/chat/completions", json={"model": "auto", "messages": SAID}).json()["id"]
     recorded(run, 1)
     assert grade(run, identity, 1, key=of_bob).status_code == 200
+    assert "large 1.00 (1)" in run.state()["feedback"]
     assert run.owner.delete("/admin/clients/bob").json() == {"removed": 1}
+    assert run.state()["feedback"] == ""
     assert run.gateway.records.feedback() == {}
     again = run.gateway.keys.add("bob")
     assert grade(run, identity, 1, key=again).status_code == 404
+
+
+def test_the_page_asks_the_file_only_after_something_has_changed(
+    plain: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, reads = plain, list[int]()
+    read = run.gateway.records.feedback
+    eventually(lambda: run.gateway.status is not None)
+    monkeypatch.setattr(run.gateway.records, "feedback", lambda: (reads.append(1), read())[1])
+    identity = asked(run)
+    recorded(run, 1)
+    [run.state() for _ in range(5)]
+    at_most = len(reads) + 1
+    assert len(reads) <= 1  # once an hour, what is too old is removed
+    grade(run, identity, 0.5)
+    assert {run.state()["feedback"][:53] for _ in range(5)} == {
+        "Feedback of clients, as mean grades: large 0.50 (1). "
+    }
+    assert len(reads) <= at_most
 
 
 def test_the_page_the_report_and_the_command_say_it_and_that_it_certifies_nothing(

@@ -58,6 +58,7 @@ class Feedback:
     def __init__(self, records: Records) -> None:
         self._records = records
         self._waiting: dict[bytes, float | None] = {}
+        self._told, self._is_current = feedback_told(records.feedback()), True
 
     def expect(self, answer: bytes) -> None:
         """Take note that an answer is given now, and recorded later."""
@@ -68,6 +69,18 @@ class Feedback:
         """Take note that an answer is recorded, or will not be."""
         self._waiting.pop(answer, None)
 
+    @property
+    def told(self) -> str:
+        """What is known of all grades, as sentences. The file is asked again only after something has changed."""
+        if not self._is_current:
+            self._is_current = True  # before it is read, so that no change after it is missed
+            self._told = feedback_told(self._records.feedback())
+        return self._told
+
+    def changed(self) -> None:
+        """Take note that grades came, or were removed."""
+        self._is_current = False
+
     async def give(self, answer: bytes, request: FeedbackRequest) -> None:
         """Keep a grade. Raises NoSuchAnswer and GradedAlready."""
         if answer in self._waiting:
@@ -76,6 +89,7 @@ class Feedback:
                 self._waiting[answer] = request.grade
         else:
             is_new = await asyncio.to_thread(self._records.give_feedback, answer, request.grade)
+            self.changed()
         if is_new is None:
             raise NoSuchAnswer(f"there is no answer {request.id!r:.80} to you that is still kept")
         if not is_new:
@@ -88,6 +102,8 @@ class Feedback:
         late = self._waiting.pop(record.answer, None)
         if grade is None and late is not None:  # it came while the record was written
             await asyncio.to_thread(self._records.give_feedback, record.answer, late)
+        if grade is not None or late is not None:
+            self.changed()
 
 
 def feedback_told(feedback: Mapping[str, tuple[int, float]]) -> str:

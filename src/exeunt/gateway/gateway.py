@@ -28,7 +28,7 @@ from exeunt.gateway.embedding_request import PATH, EmbeddingRequest
 from exeunt.gateway.evidence import OVER_CAP, is_outside
 from exeunt.gateway.failure_log import FailureLog, log_failure
 from exeunt.gateway.features import feature_model
-from exeunt.gateway.feedback import Feedback, FeedbackRequest, feedback_told, provider_id
+from exeunt.gateway.feedback import Feedback, FeedbackRequest, provider_id
 from exeunt.gateway.folder import REPORT, GatewayModels, gateway_folder, hashed, secret
 from exeunt.gateway.forgetting import forget_client
 from exeunt.gateway.judge import grader_of
@@ -452,6 +452,7 @@ class Gateway:
                 tidied = time.monotonic()
                 with _logged("records"):
                     await asyncio.to_thread(self.records.expire, self.clock() - 86400 * self.config.keep.days)
+                self.feedback.changed()  # also by the command, which may have forgotten a client
             if time.monotonic() - saved >= _SAVE_S:
                 saved = time.monotonic()
                 with _logged("what the watch knows"):
@@ -479,6 +480,7 @@ class Gateway:
         """
         self.traffic.forget(client)
         forgotten = await asyncio.to_thread(forget_client, client, self.keys, self.records)
+        self.feedback.changed()
         await self._leave_forgotten()
         return forgotten.records
 
@@ -510,7 +512,7 @@ class Gateway:
         if (current := self.status) is not None:
             now = self.clock()
             bill = self.traffic.bill.told(self.money.compared, now)
-            told = {"bill": bill, "feedback": feedback_told(self.records.feedback())}
+            told = {"bill": bill, "feedback": self.feedback.told}
             write_report(current, self.folder / REPORT, reference=self.config.reference, now=now, **told)
 
     def _changed(self, by_alarm: bool) -> None:

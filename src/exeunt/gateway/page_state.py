@@ -7,7 +7,6 @@ from typing import Any
 
 from exeunt.errors import ExeuntError, one_line
 from exeunt.gateway.certification_status import Certified
-from exeunt.gateway.feedback import feedback_told
 from exeunt.gateway.gateway import Gateway
 from exeunt.gateway.proposals import LOSS
 from exeunt.stream.ratios import FEWEST
@@ -66,7 +65,7 @@ class PageState:
             "shadow": None if config.shadow is None else asdict(config.shadow),
             "bill": self._bill(),
             "in_all": self._in_all(),
-            "feedback": feedback_told(gateway.records.feedback()),
+            "feedback": gateway.feedback.told,
             "drawing": self._drawing(),
             "evidence": (gateway.live.fallen or gateway.live.watch).curves,
             "alarms": list(gateway.live.alarms),
