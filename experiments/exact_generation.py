@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from experiments.generation import EXITS, MOST_TOKENS, fixed_depth, share_that_leaves, trained
+from experiments.generation import EXITS, MOST_TOKENS, exit_states, fixed_depth, share_that_leaves, trained
 from experiments.pages import RESULTS, Measurements, kept_numbers, parser, table, write_page
 from scipy.optimize import brentq
 
@@ -122,19 +122,11 @@ def by_confidence(model: Any) -> dict[str, list[tuple[float, float]]]:
     """
     import torch
 
-    from exeunt.runs.run_inputs import part_data
-
     network, names = model.network, ("probe", "largest probability", "margin", "entropy")
-    prompts = model.prompts.of_data(part_data(model.run, "test")).tokens
     scores: list[dict[str, list[Any]]] = [{name: [] for name in names} for _ in EXITS]
     agrees = [list[Any]() for _ in EXITS]
     with torch.inference_mode():
-        for prompt, answer in zip(prompts, model.answers_of("test", None), strict=True):
-            text = torch.tensor([[*prompt, *answer.tokens]])
-            counted = torch.zeros_like(text, dtype=torch.bool)
-            counted[0, len(prompt) - 1 : -1] = True
-            reduced, final = network.states(counted, input_ids=text, attention_mask=torch.ones_like(text))
-            chosen = network.decoder.logits(final).argmax(-1)
+        for reduced, chosen in exit_states(model):
             for exit_, hidden in enumerate(reduced):
                 chances = network.logits(exit_, hidden).softmax(-1)
                 largest = chances.topk(2)

@@ -136,6 +136,22 @@ def share_that_leaves(score: Any, agrees: Any, level: float = 0.98) -> float:
     return float(enough[-1] + 1) / len(right) if len(enough) else 0.0
 
 
+def exit_states(model: Any) -> Iterator[tuple[list[Any], Any]]:
+    """Yield, of each test answer, hidden states (t, d) at each exit, and the tokens that the full network chooses."""
+    import torch
+
+    from exeunt.runs.run_inputs import part_data
+
+    network = model.network
+    prompts = model.prompts.of_data(part_data(model.run, "test")).tokens
+    for prompt, answer in zip(prompts, model.answers_of("test", None), strict=True):
+        text = torch.tensor([[*prompt, *answer.tokens]])
+        counted = torch.zeros_like(text, dtype=torch.bool)
+        counted[0, len(prompt) - 1 : -1] = True
+        reduced, final = network.states(counted, input_ids=text, attention_mask=torch.ones_like(text))
+        yield reduced, network.decoder.logits(final).argmax(-1)
+
+
 def by_largest_probability(model: Any) -> list[float]:
     """Return, per exit, what may leave at 98% agreement by the largest probability that its head gives to a token.
 
@@ -143,20 +159,11 @@ def by_largest_probability(model: Any) -> list[float]:
     """
     import torch
 
-    from exeunt.runs.run_inputs import part_data
-
-    network = model.network
-    prompts = model.prompts.of_data(part_data(model.run, "test")).tokens
     score, agrees = [[] for _ in EXITS], [[] for _ in EXITS]
     with torch.inference_mode():
-        for prompt, answer in zip(prompts, model.answers_of("test", None), strict=True):
-            text = torch.tensor([[*prompt, *answer.tokens]])
-            counted = torch.zeros_like(text, dtype=torch.bool)
-            counted[0, len(prompt) - 1 : -1] = True
-            reduced, final = network.states(counted, input_ids=text, attention_mask=torch.ones_like(text))
-            chosen = network.decoder.logits(final).argmax(-1)
+        for reduced, chosen in exit_states(model):
             for exit_, hidden in enumerate(reduced):
-                sure, said = network.logits(exit_, hidden).softmax(-1).max(-1)
+                sure, said = model.network.logits(exit_, hidden).softmax(-1).max(-1)
                 score[exit_].append(sure.numpy())
                 agrees[exit_].append((said == chosen).numpy())
     return [share_that_leaves(*map(np.concatenate, pair)) for pair in zip(score, agrees, strict=True)]

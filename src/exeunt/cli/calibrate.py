@@ -1,4 +1,4 @@
-"""`exeunt calibrate RUN --budget 50%`, `--max-loss 1%`, or `--budgets 20%:95%:5%`: choose thresholds."""
+"""`exeunt calibrate RUN --budget 50%`, `--max-loss 1%` or `--budgets 20%:95%:5%`: choose thresholds."""
 
 from __future__ import annotations
 

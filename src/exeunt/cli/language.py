@@ -142,7 +142,7 @@ def _drafted(model: LanguageModel, batch_size: int) -> tuple[Drafts | None, Poli
     except ExeuntError as error:  # such as a run whose prompts are elsewhere
         echo(f"exact answers by plain decoding: no profile could be made ({error})", err=True)
         return None, None, True
-    unused = "" if model.run.has_policy is False else "; --no-exact answers by the run's policy"
+    unused = "; --no-exact answers by the run's policy" if model.run.has_policy else ""
     echo(f"{plan}{unused}", err=True)
     return plan.drafts, plan.policy, plan.policy is None
 

@@ -22,7 +22,7 @@ from exeunt.gateway.chat_request import ChatRequest
 from exeunt.gateway.completion_chunks import Assembled, data_of, lines_of, understood, without_logprobs
 from exeunt.gateway.deployments import Deployment, Deployments, Use
 from exeunt.gateway.options import HINTS, OF_SOME_MODELS
-from exeunt.live.http_model import error_code, http_client, key_named
+from exeunt.live.http_model import error_code, http_client
 from exeunt.live.live_model import FailedAttempt, Reply, at_path, status_failure, transport_failure
 from exeunt.live.openai_compatible import OpenAICompatible
 from exeunt.live.token_price import Usage
@@ -192,11 +192,6 @@ class ChatModel(OpenAICompatible):
     def _connect(self) -> Any:
         return http_client(self)  # the key belongs to each request, since deployments have keys of their own
 
-    def _headers_with(self, key: str | None) -> dict[str, str]:
-        """Return the headers of a request. `key`: the environment variable of the key."""
-        own = {} if key is None else {"authorization": f"Bearer {key_named(key)}"}
-        return {"content-type": "application/json", **own}
-
     def _understood(self, data: Any) -> Any:
         """Return an answer as a completion."""
         return data
@@ -220,12 +215,11 @@ class ChatModel(OpenAICompatible):
         call, failed = self.breaker.begin(), cast("str | None", None)
         try:
             reply = await super().ask(content, **options)
-            if self.deployments.several:  # each counts its own failures
-                pass
-            elif reply.is_given:
+            again = reply.attempts > 1 or (reply.attempts and reply.again)
+            if reply.is_given:
                 failed = ""
-            elif reply.attempts > 1 or (reply.attempts and reply.again) or _MODEL_REFUSED.match(reply.failed):
-                failed = reply.failed
+            elif not self.deployments.several and (again or _MODEL_REFUSED.match(reply.failed)):
+                failed = reply.failed  # several deployments count their own failures
             return reply
         finally:
             call.end(failed)
@@ -235,9 +229,8 @@ class ChatModel(OpenAICompatible):
         tokens, conversation, goes_on = self._size(request) if self.deployments.several else (0, 0, False)
         tried, failure, again = list[Deployment](), cast("FailedAttempt | None", None), False
         while True:
-            if (
-                request.sink is not None and request.sink.begun
-            ):  # the client has the beginning of another answer
+            # Where the client has the beginning of another answer, none can follow.
+            if request.sink is not None and request.sink.begun:
                 raise FailedAttempt("its answer was cut off", cost=0.0)
             if (use := self.deployments.begin(tokens, conversation, tried, goes_on=goes_on)) is None:
                 raise self._none_free(tokens, failure, again=again)

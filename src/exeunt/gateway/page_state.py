@@ -41,11 +41,11 @@ class PageState:
 
         `certificate`: of the active policy, sentences; None without one. `policies`: those that can be chosen beside
         the reference. `fallen_from`: the policy whose alarm made the reference answer; None if it answers for another
-        reason. `bill`: since `since`; `in_all`: since the first start. `feedback`: a sentence, "" without
-        any. `evidence`: of the active policy or of that one,
-        see `LiveWatch.curves`. `drawing`: what share of the units is compared, and what became of those of the latest
-        periods, `since`. `alarms`: those with `ends` ended a certificate. `resting`: models and providers that are left
-        alone, `for_s` seconds more. `stopped`: models that are asked no more.
+        reason. `bill`: since `since`; `in_all`: since the first start. `feedback`: a sentence, "" without any.
+        `evidence`: of the active policy or of that one, see `LiveWatch.curves`. `drawing`: what share of the units is
+        compared, and what became of those of the latest periods, `since`. `alarms`: those with `ends` ended a
+        certificate. `resting`: models and providers that are left alone, `for_s` seconds more. `stopped`: models that
+        are asked no more.
         """
         gateway, config = self._gateway, self._gateway.config
         active = gateway.live.active

@@ -120,8 +120,12 @@ class OpenAICompatible(OverHTTP):
         }
 
     def _headers(self) -> dict[str, str]:
-        key = {} if self.key is None else {"authorization": f"Bearer {key_named(self.key)}"}
-        return {"content-type": "application/json", **key}
+        return self._headers_with(self.key)
+
+    def _headers_with(self, key: str | None) -> dict[str, str]:
+        """Return the headers of a request. `key`: the environment variable of the key."""
+        own = {} if key is None else {"authorization": f"Bearer {key_named(key)}"}
+        return {"content-type": "application/json", **own}
 
     @property
     def _url(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -105,13 +105,13 @@ class RecordedAnswer:
         `exits` (t,): where each token would leave; the last exit where none is sure. None where exits draft nothing.
         """
         t, m = len(self.tokens), times.layers.shape[1]
-        layers, vocabulary = times.of_blocks(t + len(self.prompt))
+        layers, vocabulary = times.of_blocks(t)
         right = [self.exit_tokens[k][exit_] == self.tokens[k] for k, exit_ in enumerate(exits or [])]
         seconds, n_drafted, n_accepted, place = 0.0, 0, 0, 0
         while place < t:
             waits, stop = np.zeros(m, dtype=np.int64), place
             while True:
-                follow = self._followed(stop, drafts.lookup)
+                follow = self._follow[stop][: drafts.lookup]
                 may_leave = stop < t and stop - place < drafts.length and not follow
                 if exits is None or not may_leave or exits[stop] == m - 1:
                     break
@@ -135,9 +135,14 @@ class RecordedAnswer:
             place = kept + 1
         return seconds, n_drafted, n_accepted
 
-    def _followed(self, place: int, lookup: int) -> list[int]:
-        room = min(lookup, len(self.tokens) - place - 1)
-        return looked_up([*self.prompt, *self.tokens[:place]], room) if room > 0 else []
+    @cached_property
+    def _follow(self) -> list[list[int]]:
+        """What prompt lookup drafts at each place and behind the last, as many tokens as there is room for."""
+        rooms = [*range(len(self.tokens) - 1, -1, -1), 0]
+        return [
+            looked_up([*self.prompt, *self.tokens[:place]], room) if room else []
+            for place, room in enumerate(rooms)
+        ]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ class GeneratedText:
     text: str
     continuation: Continuation
     cost: float
-    """Mean cost of its tokens, along the exits that said them, in the unit of the run."""
+    """Mean cost of its tokens, along the exits that said them, in the unit of the run; of an exact answer the full
+    network's."""
 
 
 def summarise(
